@@ -1,0 +1,61 @@
+"""Engines that stream batches from a baked file in the sampler's order.
+
+An engine is opened once per file and device and then asked for any number of streams: training in shuffled
+order, evaluation in file order, each with its own label column. All engines give the same samples with the
+same labels; they differ in where the images wait and who decodes them.
+"""
+
+import importlib
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+
+from pipelines.beton import Beton
+from pipelines.registry import Registry
+from pipelines.sampler import Sampler
+
+
+class Batch(NamedTuple):
+    """One batch on the device. images: uint8 (B, C, H, W) in channels_last memory; the others: int64 (B,).
+
+    label is the given (possibly corrupted) label, clean_label the true one, index the sample index.
+    The tensors belong to the receiver: no engine writes into them again.
+    """
+
+    images: torch.Tensor
+    label: torch.Tensor
+    clean_label: torch.Tensor
+    index: torch.Tensor
+
+
+class Engine(Protocol):
+    """What a backend module's `open_engine(beton, device, channels, threads)` returns."""
+
+    def batches(self, sampler: Sampler, label: str) -> Iterator[Batch]:
+        """This process's batches from the sampler's present position to the end of the epoch.
+
+        label: name of the label column. The iterator does not move the sampler: whoever consumes a batch
+        does, because engines work ahead. Leaving it early (break, exception) frees its threads and buffers.
+        """
+        ...
+
+
+_MODULES: Registry[str] = Registry("data.backend")
+_MODULES.add("resident", "pipelines.backends.resident")
+_MODULES.add("ffcv", "pipelines.backends.ffcv")
+
+BACKENDS = tuple(_MODULES)
+
+
+def open_engine(
+    name: str, beton: Beton, device: torch.device, channels: int = 3, threads: int | None = None
+) -> Engine:
+    """Open `beton` with the backend `name`.
+
+    channels: 3, or 1 for sets baked from grayscale images (a .beton always stores three).
+    threads: loader threads (None: the cores this process may use).
+    Raises UserError for an unknown backend, one whose package is missing, or a file it cannot stream.
+    """
+    module = importlib.import_module(_MODULES[name])
+    return module.open_engine(beton, device, channels, threads)

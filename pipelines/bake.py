@@ -1,0 +1,344 @@
+"""Source -> corruption -> baked set: the files that the backends stream, and their manifest.
+
+A set is found again by its specification (source fingerprint, pixel corruption, encoding) and never baked
+twice. Labels are columns of it: another labelling of the same images copies the payload, and encodes nothing.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from filelock import FileLock
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipelines.beton import JPEG, PAGE_BYTES, RAW, Beton, Writer, add_columns
+from pipelines.corruptions import LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
+from pipelines.locations import cache_root
+from pipelines.manifest import MANIFEST, BakedSet, Column, Manifest, describe
+from pipelines.randomness import permutation
+from pipelines.registry import UserError, did_you_mean
+from pipelines.sources import SPLITS, Source, SourceSpec, identity, open_source
+from pipelines.sources.base import decode
+
+ENCODINGS = ("raw", "jpeg")
+_CHUNK = 32  # samples encoded by a task: enough to hide the task's cost, few enough to keep all cores busy
+
+
+@dataclass
+class BakeSpec:
+    """How images are stored (bake.*).
+
+    encoding: raw pixels or JPEG. resolution: the longest side in pixels at most (larger images are reduced by area
+    averaging); with square, the central square, resized to exactly resolution x resolution. quality: of JPEG,
+    1..100. An original JPEG that fits is kept byte for byte. columns: labellings to bake beside the recipe's own.
+    workers: threads (None: the cores at hand); it never changes a byte.
+    """
+
+    encoding: str = "raw"
+    resolution: int | None = None
+    square: bool = False
+    quality: int = 90
+    columns: list[LabelSpec] = field(default_factory=list)
+    workers: int | None = None
+
+    def validate(self, pixels: PixelSpec) -> None:
+        """Raises UserError on settings that contradict each other."""
+        if self.encoding not in ENCODINGS:
+            raise UserError(f"unknown bake.encoding '{self.encoding}': {did_you_mean(self.encoding, ENCODINGS)}")
+        if self.resolution is not None and not 1 <= self.resolution <= 65535:
+            raise UserError(f"bake.resolution={self.resolution} must be 1 to 65535 pixels")
+        if self.square and self.resolution is None:
+            raise UserError("bake.square=true needs bake.resolution, the side of the square")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"bake.quality={self.quality} must be 1 to 100")
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"bake.workers={self.workers} must be at least 1")
+        if pixels.kind != "none" and self.encoding == "jpeg":
+            raise UserError(
+                f"data.pixels.kind={pixels.kind} is noise to JPEG, which would change its mean and variance; "
+                "set bake.encoding=raw"
+            )
+
+
+def specification(
+    source: SourceSpec, pixels: PixelSpec, bake: BakeSpec, fingerprints: dict[str, str]
+) -> dict[str, Any]:
+    """What the payload depends on, as plain data: equal specifications make equal payloads."""
+    encoding: dict[str, Any] = {"encoding": bake.encoding, "resolution": bake.resolution, "square": bake.square}
+    if bake.encoding == "jpeg":
+        encoding["quality"] = bake.quality
+    return {
+        "source": asdict(identity(source)),
+        "fingerprints": fingerprints,
+        "pixels": asdict(pixels.resolved()),
+        "image": encoding,
+        "order_seed": 0,
+        "page_bytes": PAGE_BYTES,
+    }
+
+
+def bake(
+    source: SourceSpec,
+    labels: LabelSpec,
+    pixels: PixelSpec,
+    spec: BakeSpec,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> BakedSet:
+    """The baked set of this specification with this labelling: found, extended by a label column, or made.
+
+    cache: the folder of baked sets (default: FASTGEN_CACHE). say: told what is being done.
+    Safe to call from several processes: one bakes, the others wait for it.
+    Raises UserError for contradictory settings, missing data, or a sample that cannot be decoded.
+    """
+    spec.validate(pixels)
+    wanted = {s.column_name: s.resolved() for s in (labels, *spec.columns)}
+    splits = {name: opened for name in SPLITS if (opened := open_source(source, name)) is not None}
+    plan = specification(source, pixels, spec, {name: s.fingerprint for name, s in splits.items()})
+    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
+    root = (cache or cache_root()) / "baked"
+    folder = root / f"{source.source}-{pixels.kind}-{spec.encoding}-{digest}"
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{folder.name}.lock"):
+        _finish_extension(folder)
+        for stale in root.glob(f".{folder.name}.tmp-*"):  # left by a bake that was killed; we hold the lock
+            shutil.rmtree(stale)
+        if not (folder / MANIFEST).is_file():
+            say(f"baking {source.source} into {folder}")
+            _bake_new(folder, splits, wanted, pixels, spec, plan)
+            return BakedSet.open(folder)
+        baked = BakedSet.open(folder)
+        missing = {n: s for n, s in wanted.items() if n not in baked.betons["train"].names}
+        if not missing:
+            return baked
+        say(f"adding {', '.join(missing)} to {folder}")
+        _extend(baked, splits["train"], missing)
+        return BakedSet.open(folder)
+
+
+def _file_order(n: int, split: str) -> np.ndarray:
+    """Sample index of each row: a fixed shuffle, so that a sequential read is already mixed."""
+    return permutation(n, 0, "bake/order", split)
+
+
+def _label_columns(
+    source: Source, specs: dict[str, LabelSpec], order: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, Column]]:
+    arrays, described = {}, {}
+    for name, spec in specs.items():
+        given = corrupt_labels(spec, source.labels, source.num_classes)
+        arrays[name] = given[order]
+        shown = {k: v for k, v in asdict(spec).items() if v is not None}
+        described[name] = Column(shown, int((given != source.labels).sum()))
+    return arrays, described
+
+
+def _bake_new(
+    folder: Path,
+    splits: dict[str, Source],
+    labels: dict[str, LabelSpec],
+    pixels: PixelSpec,
+    spec: BakeSpec,
+    plan: dict[str, Any],
+) -> None:
+    train = splits["train"]
+    workers = spec.workers or len(os.sched_getaffinity(0))
+    statistics = _statistics(train, spec, workers) if pixels.kind == "gaussian" else None
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
+    try:
+        described = {}
+        for name, source in splits.items():
+            if not (0 <= source.labels.min() and source.labels.max() < train.num_classes):
+                raise UserError(f"{name} labels are not all in 0..{train.num_classes - 1}")
+            order = _file_order(len(source), name)
+            # Test labels are never touched.
+            arrays, columns = _label_columns(source, labels if name == "train" else {"label_true": LabelSpec()}, order)
+            arrays = {"clean_label": source.labels[order], "index": order, **arrays}
+            corrupt = pixel_corruption(pixels, name, statistics)
+            path = temporary / f"{name}.beton"
+            with Writer(path, len(source), arrays) as writer:
+                encoded = _encoded(source, order, spec, corrupt, workers)
+                for data, mode, width, height in _progress(encoded, len(source), f"baking {name}"):
+                    writer.append(data, mode, width, height)
+                hashes = writer.finish()
+            beton = Beton(path)
+            image: dict[str, Any] = {"height": None, "width": None, "jpeg_files": int((beton.mode == JPEG).sum())}
+            if beton.fixed_size:
+                image["height"], image["width"] = beton.fixed_size
+            elif pixels.kind == "shuffled":
+                raise UserError(
+                    "data.pixels.kind=shuffled is one permutation for all images, and these differ in size; "
+                    "set bake.square=true and bake.resolution"
+                )
+            described[name] = describe(path, beton, hashes, image, columns)
+        made_by = {"numpy": np.__version__, "pillow": PIL.__version__}
+        manifest = Manifest(plan, train.class_names, train.channels, described, made_by)
+        _write_durably(temporary / MANIFEST, manifest.to_json())
+        BakedSet(temporary, manifest, hashlib.sha256(manifest.to_json().encode()).hexdigest()).write_stamp()
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        temporary.rename(folder)
+        _sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _extend(baked: BakedSet, source: Source, labels: dict[str, LabelSpec]) -> None:
+    """Add label columns to train.beton.
+
+    The new file and the new manifest are written aside, then renamed in this order. If the process dies between
+    the two renames, `_finish_extension` does the second one.
+    """
+    beton, split = baked.betons["train"], baked.manifest.splits["train"]
+    arrays, described = _label_columns(source, labels, beton.columns["index"])
+    path = baked.path / split.file
+    following = path.with_suffix(".beton.next")
+    split.table_sha256 = add_columns(beton, following, arrays)
+    split.columns |= described
+    split.bytes = following.stat().st_size
+    _write_durably(baked.path / f"{MANIFEST}.next", baked.manifest.to_json())
+    following.rename(path)
+    (baked.path / f"{MANIFEST}.next").rename(baked.path / MANIFEST)
+    _sync_folder(baked.path)
+    # The payload was checked when `baked` was opened, and copied as it was.
+    renewed = BakedSet(baked.path, baked.manifest, hashlib.sha256(baked.manifest.to_json().encode()).hexdigest())
+    renewed.write_stamp()
+
+
+def _finish_extension(folder: Path) -> None:
+    following, renamed = folder / f"{MANIFEST}.next", folder / "train.beton.next"
+    if not renamed.exists() and following.exists():
+        following.rename(folder / MANIFEST)
+    for left in (renamed, following):
+        left.unlink(missing_ok=True)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
+
+
+Encoded = tuple[bytes | np.ndarray, int, int, int]  # data, mode, width, height
+
+
+def _encoded(
+    source: Source,
+    order: np.ndarray,
+    spec: BakeSpec,
+    corrupt: Callable[[np.ndarray, int], np.ndarray],
+    workers: int,
+) -> Iterator[Encoded]:
+    """Encode in `order` with threads (decoding, resizing and encoding release the interpreter lock)."""
+
+    def work(chunk: np.ndarray) -> list[Encoded]:
+        return [_encode(source, int(index), spec, corrupt) for index in chunk]
+
+    chunks = np.split(order, range(_CHUNK, len(order), _CHUNK))
+    for done in _in_order(work, chunks, workers):
+        yield from done
+
+
+def _in_order(work: Callable, items: Iterable, workers: int) -> Iterator:  # type: ignore[type-arg]
+    """Like `ThreadPoolExecutor.map`, but works only a little ahead of the consumer: memory stays bounded."""
+    with ThreadPoolExecutor(workers) as pool:
+        remaining = iter(items)
+        pending: deque[Future] = deque(pool.submit(work, item) for item in itertools.islice(remaining, 2 * workers))
+        try:
+            while pending:
+                yield pending.popleft().result()
+                for item in itertools.islice(remaining, 1):
+                    pending.append(pool.submit(work, item))
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _encode(
+    source: Source, index: int, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]
+) -> Encoded:
+    stored = source.read(index)
+    name = source.sample_name(index)
+    pixels = stored if isinstance(stored, np.ndarray) else decode(stored, name)
+    fitted = _fit(pixels, spec)
+    if spec.encoding == "jpeg":
+        if fitted is pixels and isinstance(stored, bytes) and _is_plain_jpeg(stored):
+            data: bytes | np.ndarray = stored
+        else:
+            out = io.BytesIO()
+            Image.fromarray(fitted).save(out, "JPEG", quality=spec.quality)
+            data = out.getvalue()
+        return data, JPEG, fitted.shape[1], fitted.shape[0]
+    fitted = np.ascontiguousarray(corrupt(fitted, index))
+    return fitted, RAW, fitted.shape[1], fitted.shape[0]
+
+
+def _fit(pixels: np.ndarray, spec: BakeSpec) -> np.ndarray:
+    """`pixels` itself when it already fits, else cropped and resized: uint8 (H, W, 3)."""
+    height, width, _ = pixels.shape
+    if spec.resolution is None:
+        return pixels
+    if spec.square:
+        side = min(height, width)
+        if height != width:
+            top, left = (height - side) // 2, (width - side) // 2
+            pixels = pixels[top : top + side, left : left + side]
+        goal = (spec.resolution, spec.resolution)
+    else:
+        ratio = min(1.0, spec.resolution / max(height, width))
+        goal = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+    if goal == (pixels.shape[1], pixels.shape[0]):
+        return pixels
+    larger = goal[0] > pixels.shape[1]
+    method = Image.Resampling.BICUBIC if larger else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(pixels).resize(goal, method))
+
+
+def _is_plain_jpeg(encoded: bytes) -> bool:
+    """A JPEG that every decoder turns into the same RGB image: YCbCr or grayscale (CMYK is not)."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        return image.format == "JPEG" and image.mode in ("RGB", "L")
+
+
+def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
+    """Exact mean and standard deviation per channel of the fitted images, in integers."""
+
+    def sums(chunk: np.ndarray) -> np.ndarray:
+        total = np.zeros((3, 3), np.int64)
+        for index in chunk:
+            flat = _fit(source.image(int(index)), spec).reshape(-1, 3).astype(np.int64)
+            total += np.stack([np.full(3, len(flat)), flat.sum(0), (flat * flat).sum(0)])
+        return total
+
+    chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
+    measured = _progress(_in_order(sums, chunks, workers), len(chunks), "measuring mean and variance")
+    count, first, second = sum(measured, np.zeros((3, 3), np.int64)).astype(np.float64)
+    mean = first / count
+    std = np.sqrt(second / count - mean**2)
+    return Statistics(tuple(mean.tolist()), tuple(std.tolist()), source.channels)
+
+
+def _progress(items: Iterable, total: int, what: str) -> Iterator:  # type: ignore[type-arg]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as bar:
+        yield from bar.track(items, total=total, description=what)

@@ -1,0 +1,196 @@
+"""Label corruptions (section 2.1 of the paper, and the noise models that came after it).
+
+Two uniforms belong to each sample: the first decides whether it is corrupted (below p), the second to which
+class. Neither depends on p, so the levels nest: a sample corrupted at p=0.2 is corrupted to the same class at
+p=0.4.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.randomness import uniforms_of
+from pipelines.registry import Registry, UserError
+
+
+@dataclass
+class LabelSpec:
+    """One labelling of the training set (data.labels.*).
+
+    kind: true; random (every label drawn anew; `p` below 1 makes it partial); partial; symmetric; pair; table.
+    p: the probability of corrupting a sample. table: file and column of given labels.
+    """
+
+    kind: str = "true"
+    p: float | None = None
+    seed: int = 0
+    file: str | None = None
+    column: str | None = None
+
+    def resolved(self) -> "LabelSpec":
+        """With the level filled in and one spelling for each labelling. Raises UserError on a contradiction."""
+        LABELS[self.kind]
+        p = self.p
+        if p is not None and not 0 <= p <= 1:
+            raise UserError(f"data.labels.p={p} must be a fraction from 0 to 1")
+        if self.kind in ("true", "table") and p is not None:
+            raise UserError(
+                f"data.labels.p={p} has no effect with data.labels.kind={self.kind}; "
+                "leave it out, or set data.labels.kind=partial"
+            )
+        if self.kind in ("partial", "symmetric", "pair") and p is None:
+            raise UserError(f"data.labels.kind={self.kind} needs data.labels.p, a fraction from 0 to 1")
+        if (self.kind == "table") != (self.file is not None):
+            raise UserError(
+                "data.labels.kind=table and data.labels.file=PATH (.npy, .csv, .parquet, .pt) go together"
+            )
+        if self.column is not None and self.kind != "table":
+            raise UserError("data.labels.column is only used with data.labels.kind=table")
+        if self.kind in ("true", "table"):
+            return LabelSpec(kind=self.kind, file=self.file, column=self.column)
+        if self.kind in ("random", "partial"):
+            return LabelSpec(kind="random", p=1.0 if p is None else float(p), seed=self.seed)
+        return LabelSpec(kind=self.kind, p=float(p or 0), seed=self.seed)
+
+    @property
+    def column_name(self) -> str:
+        """The field in the .beton that holds this labelling: at most 16 bytes, the same for equal labellings."""
+        spec = self.resolved()
+        if spec.kind == "true":
+            return "label_true"
+        if spec.kind != "table":
+            name = f"{spec.kind}_{spec.p:g}_s{spec.seed}"
+            # "%g" keeps six digits: only a level that it shows whole may go by its digits.
+            if len(name) <= 16 and float(f"{spec.p:g}") == spec.p:
+                return name
+            return "label_" + hashlib.sha256(repr(asdict(spec)).encode()).hexdigest()[:10]
+        assert spec.file is not None
+        path = Path(spec.file).expanduser()
+        if not path.is_file():
+            raise UserError(f"data.labels.file={spec.file} does not exist")
+        # The file's contents, not its place, say which labelling it is.
+        content = path.read_bytes() + repr(spec.column).encode()
+        return "table_" + hashlib.sha256(content).hexdigest()[:10]
+
+
+Corruption = Callable[[LabelSpec, np.ndarray, int], np.ndarray]
+LABELS: Registry[Corruption] = Registry("data.labels.kind")
+
+
+def corrupt_labels(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The labelling of a training set.
+
+    labels: the true labels, int64 (n,) in [0, num_classes), sample index = position. Returns the same shape.
+    """
+    spec = spec.resolved()
+    given = LABELS[spec.kind](spec, labels, num_classes)
+    assert given.shape == labels.shape and given.dtype == np.int64
+    return given
+
+
+def _draws(spec: LabelSpec, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which samples are corrupted, bool (n,), and their second uniform, float64 (n,) in [0, 1)."""
+    uniforms = uniforms_of(np.arange(n), spec.seed, f"labels/{spec.kind}")
+    return uniforms[:, 0] < spec.p, uniforms[:, 1]
+
+
+def _true(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    return labels.copy()
+
+
+def _random(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """A class drawn from ALL classes, so a fraction p(k-1)/k of the labels changes (paper, section 2.1)."""
+    corrupted, choice = _draws(spec, len(labels))
+    return np.where(corrupted, (choice * num_classes).astype(np.int64), labels)
+
+
+def _symmetric(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """One of the other classes, each with the same probability: a fraction p of the labels changes."""
+    _need_two_classes(spec, num_classes)
+    corrupted, choice = _draws(spec, len(labels))
+    other = (labels + 1 + (choice * (num_classes - 1)).astype(np.int64)) % num_classes
+    return np.where(corrupted, other, labels)
+
+
+def _pair(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The next class (Han et al., "Co-teaching", 2018): a fraction p of the labels changes."""
+    _need_two_classes(spec, num_classes)
+    corrupted, _ = _draws(spec, len(labels))
+    return np.where(corrupted, (labels + 1) % num_classes, labels)
+
+
+def _need_two_classes(spec: LabelSpec, num_classes: int) -> None:
+    if num_classes < 2:
+        raise UserError(f"data.labels.kind={spec.kind} changes the class, and this set has only one")
+
+
+def _table(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Labels read from a file, such as human annotations (CIFAR-10N)."""
+    assert spec.file is not None
+    columns = _read_table(Path(spec.file).expanduser(), spec.file)
+    known = [name for name in columns if name != "clean_label"]
+    column = spec.column or (known[0] if len(known) == 1 else None)
+    if column is None or column not in columns:
+        raise UserError(
+            f"data.labels.file={spec.file} has the columns {', '.join(sorted(columns))}; "
+            "name one of them as data.labels.column"
+        )
+    values = np.asarray(columns[column])
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise UserError(f"{spec.file}: column '{column}' holds {values.dtype} {values.shape}, not integers")
+    if len(values) != len(labels):
+        raise UserError(f"{spec.file}: {len(values):,} labels for {len(labels):,} training samples")
+    if values.min() < 0 or values.max() >= num_classes:
+        row = int(np.flatnonzero((values < 0) | (values >= num_classes))[0])
+        raise UserError(f"{spec.file}: label {values[row]} in row {row} is not in 0..{num_classes - 1}")
+    if "clean_label" in columns:
+        differ = int((np.asarray(columns["clean_label"]) != labels).sum())
+        if differ:
+            raise UserError(
+                f"{spec.file}: its clean_label differs from the true label of {differ:,} samples, so it is in another "
+                "order than this source (CIFAR-10N follows torchvision's order, not the Hub's)"
+            )
+    return values.astype(np.int64)
+
+
+def _read_table(path: Path, shown: str) -> dict[str, np.ndarray]:
+    """The columns of a .npy, .npz, .csv, .parquet or .pt file."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".npy":
+            return {"label": np.load(path, allow_pickle=False)}
+        if suffix == ".npz":
+            return dict(np.load(path, allow_pickle=False))
+        if suffix == ".pt":
+            import torch
+
+            # CIFAR-10N ships a pickled dictionary of numpy arrays; nothing else in it is allowed to load.
+            allowed: list = [np.ndarray, np.dtype, type(np.dtype("int64")), type(np.dtype("int32"))]
+            allowed += [np._core.multiarray._reconstruct]  # type: ignore[attr-defined]
+            with torch.serialization.safe_globals(allowed):
+                loaded = torch.load(path, weights_only=True)
+            return {name: np.asarray(column) for name, column in loaded.items()}
+        if suffix in (".csv", ".parquet"):
+            import pyarrow.csv
+            import pyarrow.parquet
+
+            read = pyarrow.csv.read_csv if suffix == ".csv" else pyarrow.parquet.read_table
+            table = read(path)
+            return {name: table.column(name).to_numpy() for name in table.column_names}
+    except Exception as error:
+        raise UserError(f"data.labels.file={shown} cannot be read: {error}") from error
+    raise UserError(f"data.labels.file={shown}: known kinds are .npy, .npz, .csv, .parquet and .pt")
+
+
+for _name, _corruption in (
+    ("true", _true),
+    ("random", _random),
+    ("partial", _random),  # `resolved` makes it random with a level
+    ("symmetric", _symmetric),
+    ("pair", _pair),
+    ("table", _table),
+):
+    LABELS.add(_name, _corruption)

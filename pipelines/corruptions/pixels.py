@@ -1,0 +1,185 @@
+"""Pixel corruptions (section 2.1 of the paper): the images change, the labels do not.
+
+A corruption maps (image uint8 (H, W, 3), sample index) to an image of the same shape.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.randomness import permutation, stream
+from pipelines.registry import Registry, UserError
+
+
+@dataclass
+class PixelSpec:
+    """The pixel corruption of a set (data.pixels.*).
+
+    kind: none; shuffled (one permutation of positions for all images); random (one for each image); gaussian
+    (noise with the set's mean and variance per channel); patches (square patches change places, for each image).
+    """
+
+    kind: str = "none"
+    seed: int = 0
+    patch: int = 4  # pixels, the side of a patch
+
+    def resolved(self) -> "PixelSpec":
+        """Without the settings that this kind does not use."""
+        PIXELS[self.kind]
+        if self.patch < 1:
+            raise UserError(f"data.pixels.patch={self.patch} must be at least 1 pixel")
+        return PixelSpec(
+            self.kind,
+            seed=0 if self.kind == "none" else self.seed,
+            patch=self.patch if self.kind == "patches" else PixelSpec.patch,
+        )
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of a training set per channel, on the 0..255 scale."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int = 3
+
+
+Apply = Callable[[np.ndarray, int], np.ndarray]
+Make = Callable[[PixelSpec, str, Statistics | None], Apply]
+PIXELS: Registry[Make] = Registry("data.pixels.kind")
+
+
+def pixel_corruption(spec: PixelSpec, split: str, statistics: Statistics | None = None) -> Apply:
+    """The corruption of one split ("train" or "val"): image uint8 (H, W, 3), index -> uint8 (H, W, 3).
+
+    statistics: of the training set; only gaussian needs them, for both splits.
+    """
+    return PIXELS[spec.kind](spec.resolved(), split, statistics)
+
+
+def _none(spec: PixelSpec, split: str, statistics: Statistics | None) -> Apply:
+    return lambda image, index: image
+
+
+def _permuted(image: np.ndarray, order: np.ndarray) -> np.ndarray:
+    return image.reshape(-1, image.shape[2])[order].reshape(image.shape)
+
+
+def _shuffled(spec: PixelSpec, split: str, statistics: Statistics | None) -> Apply:
+    """The same permutation for training and test: the split is no part of its key."""
+
+    @functools.lru_cache(maxsize=8)
+    def order(pixels: int) -> np.ndarray:
+        return permutation(pixels, spec.seed, "pixels/shuffled", pixels)
+
+    return lambda image, index: _permuted(image, order(image.shape[0] * image.shape[1]))
+
+
+def _random(spec: PixelSpec, split: str, statistics: Statistics | None) -> Apply:
+    def apply(image: np.ndarray, index: int) -> np.ndarray:
+        pixels = image.shape[0] * image.shape[1]
+        return _permuted(image, permutation(pixels, spec.seed, "pixels/random", split, index=index))
+
+    return apply
+
+
+def _patches(spec: PixelSpec, split: str, statistics: Statistics | None) -> Apply:
+    side = spec.patch
+
+    def apply(image: np.ndarray, index: int) -> np.ndarray:
+        height, width, channels = image.shape
+        rows, columns = height // side, width // side
+        if (rows * side, columns * side) != (height, width):
+            raise UserError(
+                f"data.pixels.patch={side} does not divide images of {width}x{height}; choose a divisor of both sides"
+            )
+        tiles = image.reshape(rows, side, columns, side, channels).swapaxes(1, 2)
+        tiles = tiles.reshape(rows * columns, side, side, channels)
+        tiles = tiles[permutation(rows * columns, spec.seed, "pixels/patches", split, index=index)]
+        tiles = tiles.reshape(rows, columns, side, side, channels).swapaxes(1, 2)
+        return np.ascontiguousarray(tiles.reshape(image.shape))
+
+    return apply
+
+
+def _gaussian(spec: PixelSpec, split: str, statistics: Statistics | None) -> Apply:
+    """Independent normal pixels, clipped to 0..255 and rounded.
+
+    Clipping moves mean and variance (CIFAR-10 would lose 4 % of its variance), so the normal's own
+    parameters are solved for, such that the clipped pixels have the set's mean and variance.
+    """
+    assert statistics is not None, "gaussian needs the training set's statistics"
+    solved = [clipped_normal(m, s) for m, s in zip(statistics.mean, statistics.std, strict=True)]
+    mean = np.array([m for m, _ in solved])
+    std = np.array([s for _, s in solved])
+    gray = statistics.channels == 1
+
+    def apply(image: np.ndarray, index: int) -> np.ndarray:
+        height, width, _ = image.shape
+        channels = 1 if gray else 3
+        count = height * width * channels
+        pairs = -(-count // 2)
+        words = stream(2 * pairs, spec.seed, "pixels/gaussian", split, index=index)
+        uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        radius = np.sqrt(-2 * np.log(uniform[:pairs]))  # Box-Muller
+        angle = (2 * np.pi) * uniform[pairs:]
+        normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+        noise = normal.reshape(height, width, channels) * std[:channels] + mean[:channels]
+        pixels = np.clip(np.rint(noise), 0, 255).astype(np.uint8)
+        return np.repeat(pixels, 3, axis=2) if gray else pixels
+
+    return apply
+
+
+def clipped_normal(mean: float, std: float) -> tuple[float, float]:
+    """Parameters (m, s) of the normal that has this mean and std after clipping to 0..255 and rounding.
+
+    Newton's method on the exact moments of the 256 outcomes. A constant channel stays constant. Raises
+    UserError when no clipped normal has these moments (a channel of almost only 0 and 255).
+    """
+    if std < 0.3:  # below the rounding step no normal has these moments: constant
+        return mean, 0.0
+    edges = np.arange(255) + 0.5
+    values = np.arange(256.0)
+    cdf = np.vectorize(lambda x: 0.5 * math.erfc(-x / math.sqrt(2)))
+
+    def moments(m: float, s: float) -> np.ndarray:
+        mass = np.diff(np.concatenate([[0.0], cdf((edges - m) / s), [1.0]]))
+        first = (values * mass).sum()
+        return np.array([first, math.sqrt(max(((values - first) ** 2 * mass).sum(), 0.0))])
+
+    goal = np.array([mean, std])
+    guess = np.array([mean, std])
+    for _ in range(100):
+        miss = moments(*guess) - goal
+        if np.abs(miss).max() < 1e-6:
+            return float(guess[0]), float(guess[1])
+        step = 1e-3
+        jacobian = np.stack(
+            [
+                (moments(guess[0] + step, guess[1]) - moments(guess[0] - step, guess[1])) / (2 * step),
+                (moments(guess[0], guess[1] + step) - moments(guess[0], guess[1] - step)) / (2 * step),
+            ],
+            axis=1,
+        )
+        move = np.linalg.lstsq(jacobian, miss, rcond=None)[0]
+        length = np.abs(move).max()
+        guess = guess - move * min(1.0, 0.5 * guess[1] / length if length else 1.0)
+        guess[1] = max(guess[1], 0.05)
+    raise UserError(
+        f"no normal distribution clipped to 0..255 has mean {mean:.1f} and standard deviation {std:.1f}; "
+        "data.pixels.kind=gaussian cannot match this set"
+    )
+
+
+for _name, _make in (
+    ("none", _none),
+    ("shuffled", _shuffled),
+    ("random", _random),
+    ("gaussian", _gaussian),
+    ("patches", _patches),
+):
+    PIXELS.add(_name, _make)

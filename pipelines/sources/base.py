@@ -1,0 +1,138 @@
+"""What a source is: an indexable set of (image, label) in which index i means the same sample for ever."""
+
+import hashlib
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines.registry import UserError
+
+SPLITS = ("train", "val")
+_HASH_WHOLE_BYTES = 1 << 30
+
+
+@dataclass
+class SyntheticSpec:
+    """Size of the synthetic source (data.synthetic.*)."""
+
+    samples: int = 1000
+    test_samples: int = 200
+    size: int = 32  # pixels, the side of the square images
+    classes: int = 10
+    channels: int = 3
+    jpeg: bool = False  # yield JPEG files instead of pixels
+
+
+@dataclass
+class SourceSpec:
+    """Which samples (data.source, data.root, data.limit, data.limit_test, data.synthetic.*)."""
+
+    source: str = "digits"
+    root: str | None = None
+    limit: int | None = None  # the first n training samples
+    limit_test: int | None = None  # the first n test samples
+    synthetic: SyntheticSpec = field(default_factory=SyntheticSpec)
+
+
+class Source(ABC):
+    """One split of a data set.
+
+    labels: int64 (n,) in [0, num_classes). channels: 3, or 1 where red, green and blue are equal throughout.
+    fingerprint: hex digest that changes when the samples do.
+    """
+
+    labels: np.ndarray
+    class_names: list[str]
+    fingerprint: str
+    channels: int = 3
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def read(self, index: int) -> bytes | np.ndarray:
+        """The stored sample: an encoded image file's bytes, or uint8 (H, W, 3) pixels."""
+
+    @abstractmethod
+    def sample_name(self, index: int) -> str:
+        """What to call the sample in an error: its file, or set and index."""
+
+    def image(self, index: int) -> np.ndarray:
+        """The pixels: uint8 (H, W, 3). Raises UserError naming a sample that cannot be decoded."""
+        stored = self.read(index)
+        return stored if isinstance(stored, np.ndarray) else decode(stored, self.sample_name(index))
+
+
+class ArraySource(Source):
+    """A split held in memory. images: uint8 (n, H, W, 3)."""
+
+    def __init__(
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: np.ndarray,
+        class_names: list[str],
+        fingerprint: str,
+        channels: int = 3,
+    ) -> None:
+        assert images.dtype == np.uint8 and images.ndim == 4 and len(images) == len(labels)
+        self.name, self.images, self.labels = name, images, labels.astype(np.int64)
+        self.class_names, self.fingerprint, self.channels = class_names, fingerprint, channels
+
+    def read(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+    def sample_name(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+
+class FirstSamples(Source):
+    """The first n samples of another source."""
+
+    def __init__(self, whole: Source, n: int) -> None:
+        self.whole = whole
+        self.labels = whole.labels[:n]
+        self.class_names, self.channels = whole.class_names, whole.channels
+        self.fingerprint = whole.fingerprint
+
+    def read(self, index: int) -> bytes | np.ndarray:
+        assert index < len(self)
+        return self.whole.read(index)
+
+    def sample_name(self, index: int) -> str:
+        return self.whole.sample_name(index)
+
+
+def decode(encoded: bytes, name: str) -> np.ndarray:
+    """Decode an image file to uint8 (H, W, 3), wholly: a truncated or damaged file raises UserError."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{name}: cannot be decoded ({error}); nothing was baked. Replace or remove the file, then bake again"
+        ) from error
+
+
+def fingerprint_files(root: Path, paths: Iterable[Path]) -> str:
+    """A digest of files: relative names, sizes, and the contents where they total at most 1 GiB.
+
+    Larger sets are told apart by names and sizes alone: reading 150 GB at every start is no option, and
+    the baked file carries hashes of its own.
+    """
+    listed = sorted((path.relative_to(root).as_posix(), path.stat().st_size, path) for path in paths)
+    digest = hashlib.sha256(repr([(name, size) for name, size, _ in listed]).encode())
+    if sum(size for _, size, _ in listed) <= _HASH_WHOLE_BYTES:
+        for _, _, path in listed:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,35 @@
+"""MNIST: 60,000 training and 10,000 test images of 28x28 pixels, grayscale, in ten classes.
+
+Found under data.root or FASTGEN_DATA in torchvision's layout (MNIST/raw) or as the Hugging Face Hub's
+Parquet, else downloaded by torchvision.
+"""
+
+import numpy as np
+
+from pipelines.sources.base import ArraySource, Source, SourceSpec, fingerprint_files
+from pipelines.sources.layouts import download_folder, find_parquet, search_folders
+from pipelines.sources.parquet import ParquetSource
+
+CLASSES = [str(digit) for digit in range(10)]
+
+
+def open_split(spec: SourceSpec, split: str) -> Source:
+    for folder in search_folders(spec, "mnist"):
+        if (folder / "MNIST" / "raw").is_dir():
+            return _from_torchvision(folder, split, download=False)
+        files = find_parquet(folder, split)
+        if files:
+            return ParquetSource(folder, files, class_names=CLASSES, channels=1)
+    return _from_torchvision(download_folder(spec, "mnist"), split, download=True)
+
+
+def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # type: ignore[no-untyped-def]
+    from torchvision.datasets import MNIST
+
+    data = MNIST(str(folder), train=split == "train", download=download)
+    raw = folder / "MNIST" / "raw"
+    stem = "train" if split == "train" else "t10k"
+    files = [raw / f"{stem}-images-idx3-ubyte", raw / f"{stem}-labels-idx1-ubyte"]
+    images = np.repeat(data.data.numpy()[..., None], 3, axis=3)
+    digest = fingerprint_files(raw, files)
+    return ArraySource(f"mnist/{split}", images, data.targets.numpy(), CLASSES, digest, channels=1)
