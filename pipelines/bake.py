@@ -77,7 +77,11 @@ def specification(
     source: SourceSpec, pixels: PixelSpec, bake: BakeSpec, fingerprints: dict[str, str]
 ) -> dict[str, Any]:
     """What the payload depends on, as plain data: equal specifications make equal payloads."""
-    encoding: dict[str, Any] = {"encoding": bake.encoding, "resolution": bake.resolution, "square": bake.square}
+    encoding: dict[str, Any] = {
+        "encoding": bake.encoding,
+        "resolution": bake.resolution,
+        "square": bake.square,
+    }
     if bake.encoding == "jpeg":
         encoding["quality"] = bake.quality
     return {
@@ -161,7 +165,7 @@ def _bake_new(
     try:
         described = {}
         for name, source in splits.items():
-            if not (0 <= source.labels.min() and source.labels.max() < train.num_classes):
+            if not (source.labels.min() >= 0 and source.labels.max() < train.num_classes):
                 raise UserError(f"{name} labels are not all in 0..{train.num_classes - 1}")
             order = _file_order(len(source), name)
             # Test labels are never touched.
@@ -175,7 +179,11 @@ def _bake_new(
                     writer.append(data, mode, width, height)
                 hashes = writer.finish()
             beton = Beton(path)
-            image: dict[str, Any] = {"height": None, "width": None, "jpeg_files": int((beton.mode == JPEG).sum())}
+            image: dict[str, Any] = {
+                "height": None,
+                "width": None,
+                "jpeg_files": int((beton.mode == JPEG).sum()),
+            }
             if beton.fixed_size:
                 image["height"], image["width"] = beton.fixed_size
             elif pixels.kind == "shuffled":
@@ -274,9 +282,7 @@ def _in_order(work: Callable, items: Iterable, workers: int) -> Iterator:  # typ
                 future.cancel()
 
 
-def _encode(
-    source: Source, index: int, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]
-) -> Encoded:
+def _encode(source: Source, index: int, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]) -> Encoded:
     stored = source.read(index)
     name = source.sample_name(index)
     pixels = stored if isinstance(stored, np.ndarray) else decode(stored, name)

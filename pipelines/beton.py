@@ -11,12 +11,14 @@ numpy's global generator.
 """
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pipelines.registry import UserError
 
@@ -71,6 +73,10 @@ def _payload_start(samples: int, columns: int, page_bytes: int) -> int:
     return -(-head // page_bytes) * page_bytes
 
 
+def _bytes_of(data: bytes | np.ndarray) -> memoryview:
+    return memoryview(data if isinstance(data, bytes) else data.data).cast("B")
+
+
 class Writer:
     """Writes one file, sample after sample; the header comes last, so an unfinished file cannot be read.
 
@@ -105,7 +111,7 @@ class Writer:
 
     def _put(self, data: bytes | np.ndarray) -> None:
         """Append bytes to the payload and to the hash of the part that they fall in."""
-        view = memoryview(data).cast("B")
+        view = _bytes_of(data)
         self._file.write(view)
         self._end += len(view)
         part_bytes = PART_PAGES * self.page_bytes
@@ -120,7 +126,7 @@ class Writer:
 
     def append(self, data: bytes | np.ndarray, mode: int, width: int, height: int) -> None:
         """One image: JPEG bytes (mode JPEG) or uint8 HWC pixels (mode RAW)."""
-        size = memoryview(data).nbytes
+        size = len(_bytes_of(data))
         if size > self.page_bytes:
             raise UserError(
                 f"an image of {width}x{height} takes {size:,} bytes, more than a page ({self.page_bytes:,}): "
@@ -162,9 +168,7 @@ class Writer:
         assert self._count == len(self._metadata), f"{self._count} of {len(self._metadata)} images written"
         if self._hashed:
             self._parts.append(self._hash.hexdigest())
-        table = _write_tables(
-            self._file, self.names, self._metadata, self._sizes, self.page_bytes, table_ptr=self._end
-        )
+        table = _write_tables(self._file, self.names, self._metadata, self._sizes, self.page_bytes, table_ptr=self._end)
         self._file.close()
         return Hashes(table, self._parts)
 
@@ -271,6 +275,14 @@ class Beton:
         """The file's bytes, mapped read-only: uint8 (file size,)."""
         return np.memmap(self.path, np.uint8, "r")
 
+    def image(self, row: int, data: np.ndarray | None = None) -> np.ndarray:
+        """The decoded image of a row: uint8 (H, W, 3). data: the mapped file, when many rows are read."""
+        begin = int(self.ptr[row])
+        encoded = (self.map() if data is None else data)[begin : begin + int(self.sizes[row])]
+        if self.mode[row] == RAW:
+            return encoded.reshape(int(self.height[row]), int(self.width[row]), 3)
+        return np.asarray(Image.open(io.BytesIO(_bytes_of(encoded))).convert("RGB"))
+
     def raw_images(self) -> np.ndarray:
         """A copy of all images in file order: uint8 (samples, H, W, 3). All raw and of one size."""
         assert self.fixed_size is not None and (self.mode == RAW).all()
@@ -329,6 +341,4 @@ def add_columns(source: Beton, target: Path, columns: Mapping[str, np.ndarray]) 
             copied = os.copy_file_range(old.fileno(), new.fileno(), left, read_at, write_at)
             assert copied > 0, "the source was checked to be whole"
             left, read_at, write_at = left - copied, read_at + copied, write_at + copied
-        return _write_tables(
-            new, names, metadata, source.sizes, source.page_bytes, table_ptr=source.table_ptr + shift
-        )
+        return _write_tables(new, names, metadata, source.sizes, source.page_bytes, table_ptr=source.table_ptr + shift)

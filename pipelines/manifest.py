@@ -165,9 +165,7 @@ def _check(folder: Path, split: Split, payload: bool) -> Beton:
     return beton
 
 
-def describe(
-    path: Path, beton: Beton, hashes: Hashes, image: dict[str, Any], columns: dict[str, Column]
-) -> Split:
+def describe(path: Path, beton: Beton, hashes: Hashes, image: dict[str, Any], columns: dict[str, Column]) -> Split:
     """The manifest's entry for a file just written."""
     return Split(
         file=path.name,

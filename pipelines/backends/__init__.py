@@ -6,8 +6,9 @@ same labels; they differ in where the images wait and who decodes them.
 """
 
 import importlib
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -16,7 +17,8 @@ from pipelines.registry import Registry
 from pipelines.sampler import Sampler
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Batch:
     """One batch on the device. images: uint8 (B, C, H, W) in channels_last memory; the others: int64 (B,).
 
     label is the given (possibly corrupted) label, clean_label the true one, index the sample index.
@@ -32,11 +34,11 @@ class Batch(NamedTuple):
 class Engine(Protocol):
     """What a backend module's `open_engine(beton, device, channels, threads)` returns."""
 
-    def batches(self, sampler: Sampler, label: str) -> Iterator[Batch]:
+    def batches(self, sampler: Sampler, label: str) -> Generator[Batch]:
         """This process's batches from the sampler's present position to the end of the epoch.
 
-        label: name of the label column. The iterator does not move the sampler: whoever consumes a batch
-        does, because engines work ahead. Leaving it early (break, exception) frees its threads and buffers.
+        label: name of the label column. The generator does not move the sampler: whoever consumes a batch
+        does, because engines work ahead. Closing it frees its threads and buffers.
         """
         ...
 
@@ -48,9 +50,7 @@ _MODULES.add("ffcv", "pipelines.backends.ffcv")
 BACKENDS = tuple(_MODULES)
 
 
-def open_engine(
-    name: str, beton: Beton, device: torch.device, channels: int = 3, threads: int | None = None
-) -> Engine:
+def open_engine(name: str, beton: Beton, device: torch.device, channels: int = 3, threads: int | None = None) -> Engine:
     """Open `beton` with the backend `name`.
 
     channels: 3, or 1 for sets baked from grayscale images (a .beton always stores three).

@@ -3,13 +3,11 @@
 For sets that fit (CIFAR-10 takes 154 MB). JPEG files are decoded once, when the engine opens.
 """
 
-import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image
 
 from pipelines.backends import Batch
 from pipelines.beton import RAW, Beton
@@ -33,7 +31,7 @@ class ResidentEngine:
         self._images = images.to(device)
         self._columns = {name: torch.from_numpy(c).to(device) for name, c in beton.columns.items()}
 
-    def batches(self, sampler: Sampler, label: str) -> Iterator[Batch]:
+    def batches(self, sampler: Sampler, label: str) -> Generator[Batch]:
         rows_of_batches = sampler.batches()
         if not rows_of_batches:
             return
@@ -58,12 +56,7 @@ def _pixels(beton: Beton, threads: int | None) -> np.ndarray:
     data = beton.map()
 
     def decode(row: int) -> None:
-        begin = int(beton.ptr[row])
-        encoded = data[begin : begin + int(beton.sizes[row])]
-        if beton.mode[row] == RAW:
-            out[row] = encoded.reshape(out.shape[1:])
-        else:
-            out[row] = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+        out[row] = beton.image(row, data)
 
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(decode, range(beton.samples)):

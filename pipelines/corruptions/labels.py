@@ -44,9 +44,7 @@ class LabelSpec:
         if self.kind in ("partial", "symmetric", "pair") and p is None:
             raise UserError(f"data.labels.kind={self.kind} needs data.labels.p, a fraction from 0 to 1")
         if (self.kind == "table") != (self.file is not None):
-            raise UserError(
-                "data.labels.kind=table and data.labels.file=PATH (.npy, .csv, .parquet, .pt) go together"
-            )
+            raise UserError("data.labels.kind=table and data.labels.file=PATH (.npy, .csv, .parquet, .pt) go together")
         if self.column is not None and self.kind != "table":
             raise UserError("data.labels.column is only used with data.labels.kind=table")
         if self.kind in ("true", "table"):

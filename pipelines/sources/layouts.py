@@ -38,7 +38,7 @@ def download_folder(spec: SourceSpec, name: str) -> Path:
 
 
 def split_of(name: str) -> str | None:
-    """"train" or "val" as the words of a file or folder name say, else None."""
+    """ "train" or "val" as the words of a file or folder name say, else None."""
     words = set(re.split(r"[^a-z]+", name.lower()))
     for split, known in _SPLIT_WORDS.items():
         if words & known:

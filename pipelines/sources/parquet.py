@@ -25,9 +25,7 @@ _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 class ParquetSource(Source):
     """The rows of `files` (below `root`); class names from the Hub's metadata unless given."""
 
-    def __init__(
-        self, root: Path, files: list[Path], class_names: list[str] | None = None, channels: int = 3
-    ) -> None:
+    def __init__(self, root: Path, files: list[Path], class_names: list[str] | None = None, channels: int = 3) -> None:
         self.files = [pq.ParquetFile(path, memory_map=True) for path in files]
         self.paths = files
         schema = self.files[0].schema_arrow
@@ -88,9 +86,7 @@ def _label_column(schema: pa.Schema, path: Path) -> str:
     for name in _LABEL_NAMES:
         if name in schema.names and pa.types.is_integer(schema.field(name).type):
             return name
-    raise UserError(
-        f"{path}: no integer label column ({', '.join(_LABEL_NAMES)}); columns: {', '.join(schema.names)}"
-    )
+    raise UserError(f"{path}: no integer label column ({', '.join(_LABEL_NAMES)}); columns: {', '.join(schema.names)}")
 
 
 def _hub_class_names(schema: pa.Schema, label_column: str) -> list[str] | None:

@@ -1,0 +1,20 @@
+# Each target is complete on a fresh Debian or Ubuntu machine with Python 3.11 or later: scripts/setup.sh installs
+# what is missing, and nothing the second time.
+.PHONY: quickstart test lint setup
+BIN := .venv/bin
+
+quickstart: setup
+	$(BIN)/python -m fastgen.quickstart
+
+# Tests of real data read the folder FASTGEN_DATA and are skipped where it has none. A file's tests share a
+# process, and so what they compiled and baked.
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy fastgen pipelines
+
+setup:
+	@sh scripts/setup.sh

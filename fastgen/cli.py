@@ -1,0 +1,107 @@
+"""The `fastgen` command."""
+
+import os
+import sys
+from collections.abc import Callable
+
+_HELP = """fastgen: the randomization test of "Understanding deep learning requires rethinking generalization"
+
+  fastgen train   recipe=NAME [key=value ...]   train (also: accelerate launch fastgen/train.py recipe=NAME ...)
+  fastgen bake    recipe=NAME [key=value ...]   make the recipe's baked set, or find it
+  fastgen verify  PATH | recipe=NAME ...        hash every byte of a baked set and compare with its manifest
+  fastgen inspect PATH | recipe=NAME ...        what is in a baked set [--images OUT.png: a sheet of samples]
+  fastgen doctor                                what is installed, which devices and data sets are found
+
+  --print   show the resolved recipe and stop        --help   this text, recipes and keys
+"""
+
+
+def _show_help() -> None:
+    from fastgen.recipe import known_keys, known_recipes
+
+    print(_HELP)
+    print("recipes (or a path to a YAML file):")
+    for name in known_recipes():
+        print(f"  {name}")
+    print("\nkeys and defaults:")
+    for key, default in known_keys().items():
+        print(f"  {key}={'null' if default is None else default}")
+
+
+def _train(arguments: list[str]) -> None:
+    from fastgen.recipe import parse
+
+    recipe = parse(arguments)  # before anything is started
+    from fastgen.train import train
+
+    train(recipe)
+
+
+def _bake(arguments: list[str]) -> None:
+    from fastgen.inspection import show_summary
+    from fastgen.recipe import parse
+    from fastgen.training.data import bake_recipe
+
+    show_summary(bake_recipe(parse(arguments)))
+
+
+def _verify(arguments: list[str]) -> None:
+    from fastgen.inspection import verify
+
+    verify(arguments)
+
+
+def _inspect(arguments: list[str]) -> None:
+    from fastgen.inspection import inspect
+
+    inspect(arguments)
+
+
+def _doctor(arguments: list[str]) -> None:
+    from fastgen.doctor import doctor
+
+    doctor()
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "bake": _bake,
+    "verify": _verify,
+    "inspect": _inspect,
+    "doctor": _doctor,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Returns the exit code: 0; 2 for the user's mistakes, told in one line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        _show_help()
+        return 0 if arguments else 2
+    from pipelines.registry import UserError, did_you_mean
+
+    command, *rest = arguments
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"unknown command '{command}': {did_you_mean(command, COMMANDS)}")
+        if "--print" in rest:
+            from fastgen.recipe import parse
+
+            print(parse([a for a in rest if a != "--print"]).to_yaml(), end="")
+            return 0
+        COMMANDS[command](rest)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":  # once, not once a process
+            print(f"fastgen: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except ArithmeticError as error:
+        print(f"fastgen: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("fastgen: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

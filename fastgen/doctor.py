@@ -1,0 +1,70 @@
+"""What is installed, which devices are there, and which data sets are found."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.locations import cache_root, data_root
+from pipelines.sources.layouts import find_parquet
+
+_PACKAGES = {
+    "torch": "",
+    "torchvision": "",
+    "timm": "",
+    "accelerate": "",
+    "wandb": "track.wandb=online or offline needs it",
+    "omegaconf": "",
+    "ffcv": "data.backend=ffcv: apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++; pip install ffcv",
+}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _found(name: str) -> str:
+    layouts = {"cifar10": "cifar-10-batches-py", "mnist": "MNIST/raw"}
+    for folder in (data_root() / name, data_root()):
+        if (folder / layouts[name]).is_dir():
+            return f"{folder} (torchvision's layout)"
+        if folder.is_dir() and find_parquet(folder, "train"):
+            return f"{folder} (Parquet)"
+    return "not found: downloaded on first use"
+
+
+def doctor() -> None:
+    """Print the tables."""
+    console = Console(highlight=False, soft_wrap=True)
+    packages = Table("package", "version", "remark")
+    for name, remark in _PACKAGES.items():
+        version = _version(name)
+        packages.add_row(name, version, remark if version == "not installed" else "")
+    console.print(packages)
+    machine = Table("machine", "")
+    machine.add_row("Python", platform.python_version())
+    machine.add_row("cores", str(len(os.sched_getaffinity(0))))
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    machine.add_row("GPUs", ", ".join(devices) or "none: everything runs on the CPU")
+    machine.add_row(
+        "baked sets (FASTGEN_CACHE)",
+        f"{cache_root()}, {shutil.disk_usage(_existing()).free / 1e9:,.0f} GB free",
+    )
+    machine.add_row("raw data (FASTGEN_DATA)", str(data_root()))
+    for name in ("cifar10", "mnist"):
+        machine.add_row(f"  {name}", _found(name))
+    console.print(machine)
+
+
+def _existing() -> str:
+    folder = cache_root()
+    while not folder.exists():
+        folder = folder.parent
+    return str(folder)

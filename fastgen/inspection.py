@@ -1,0 +1,94 @@
+"""What is in a baked set, and whether it is still what its manifest says."""
+
+import time
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.table import Table
+
+from fastgen.recipe import parse
+from fastgen.training.data import bake_recipe
+from pipelines.manifest import BakedSet
+from pipelines.registry import UserError
+
+_SHEET_ROWS, _SHEET_COLUMNS, _CELL = 4, 8, 96
+
+
+def _open(arguments: list[str], full: bool) -> BakedSet:
+    """The baked set of a path, or of a recipe (baked now if it is not there)."""
+    if len(arguments) == 1 and "=" not in arguments[0]:
+        return BakedSet.open(arguments[0], full=full)
+    return BakedSet.open(bake_recipe(parse(arguments)).path, full=full)
+
+
+def verify(arguments: list[str]) -> None:
+    """Hash every byte and compare. Raises UserError naming the first difference."""
+    started = time.perf_counter()
+    baked = _open(arguments, full=True)
+    size = sum(split.bytes for split in baked.manifest.splits.values())
+    files = ", ".join(split.file for split in baked.manifest.splits.values())
+    seconds = time.perf_counter() - started
+    print(f"{baked.path}: {files} match the manifest ({size / 1e6:,.1f} MB in {seconds:.1f} s)")
+
+
+def inspect(arguments: list[str]) -> None:
+    """Print a summary, and with --images OUT.png draw the first training samples with their labels."""
+    out = None
+    if "--images" in arguments:
+        at = arguments.index("--images")
+        if at + 1 == len(arguments):
+            raise UserError("--images needs the name of a PNG file to write")
+        out = Path(arguments[at + 1])
+        arguments = arguments[:at] + arguments[at + 2 :]
+    baked = _open(arguments, full=False)
+    show_summary(baked)
+    if out is not None:
+        draw_samples(baked).save(out)
+        print(f"sample images with true -> given label: {out}")
+
+
+def show_summary(baked: BakedSet) -> None:
+    manifest = baked.manifest
+    console = Console(highlight=False, soft_wrap=True)
+    pixels, encoding = manifest.specification["pixels"], manifest.specification["image"]
+    console.print(f"{baked.path}")
+    console.print(
+        f"source {manifest.specification['source']['source']}, {baked.num_classes} classes, {manifest.channels} "
+        f"channel(s), pixels {pixels['kind']}, {encoding['encoding']}, manifest {baked.sha256[:12]}"
+    )
+    table = Table("split", "samples", "MB", "image", "label column", "changed", "of")
+    for name, split in manifest.splits.items():
+        width, height = split.image["width"], split.image["height"]
+        size = f"{width}x{height}" if width else "varying"
+        for column, described in split.columns.items():
+            share = f"{100 * described.changed / split.samples:.2f} %"
+            table.add_row(
+                name,
+                f"{split.samples:,}",
+                f"{split.bytes / 1e6:,.1f}",
+                size,
+                column,
+                f"{described.changed:,}",
+                share,
+            )
+    console.print(table)
+
+
+def draw_samples(baked: BakedSet) -> Image.Image:
+    """A sheet of the first training images; under each: true label, and the given one of the last column."""
+    beton, names = baked.betons["train"], baked.manifest.class_names
+    column = next(reversed(baked.manifest.splits["train"].columns))
+    given, clean = beton.columns[column], beton.columns["clean_label"]
+    line = 12
+    sheet = Image.new("RGB", (_SHEET_COLUMNS * _CELL, _SHEET_ROWS * (_CELL + 2 * line)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row in range(min(beton.samples, _SHEET_ROWS * _SHEET_COLUMNS)):
+        x, y = row % _SHEET_COLUMNS * _CELL, row // _SHEET_COLUMNS * (_CELL + 2 * line)
+        picture = Image.fromarray(beton.image(row))
+        picture = picture.resize((_CELL - 2, _CELL - 2), Image.Resampling.NEAREST)
+        sheet.paste(picture, (x, y))
+        draw.text((x, y + _CELL - 2), names[clean[row]][:15], fill="black")
+        color = "black" if given[row] == clean[row] else "red"
+        draw.text((x, y + _CELL + line - 2), f"-> {names[given[row]]}"[:15], fill=color)
+    return sheet

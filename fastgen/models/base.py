@@ -1,0 +1,65 @@
+"""What the five networks share: timm's interface of features, head and classifier."""
+
+from typing import Any
+
+import torch
+from timm.models import build_model_with_cfg
+from torch import nn
+from torch.nn import functional as F
+
+from pipelines.registry import UserError
+
+
+class PaperNetwork(nn.Module):
+    """A network with a linear classifier, used the way timm's are.
+
+    Input: float (B, in_chans, H, W). Output: logits float (B, num_classes).
+    A subclass sets `num_features`, and implements `forward_features`; it calls `_finish` with its classifier's
+    settings at the end of its __init__.
+    """
+
+    num_features: int
+    num_classes: int
+    classifier: nn.Module
+
+    def _finish(self, num_classes: int, drop_rate: float) -> None:
+        self.drop_rate = drop_rate
+        self.reset_classifier(num_classes)
+
+    def get_classifier(self) -> nn.Module:
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new classifier for another number of classes; 0 leaves the features."""
+        self.num_classes = num_classes
+        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("every network defines its features")
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        x = F.dropout(x, self.drop_rate, self.training)
+        return x if pre_logits else self.classifier(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def build(network: type[PaperNetwork], name: str, pretrained: bool, **arguments: Any) -> PaperNetwork:
+    """Make a network through timm's builder, which fills in its configuration. There are no trained weights."""
+    if pretrained:
+        raise UserError(f"{name} has no pretrained weights: the randomization test starts from random ones")
+    return build_model_with_cfg(network, name, pretrained=False, **arguments)
+
+
+def config(**more: Any) -> dict[str, Any]:
+    """timm's description of a network for 28x28 images in ten classes."""
+    return {"input_size": (3, 28, 28), "num_classes": 10, "pool_size": None, "classifier": "classifier", **more}
+
+
+def side_of(img_size: int | tuple[int, int], smallest: int, name: str) -> tuple[int, int]:
+    """Height and width, at least `smallest` pixels each; raises UserError below that."""
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if min(height, width) < smallest:
+        raise UserError(f"{name} needs images of at least {smallest}x{smallest} pixels, not {width}x{height}")
+    return height, width

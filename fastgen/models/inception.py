@@ -1,0 +1,101 @@
+"""The small Inception of figure 3 (paper, appendix A), with and without batch norm: 1,649,402 parameters each."""
+
+from typing import Any
+
+import torch
+from timm.models import generate_default_cfgs, register_model
+from torch import nn
+
+from fastgen.models.base import PaperNetwork, build, config, side_of
+
+
+class ConvModule(nn.Sequential):
+    """Convolution with bias, batch norm without parameters of its own, ReLU.
+
+    The biases and the missing scale and shift are what makes the paper's counts agree with and without batch norm.
+    """
+
+    def __init__(self, before: int, after: int, size: int, stride: int, batch_norm: bool) -> None:
+        convolution = nn.Conv2d(before, after, size, stride=stride, padding=size // 2)
+        # He et al. (2015): keeps the signal's variance through ReLUs. Without batch norm PyTorch's default, a third
+        # of that variance for each layer, would fade to nothing over this network's ten layers.
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        assert convolution.bias is not None
+        nn.init.zeros_(convolution.bias)
+        norm = [nn.BatchNorm2d(after, affine=False)] if batch_norm else []
+        super().__init__(convolution, *norm, nn.ReLU(inplace=True))
+
+
+class InceptionModule(nn.Module):
+    """A 1x1 and a 3x3 conv module side by side, concatenated."""
+
+    def __init__(self, before: int, c1: int, c3: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.one = ConvModule(before, c1, 1, 1, batch_norm)
+        self.three = ConvModule(before, c3, 3, 1, batch_norm)
+        self.channels = c1 + c3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.one(x), self.three(x)], dim=1)
+
+
+class DownsampleModule(nn.Module):
+    """A 3x3 conv module and a 3x3 max pool, both of stride 2, concatenated: half the side."""
+
+    def __init__(self, before: int, c3: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.three = ConvModule(before, c3, 3, 2, batch_norm)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.channels = c3 + before
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.three(x), self.pool(x)], dim=1)
+
+
+_MODULES = [(32, 32), (32, 48), (80,), (112, 48), (96, 64), (80, 80), (48, 96), (96,), (176, 160), (176, 160)]
+
+
+class SmallInception(PaperNetwork):
+    """Figure 3, top to bottom. The mean pool takes all that is left (7x7 at 28x28), so other sizes work too."""
+
+    def __init__(
+        self,
+        batch_norm: bool = True,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] = 28,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        side_of(img_size, 4, "the small Inception")
+        layers: list[nn.Module] = [ConvModule(in_chans, 96, 3, 1, batch_norm)]
+        channels = 96
+        for widths in _MODULES:
+            module: InceptionModule | DownsampleModule
+            if len(widths) == 2:
+                module = InceptionModule(channels, widths[0], widths[1], batch_norm)
+            else:
+                module = DownsampleModule(channels, widths[0], batch_norm)
+            layers.append(module)
+            channels = module.channels
+        self.body = nn.Sequential(*layers)
+        self.num_features = channels
+        self._finish(num_classes, drop_rate)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x).mean((2, 3))
+
+
+default_cfgs = generate_default_cfgs(
+    {name: config(first_conv="body.0.0") for name in ("fastgen_inception", "fastgen_inception_nobn")}
+)
+
+
+@register_model
+def fastgen_inception(pretrained: bool = False, **arguments: Any) -> PaperNetwork:
+    return build(SmallInception, "fastgen_inception", pretrained, batch_norm=True, **arguments)
+
+
+@register_model
+def fastgen_inception_nobn(pretrained: bool = False, **arguments: Any) -> PaperNetwork:
+    return build(SmallInception, "fastgen_inception_nobn", pretrained, batch_norm=False, **arguments)

@@ -1,0 +1,325 @@
+"""Recipes: the typed schema, YAML files with inheritance, dotted overrides, and errors that name the remedy."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pipelines.augment import AugmentSpec, NormalizeSpec
+
+from pipelines.backends import BACKENDS
+from pipelines.bake import BakeSpec
+from pipelines.corruptions import LabelSpec, PixelSpec
+from pipelines.registry import UserError, did_you_mean
+from pipelines.sources import SOURCES, SourceSpec
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass
+class DataSpec(SourceSpec):
+    """Which samples, how they are corrupted, streamed and prepared (data.*)."""
+
+    backend: str = "resident"
+    image_size: int | None = None  # pixels, side of the network's input (None: as baked)
+    batch_size: int = 128  # global: over all processes and accumulation steps
+    eval_batch_size: int | None = None  # global (None: four times batch_size)
+    workers: int | None = None  # loader threads of a process (None: its share of the cores)
+    labels: LabelSpec = field(default_factory=LabelSpec)
+    pixels: PixelSpec = field(default_factory=PixelSpec)
+    augment: AugmentSpec = field(default_factory=AugmentSpec)
+    normalize: NormalizeSpec = field(default_factory=NormalizeSpec)
+
+    @property
+    def source_spec(self) -> SourceSpec:
+        return SourceSpec(**{f.name: getattr(self, f.name) for f in fields(SourceSpec)})
+
+
+@dataclass
+class ModelSpec:
+    """Any name that timm.create_model knows (model.*); `import fastgen` adds the paper's five."""
+
+    name: str = "fastgen_mlp_1x512"
+    dropout: float = 0.0  # probability of dropping a unit before the classifier
+    options: dict[str, Any] = field(default_factory=dict)  # further keyword arguments of timm.create_model
+
+
+@dataclass
+class OptimSpec:
+    """The optimizer (optim.*). Weight decay applies to all parameters, as in the paper's experiments."""
+
+    name: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9  # of sgd
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+
+@dataclass
+class ScheduleSpec:
+    """The learning rate over time (schedule.*).
+
+    exponential: lr * factor ** (completed periods), the paper's. constant: lr. cosine: from lr to 0 over the run.
+    every_samples: length of a period (None: an epoch). Stated in samples, a recipe keeps its rate per step
+    when data.limit makes its epochs shorter. warmup_samples: linear from 0 over this many.
+    """
+
+    kind: str = "exponential"
+    factor: float = 0.95
+    every_samples: int | None = None
+    warmup_samples: int = 0
+
+
+@dataclass
+class TrainSpec:
+    """The training loop (train.*)."""
+
+    epochs: int = 100
+    max_steps: int | None = None  # optimizer steps, if that is reached first
+    stop_at_interpolation: bool = False  # end when every training sample is classified as labelled
+    evaluate_epochs: int = 1  # evaluate every this many epochs
+    precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    compile: bool | None = None  # torch.compile (None: on a GPU)
+    channels_last: bool | None = None  # memory format of convolutions (None: on)
+    accumulate: int = 1  # micro-batches per optimizer step
+    label_smoothing: float = 0.0
+    threads: int | None = None  # CPU threads of a process (None: its share of the cores)
+
+
+@dataclass
+class RunSpec:
+    """Where the run lives, and how it continues (run.*)."""
+
+    dir: str | None = None  # None: runs/RECIPE-NNN, a new number for each run
+    resume: bool = False  # continue from the last checkpoint in run.dir (None: the latest such folder)
+    checkpoint_minutes: float = 5.0  # between checkpoints; there is one at the end and at a signal in any case
+    keep_checkpoints: int = 2
+
+
+@dataclass
+class TrackSpec:
+    """Weights & Biases (track.*). metrics.jsonl and summary.json are always written."""
+
+    wandb: str = "off"  # online, offline or off
+    project: str = "fastgen"
+    entity: str | None = None
+    group: str | None = None  # None: the recipe's name
+    job_type: str | None = None  # None: the label corruption
+    tags: list[str] = field(default_factory=list)
+    log_steps: int = 50  # steps between lines of metrics
+
+
+@dataclass
+class Recipe:
+    """One experiment, complete."""
+
+    recipe: str = ""
+    seed: int = 0
+    data: DataSpec = field(default_factory=DataSpec)
+    bake: BakeSpec = field(default_factory=BakeSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    optim: OptimSpec = field(default_factory=OptimSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    train: TrainSpec = field(default_factory=TrainSpec)
+    run: RunSpec = field(default_factory=RunSpec)
+    track: TrackSpec = field(default_factory=TrackSpec)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> value."""
+        return dict(_leaves(Recipe, dataclasses.asdict(self)))
+
+
+def recipes_folder() -> Path:
+    """The shipped recipes: inside the package in a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def known_recipes() -> list[str]:
+    return sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+
+
+def load(name: str, overrides: list[str] | None = None) -> Recipe:
+    """The resolved and validated recipe. name: one of `known_recipes()`, or a path. overrides: "key=value".
+
+    Raises UserError: unknown recipe or key (with the nearest), wrong type, or settings that contradict each other.
+    """
+    path = _find(name)
+    config = OmegaConf.structured(Recipe)
+    for origin, values in _chain(path, ()):
+        _apply(config, values, origin)
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"'{override}' is no override; write key=value")
+        try:
+            # OmegaConf's own parser reads 1e-3 as a number, which plain YAML does not.
+            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise UserError(f"{key}={text}: {_first_line(error)}") from None
+        _set(config, key, value, "command line")
+    recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
+    recipe.recipe = path.stem
+    validate(recipe)
+    return recipe
+
+
+def parse(arguments: list[str]) -> Recipe:
+    """A recipe from a command line: recipe=NAME key=value ..."""
+    names = [a.partition("=")[2] for a in arguments if a.startswith("recipe=")]
+    others = [a for a in arguments if not a.startswith("recipe=")]
+    for argument in others:
+        if argument.startswith("-"):
+            raise UserError(f"unknown option '{argument}'; settings are written key=value, see --help")
+    if len(names) != 1:
+        found = "no recipe" if not names else f"{len(names)} recipes"
+        raise UserError(f"{found} given; write recipe=NAME with one of: {', '.join(known_recipes())}")
+    return load(names[0], others)
+
+
+def _find(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"recipe file {name} does not exist")
+        return path
+    path = recipes_folder() / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"unknown recipe '{name}': {did_you_mean(name, known_recipes())}")
+    return path
+
+
+def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The file's bases first, then itself. `base:` names one file or several, beside it or shipped."""
+    if path.resolve() in below:
+        raise UserError(f"{path}: is its own base, by way of {' -> '.join(p.name for p in below)}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: no valid YAML: {_first_line(error)}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys to values")
+    bases = values.pop("base", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        places = [path.parent / f"{base}.yaml", recipes_folder() / f"{base}.yaml", path.parent / base]
+        found = next((place for place in places if place.is_file()), None) or _find(base)
+        yield from _chain(found, (*below, path.resolve()))
+    # Again through OmegaConf, which reads 1e-3 as a number.
+    yield str(path), OmegaConf.to_container(OmegaConf.create(yaml.safe_dump(values)))  # type: ignore[misc]
+
+
+def _apply(config: Any, values: dict[str, Any], origin: str) -> None:
+    for key, value in _leaves(Recipe, values):
+        _set(config, key, value, origin)
+
+
+def _leaves(schema: type | None, values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values, down to where the schema has no further keys."""
+    types = typing.get_type_hints(schema) if schema else {}
+    for key, value in values.items():
+        inner = types.get(key)
+        if isinstance(value, dict) and (inner is None or is_dataclass(inner)):
+            yield from _leaves(inner if is_dataclass(inner) else None, value, f"{prefix}{key}.")  # type: ignore
+        else:
+            yield f"{prefix}{key}", value
+
+
+def known_keys(schema: Any = None, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key with its default."""
+    found: dict[str, Any] = {}
+    schema = schema or Recipe()
+    for item in fields(schema):
+        value = getattr(schema, item.name)
+        if is_dataclass(value):
+            found |= known_keys(value, f"{prefix}{item.name}.")
+        elif prefix or item.name != "recipe":
+            found[f"{prefix}{item.name}"] = value
+    return found
+
+
+def _set(config: Any, key: str, value: Any, origin: str) -> None:
+    known = known_keys()
+    if key not in known and not key.startswith("model.options."):
+        groups = {k.rpartition(".")[0] for k in known} - {""}
+        if key in groups:
+            raise UserError(f"{origin}: {key} is a group of keys, set one of them: {key}.*=...")
+        near = did_you_mean(key, known).partition("known:")[0]
+        raise UserError(f"{origin}: unknown key '{key}'; {near}`fastgen train --help` lists all keys")
+    try:
+        OmegaConf.update(config, key, value, merge=False)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{origin}: {key}={value}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n    full_key")[0].split())
+
+
+def _choice(key: str, value: str, known: typing.Iterable[str]) -> None:
+    if value not in known:
+        raise UserError(f"unknown {key} '{value}': {did_you_mean(value, known)}")
+
+
+def _at_least(recipe: Recipe, least: float, *keys: str) -> None:
+    values = recipe.flat()
+    for key in keys:
+        if values[key] is not None and values[key] < least:
+            raise UserError(f"{key}={values[key]} must be at least {least}")
+
+
+def validate(recipe: Recipe) -> None:
+    """What can be known to be wrong before any data is opened. Raises UserError."""
+    from fastgen.training.optimization import OPTIMIZERS, SCHEDULES
+
+    data, train = recipe.data, recipe.train
+    _choice("data.source", data.source, SOURCES)
+    _choice("data.backend", data.backend, BACKENDS)
+    _choice("optim.name", recipe.optim.name, OPTIMIZERS)
+    _choice("schedule.kind", recipe.schedule.kind, SCHEDULES)
+    _choice("train.precision", train.precision, PRECISIONS)
+    _choice("track.wandb", recipe.track.wandb, ("online", "offline", "off"))
+    _at_least(
+        recipe, 1, "data.batch_size", "data.eval_batch_size", "data.workers", "data.image_size", "data.limit",
+        "data.limit_test", "schedule.every_samples", "train.epochs", "train.max_steps", "train.evaluate_epochs",
+        "train.accumulate", "train.threads", "run.keep_checkpoints", "track.log_steps",
+    )  # fmt: skip
+    _at_least(
+        recipe, 0, "seed", "data.labels.seed", "data.pixels.seed", "optim.lr", "optim.momentum",
+        "optim.weight_decay", "schedule.factor", "schedule.warmup_samples", "run.checkpoint_minutes",
+    )  # fmt: skip
+    for labels in (data.labels, *recipe.bake.columns):
+        labels.resolved()
+    data.pixels.resolved()
+    recipe.bake.validate(data.pixels)
+    if recipe.optim.nesterov and (recipe.optim.name != "sgd" or recipe.optim.momentum == 0):
+        raise UserError("optim.nesterov=true needs optim.name=sgd and optim.momentum above 0")
+    for key, value in (
+        ("model.dropout", recipe.model.dropout),
+        ("train.label_smoothing", train.label_smoothing),
+    ):
+        if not 0 <= value < 1:
+            raise UserError(f"{key}={value} must be at least 0 and below 1")
+    if recipe.track.wandb != "off":
+        import importlib.util
+
+        if importlib.util.find_spec("wandb") is None:
+            raise UserError(f"track.wandb={recipe.track.wandb} needs wandb: pip install wandb, or set track.wandb=off")
+    _check_model(recipe.model.name)
+
+
+def _check_model(name: str) -> None:
+    import timm
+
+    import fastgen.models  # noqa: F401 (registers the paper's networks)
+
+    if not timm.is_model(name.partition(".")[0]):
+        near = did_you_mean(name, timm.list_models()).partition("known:")[0]
+        raise UserError(f"unknown model.name '{name}': {near}timm.list_models() names all")

@@ -1,0 +1,92 @@
+"""Accuracy over every sample exactly once, against given and true labels, on the clean and corrupted part."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+from fastgen.training.data import Data
+from pipelines.backends import Batch
+
+_COUNTERS = 8
+
+
+def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Data) -> dict[str, float | int | None]:
+    """`evaluate` on the training set and on the test set: its keys behind "train_" and "test_".
+
+    A set without test split has None for test_loss, test_top1 and test_top5.
+    """
+    # DDP spreads batch-norm statistics at the next training forward; evaluation comes before that.
+    if accelerator.num_processes > 1:
+        for buffer in network.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+    result: dict[str, float | int | None] = dict.fromkeys(("test_loss", "test_top1", "test_top5"))
+    for split, beton in data.baked.betons.items():
+        found = evaluate(accelerator, network, data.in_order(split), data.prepare_eval)
+        assert found["count"] == beton.samples, f"{found['count']} of {beton.samples} {split} samples evaluated"
+        if split == "train":
+            result |= {f"train_{key}": value for key, value in found.items()}
+        else:
+            result |= {f"test_{key}": found[key] for key in ("loss", "top1", "top5")}
+    return result
+
+
+@torch.inference_mode()
+def evaluate(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    batches: Iterable[Batch],
+    prepare: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> dict[str, float | int | None]:
+    """Evaluate this process's shard, add up over the processes, and return the same numbers on each of them.
+
+    model: the network itself and not its DDP wrapper, whose forward communicates and so would hang where the
+    processes have different numbers of batches. prepare: (images uint8, sample index) -> network input.
+
+    Returns count and correct (samples), loss (mean cross-entropy in nats against the given label), top1 and top5
+    (percent, given label), top1_true_labels (percent, true label), and top1_clean_part, top1_corrupted_part,
+    top1_corrupted_part_true_labels (percent), where the corrupted part is the samples whose given label differs
+    from the true one; None for an empty part.
+    """
+    was_training = model.training
+    model.eval()
+    sums = torch.zeros(_COUNTERS, dtype=torch.float64, device=accelerator.device)
+    for batch in batches:
+        with accelerator.autocast():
+            logits = model(prepare(batch.images, batch.index))
+        logits = logits.float()
+        best = logits.topk(min(5, logits.shape[1])).indices
+        hit = best[:, 0] == batch.label
+        hit_true = best[:, 0] == batch.clean_label
+        changed = batch.label != batch.clean_label
+        sums += torch.stack(
+            [
+                torch.full_like(sums[0], len(batch.label)),
+                F.cross_entropy(logits, batch.label, reduction="sum").double(),
+                hit.sum(),
+                (best == batch.label[:, None]).any(1).sum(),
+                hit_true.sum(),
+                changed.sum(),
+                (hit & changed).sum(),
+                (hit_true & changed).sum(),
+            ]
+        )
+    model.train(was_training)
+    totals = accelerator.reduce(sums, "sum")
+    count, loss, top1, top5, true, corrupted, top1_corrupted, true_corrupted = totals.tolist()
+
+    def percent(part: float, whole: float) -> float | None:
+        return 100.0 * part / whole if whole else None
+
+    return {
+        "count": int(count),
+        "correct": int(top1),
+        "loss": loss / count,
+        "top1": percent(top1, count),
+        "top5": percent(top5, count),
+        "top1_true_labels": percent(true, count),
+        "top1_clean_part": percent(top1 - top1_corrupted, count - corrupted),
+        "top1_corrupted_part": percent(top1_corrupted, corrupted),
+        "top1_corrupted_part_true_labels": percent(true_corrupted, corrupted),
+    }

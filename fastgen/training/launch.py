@@ -1,0 +1,145 @@
+"""Processes: the Accelerator, the traps of launching, threads, and stopping in good order."""
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from types import FrameType
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+
+from fastgen.recipe import Recipe
+from pipelines.registry import UserError
+
+T = TypeVar("T")
+_PR_SET_PDEATHSIG = 1
+CONTINUE, CHECKPOINT, STOP = 0, 1, 2  # what the processes agree to do next, in rising urgency
+
+
+def check_launcher() -> None:
+    """Refuse the launch that silently starts one process where several were asked for.
+
+    `accelerate launch --cpu --num_processes 2` exports MASTER_ADDR for two processes and then starts one, without
+    WORLD_SIZE (accelerate.utils.launch.prepare_simple_launcher_cmd_env). Raises UserError with the remedy.
+    """
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            "accelerate was asked for several processes and started one (it does so with --cpu --num_processes N); "
+            "use a shipped configuration: accelerate launch --config_file recipes/accelerate/cpu_2.yaml ..., "
+            "or unset MASTER_ADDR"
+        )
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
+        # accelerate's launcher for one process dies of a SIGTERM without passing it on: ask the kernel to.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """The Accelerator of a recipe: its device, precision, accumulation and tracker."""
+    gpu = torch.cuda.is_available()
+    precision = recipe.train.precision
+    if precision == "auto":
+        precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if precision == "fp16" and not gpu:
+        raise UserError("train.precision=fp16 needs a GPU; use fp32 or bf16")
+    accelerator = Accelerator(
+        cpu=not gpu,
+        mixed_precision="no" if precision == "fp32" else precision,
+        gradient_accumulation_steps=recipe.train.accumulate,
+        log_with="wandb" if recipe.track.wandb != "off" else None,
+        step_scheduler_with_optimizer=False,
+    )
+    expected = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != expected:
+        raise UserError(
+            f"WORLD_SIZE={expected} processes were started, but {accelerator.num_processes} joined the run; "
+            "launch with one of recipes/accelerate/*.yaml"
+        )
+    if not gpu:
+        # accelerate's launcher sets OMP_NUM_THREADS=1, which would leave all cores but one idle.
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(recipe.train.threads or max(1, len(os.sched_getaffinity(0)) // local))
+    elif recipe.train.threads:
+        torch.set_num_threads(recipe.train.threads)
+    # The same seed everywhere: initial weights must agree, and dropout differs by device and process below.
+    set_seed(recipe.seed)
+    return accelerator
+
+
+class StopSignal:
+    """SIGTERM and Ctrl-C end the run at the next step with a checkpoint; a second Ctrl-C ends it at once.
+
+    A context manager: inside it the signals are caught, after it the former handlers are back.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._former[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or number
+
+
+class Agreement:
+    """Lets all processes take the same decision at the same step.
+
+    A signal may reach one process only, and clocks differ, but a checkpoint or an end must happen at one step
+    everywhere. Every `interval` steps the most urgent wish of any process wins.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        # Alone there is nothing to ask. On a GPU the answer costs a synchronisation, so it is asked for rarely.
+        self._interval = 20 if accelerator.num_processes > 1 and accelerator.device.type == "cuda" else 1
+
+    def reach(self, wish: int, step: int) -> int:
+        """The common decision after optimizer step `step`: CONTINUE, CHECKPOINT or STOP."""
+        if self._accelerator.num_processes == 1:
+            return wish
+        if step % self._interval:
+            return CONTINUE
+        mine = torch.tensor([wish == CHECKPOINT, wish == STOP], dtype=torch.int32, device=self._accelerator.device)
+        checkpoint, stop = self._accelerator.reduce(mine, "sum").tolist()
+        return STOP if stop else CHECKPOINT if checkpoint else CONTINUE
+
+
+def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do `work` in the main process and give its result to all; a UserError of it is raised in all.
+
+    The others hear from the main process every 20 seconds meanwhile, so that hours of baking are not taken for a
+    dead process by the communication time-out, and a dead one is still noticed.
+    """
+    if accelerator.num_processes == 1:
+        return work()
+    if not accelerator.is_main_process:
+        while True:
+            state, value = broadcast_object_list([None])[0]
+            if state == "error":
+                raise UserError(value)
+            if state == "done":
+                return value
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        while not wait([future], timeout=20).done:
+            broadcast_object_list([("waiting", None)])
+    error = future.exception()
+    if error is not None:
+        # Whatever it was, it ends the run everywhere, told by the main process in full.
+        broadcast_object_list([("error", str(error))])
+        raise error
+    broadcast_object_list([("done", future.result())])
+    return future.result()

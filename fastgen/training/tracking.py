@@ -1,0 +1,141 @@
+"""What a run tells: metrics.jsonl always, W&B through Accelerate's tracker, a progress bar and lines to read."""
+
+import json
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from fastgen.recipe import Recipe
+from fastgen.training.rundir import write_atomically
+
+_WANDB_ID = "wandb_id.txt"
+
+
+def start_wandb(accelerator: Accelerator, recipe: Recipe, folder: Path) -> None:
+    """Start the W&B run of this run directory, or continue it. Called by all processes."""
+    if recipe.track.wandb == "off":
+        return
+    track, labels = recipe.track, recipe.data.labels
+    identifier = folder / _WANDB_ID
+    if accelerator.is_main_process and not identifier.exists():
+        identifier.write_text(uuid.uuid4().hex[:8])
+    level = "" if labels.p is None else f"-{labels.p:g}"
+    settings = {
+        "mode": track.wandb,
+        "entity": track.entity,
+        "group": track.group or recipe.recipe,
+        "job_type": track.job_type or f"{labels.kind}{level}",
+        "tags": [recipe.model.name, recipe.data.source, recipe.data.pixels.kind, *track.tags],
+        "name": f"{folder.name}-seed{recipe.seed}",
+        "dir": str(folder),
+        "id": identifier.read_text() if accelerator.is_main_process else None,
+        "resume": "allow",
+    }
+    accelerator.init_trackers(track.project, config=recipe.flat(), init_kwargs={"wandb": settings})
+
+
+class MetricsFile:
+    """metrics.jsonl: one object a line, units in the keys. Only the main process has one."""
+
+    def __init__(self, folder: Path, resumed_step: int | None = None) -> None:
+        self.path = folder / "metrics.jsonl"
+        if resumed_step is not None and self.path.exists():
+            # Lines after the checkpoint tell of steps that are about to be repeated.
+            kept = [line for line in read_metrics(self.path) if line["step"] <= resumed_step]
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (closed by close)
+
+    def write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; the last may be cut where a process was killed, and is left out then."""
+    lines = path.read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+class Display:
+    """A progress bar with rate and time left on a terminal; lines for evaluations everywhere. Main process only."""
+
+    def __init__(self, enabled: bool, total_steps: int, done_steps: int) -> None:
+        self._enabled = enabled
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not enabled or not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=total_steps, completed=done_steps, rate="")
+
+    def __enter__(self) -> "Display":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, done: int) -> None:
+        self._progress.update(self._task, completed=done)
+
+    def rate(self, epoch: int, loss: float, images_per_second: float) -> None:
+        text = f"epoch {epoch} loss {loss:.3f}"
+        self._progress.update(self._task, description=text, rate=f"{images_per_second:,.0f} images/s")
+
+    def evaluated(self, epoch: float, result: dict[str, Any]) -> None:
+        parts = [
+            f"epoch {epoch:g}",
+            f"train loss {result['train_loss']:.4f} accuracy {result['train_top1']:.2f} %",
+        ]
+        if result["train_top1_corrupted_part"] is not None:
+            parts.append(f"on corrupted labels {result['train_top1_corrupted_part']:.2f} %")
+        if result["test_top1"] is not None:
+            parts.append(f"test {result['test_top1']:.2f} %")
+        self.say(", ".join(parts))
+
+    def finished(self, summary: dict[str, Any]) -> None:
+        epoch = summary["interpolation_epoch"]
+        fit = "not interpolated" if epoch is None else f"interpolated at epoch {epoch:g}"
+        self.say(
+            f"{summary['status']} after {summary['epochs']:g} epochs, {fit}, "
+            f"{summary['images_per_second']:,.0f} images/s, "
+            f"waiting for data {100 * summary['data_stall_fraction']:.1f} %: {summary['run_dir']}/summary.json"
+        )
+
+    def say(self, text: str) -> None:
+        if self._enabled:
+            self._progress.print(text) if not self._progress.disable else self._console.print(text)
+
+
+def evaluation_line(result: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation as a line of metrics: the same names, with units."""
+    line = {}
+    for key, value in result.items():
+        if key.endswith("_loss"):
+            line[f"{key}_nats"] = value
+        elif "top" in key:
+            line[f"{key}_percent"] = value
+    return line

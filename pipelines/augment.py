@@ -1,0 +1,273 @@
+"""Batch augmentation and normalisation on the device: seeded, vectorised, the same for every backend.
+
+The random numbers of a sample are a pure function of (seed, epoch, sample index): they depend neither on the
+batch it falls into, nor on the process, nor on what was drawn before. Nothing here waits for the device.
+
+The operators take one parameter per image and agree with torchvision.transforms.functional on float images in
+[0, 1] (bilinear where it interpolates, zeros where nothing is known).
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from pipelines.randomness import derive_key, philox
+from pipelines.registry import UserError, did_you_mean
+
+NORMALIZATIONS = ("whiten", "channel", "scale")
+_LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
+_DRAWS = 8  # uniforms for each sample: crop x and y, flip, rotation, four of colour
+
+
+@dataclass
+class AugmentSpec:
+    """Random changes of the training images (data.augment.*), each for itself, every epoch anew.
+
+    random_crop: a random patch of the input's size instead of the central one, from the image with crop_padding
+    zero pixels around it. flip: left-right, with probability one half. rotate: up to so many degrees either way (the
+    paper uses 25). color: brightness, contrast, saturation and hue, in this order, with the strengths of torchvision's
+    ColorJitter; the defaults are those of TensorFlow's Inception.
+    """
+
+    random_crop: bool = False
+    crop_padding: int = 0
+    flip: bool = False
+    rotate: float = 0.0
+    color: bool = False
+    brightness: float = 32 / 255
+    contrast: float = 0.5
+    saturation: float = 0.5
+    hue: float = 0.2
+
+    @property
+    def active(self) -> bool:
+        return self.random_crop or self.flip or self.rotate > 0 or self.color
+
+    def validate(self, source_size: int, image_size: int) -> None:
+        """Sizes are sides in pixels. Raises UserError on settings that cannot work or have no effect."""
+        if self.crop_padding < 0:
+            raise UserError(f"data.augment.crop_padding={self.crop_padding} must be at least 0 pixels")
+        if self.crop_padding and not self.random_crop:
+            raise UserError("data.augment.crop_padding has no effect without data.augment.random_crop=true")
+        if self.random_crop and source_size + 2 * self.crop_padding <= image_size:
+            raise UserError(
+                f"data.augment.random_crop has no room: the images have {source_size} pixels and the network's input "
+                f"{image_size}; set data.image_size lower, or data.augment.crop_padding"
+            )
+        if not 0 <= self.rotate <= 180:
+            raise UserError(f"data.augment.rotate={self.rotate} must be 0 to 180 degrees")
+        for name in ("brightness", "contrast", "saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"data.augment.{name}={getattr(self, name)} must be 0 to 1")
+        if not 0 <= self.hue <= 0.5:
+            raise UserError(f"data.augment.hue={self.hue} must be 0 to 0.5 of the colour circle")
+
+
+@dataclass
+class NormalizeSpec:
+    """How pixels become the network's input (data.normalize.*).
+
+    whiten: TensorFlow's per_image_standardization, the paper's. channel: (pixel / 255 - mean) / std, by default
+    with ImageNet's numbers. scale: pixel / 255.
+    """
+
+    kind: str = "whiten"
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+
+    def validate(self, channels: int) -> None:
+        if self.kind not in NORMALIZATIONS:
+            raise UserError(f"unknown data.normalize.kind '{self.kind}': {did_you_mean(self.kind, NORMALIZATIONS)}")
+        if self.kind == "channel":
+            if not len(self.mean) == len(self.std) == channels:
+                raise UserError(
+                    f"data.normalize.mean and .std have {len(self.mean)} and {len(self.std)} numbers for "
+                    f"{channels} channels"
+                )
+            if min(self.std) <= 0:
+                raise UserError(f"data.normalize.std={self.std} must be above 0")
+
+
+class Preprocess:
+    """uint8 images -> network input. One for training, one (train=False: central crop, no change) for evaluation.
+
+    image_size: side of the input in pixels.
+    """
+
+    def __init__(self, image_size: int, augment: AugmentSpec, normalize: NormalizeSpec, seed: int, train: bool) -> None:
+        self.image_size, self.augment, self.normalize = image_size, augment, normalize
+        self.seed, self.active = seed, train and augment.active
+        self._constants: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __call__(self, images: torch.Tensor, index: torch.Tensor, epoch: int = 0) -> torch.Tensor:
+        """images: uint8 (B, C, H, W), H = W. index: sample indices, int64 (B,).
+
+        Returns float32 (B, C, image_size, image_size), in the memory format of `images`.
+        """
+        if not self.active:
+            return self._normalized(center_crop(images, self.image_size).float())
+        spec = self.augment
+        draws = uniforms(index, self.seed, epoch)
+        if spec.random_crop:
+            room = images.shape[-1] + 2 * spec.crop_padding - self.image_size
+            offsets = (draws[:, :2] * (room + 1)).long()
+            pixels = crop(images, offsets, self.image_size, spec.crop_padding).float()
+        else:
+            pixels = center_crop(images, self.image_size).float()
+        if spec.flip:
+            pixels = flip(pixels, draws[:, 2] < 0.5)
+        if not spec.rotate and not spec.color:
+            return self._normalized(pixels)
+        pixels = pixels / 255
+        if spec.rotate:
+            pixels = rotate(pixels, (2 * draws[:, 3] - 1) * spec.rotate)
+        if spec.color:
+            around = 2 * draws - 1
+            pixels = adjust_brightness(pixels, 1 + around[:, 4] * spec.brightness)
+            pixels = adjust_contrast(pixels, 1 + around[:, 5] * spec.contrast)
+            pixels = adjust_saturation(pixels, 1 + around[:, 6] * spec.saturation)
+            pixels = adjust_hue(pixels, around[:, 7] * spec.hue)
+        return self._normalized(pixels * 255)
+
+    def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels: float32 (B, C, H, W) on the 0..255 scale, overwritten."""
+        if self.normalize.kind == "whiten":
+            return whiten(pixels)
+        if self.normalize.kind == "scale":
+            return pixels.div_(255)
+        mean, std = self._channel_constants(pixels.device)
+        return pixels.sub_(mean).div_(std)
+
+    def _channel_constants(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        if device not in self._constants:
+            mean, std = (torch.tensor(v, device=device) * 255 for v in (self.normalize.mean, self.normalize.std))
+            self._constants[device] = mean[None, :, None, None], std[None, :, None, None]
+        return self._constants[device]
+
+
+def uniforms(index: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
+    """Eight uniforms in [0, 1) for each sample in this epoch: float32 (B, 8). index: int64 (B,)."""
+    key = derive_key(seed, "augment", epoch)
+    zero = torch.zeros_like(index)
+    words = [
+        word
+        for block in range(_DRAWS // 4)
+        for word in philox((index & 0xFFFFFFFF, index >> 32, zero + block, zero), key)
+    ]
+    # 24 bits are what a float32 below 1 can hold; a 32-bit word could round up to 1.
+    return torch.stack(words, dim=1).bitwise_right_shift(8).float() * 2.0**-24
+
+
+def center_crop(images: torch.Tensor, size: int) -> torch.Tensor:
+    """The central size x size pixels, as torchvision rounds the offset. A view of (B, C, H, W)."""
+    height, width = images.shape[-2:]
+    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
+    return images[..., top : top + size, left : left + size]
+
+
+def crop(images: torch.Tensor, offsets: torch.Tensor, size: int, padding: int = 0) -> torch.Tensor:
+    """A patch of size x size pixels of each image, zero-padded on all sides before.
+
+    images (B, C, H, W); offsets: top and left, int64 (B, 2), in 0 .. side + 2 padding - size. Keeps the dtype.
+    """
+    if padding:
+        images = F.pad(images, (padding,) * 4)
+    batch, _, _, width = images.shape
+    steps = torch.arange(size, device=images.device)
+    rows, columns = offsets[:, :1] + steps, offsets[:, 1:] + steps
+    # Whole pixels lie together in channels_last memory: gather them, not single channels.
+    pixels = images.permute(0, 2, 3, 1).flatten(1, 2)
+    at = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+    at = at + torch.arange(batch, device=images.device)[:, None] * pixels.shape[1]
+    taken = pixels.flatten(0, 1).index_select(0, at.flatten())
+    return taken.view(batch, size, size, -1).permute(0, 3, 1, 2)
+
+
+def flip(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Left-right where mask, bool (B,), is true. images (B, C, H, W)."""
+    return torch.where(mask[:, None, None, None], images.flip(-1), images)
+
+
+def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
+    """Rotate counter-clockwise about the centre; bilinear, zeros outside. images float (B, C, H, W), degrees (B,)."""
+    height, width = images.shape[-2:]
+    angle = degrees * (math.pi / 180)
+    cos, sin = angle.cos(), angle.sin()
+    zero = torch.zeros_like(cos)
+    # From output to input coordinates, in units of half a side.
+    matrix = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    rotated = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return rotated.contiguous(memory_format=_memory_format(images))
+
+
+def _memory_format(images: torch.Tensor) -> torch.memory_format:
+    last = images.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _blend(images: torch.Tensor, other: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    ratio = factor[:, None, None, None]
+    return (ratio * images + (1 - ratio) * other).clamp_(0, 1)
+
+
+def _gray(images: torch.Tensor) -> torch.Tensor:
+    red, green, blue = images.unbind(1)
+    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[:, None]
+
+
+def adjust_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """images float (B, C, H, W) in [0, 1], factor (B,): 0 is black, 1 changes nothing."""
+    return (images * factor[:, None, None, None]).clamp_(0, 1)
+
+
+def adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """images float (B, C, H, W) in [0, 1], factor (B,): 0 is the mean gray, 1 changes nothing."""
+    gray = images if images.shape[1] == 1 else _gray(images)
+    return _blend(images, gray.mean((1, 2, 3), keepdim=True), factor)
+
+
+def adjust_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """images float (B, C, H, W) in [0, 1], factor (B,): 0 is gray, 1 changes nothing. One channel stays as it is."""
+    return images if images.shape[1] == 1 else _blend(images, _gray(images), factor)
+
+
+def adjust_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """images float (B, C, H, W) in [0, 1], shift (B,) in [-0.5, 0.5] of the colour circle. One channel stays."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.unbind(1)
+    high, low = images.amax(1), images.amin(1)
+    spread = high - low
+    gray = spread == 0
+    divisor = torch.where(gray, torch.ones_like(spread), spread)
+    to_red, to_green, to_blue = (high - red) / divisor, (high - green) / divisor, (high - blue) / divisor
+    hue = torch.where(
+        high == red, to_blue - to_green, torch.where(high == green, 2 + to_red - to_blue, 4 + to_green - to_red)
+    )
+    hue = torch.where(gray, torch.zeros_like(hue), hue)
+    hue = (hue / 6 + 1 + shift[:, None, None]) % 1.0
+    # Back to RGB without cases: each channel is a trapezium over the colour circle.
+    sixths = 6 * hue
+    channels = []
+    for start in (5.0, 3.0, 1.0):
+        k = (start + sixths) % 6
+        channels.append(high - spread * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.stack(channels, dim=1).contiguous(memory_format=_memory_format(images))
+
+
+def whiten(pixels: torch.Tensor) -> torch.Tensor:
+    """TensorFlow's per_image_standardization of pixels / 255 (paper, appendix A), in two passes over memory.
+
+    pixels: float32 (B, C, H, W) on the 0..255 scale; not kept. (x - mean) / max(std, 1 / sqrt(n)) over the n values of
+    an image, with the population's std; on this scale the bound is 255 / sqrt(n), and the result is the same.
+    """
+    values = pixels.permute(0, 2, 3, 1).flatten(1)  # no copy in channels_last memory
+    n = values.shape[1]
+    values = values - values.mean(1, keepdim=True)
+    std = torch.linalg.vector_norm(values, dim=1, keepdim=True) / math.sqrt(n)
+    values *= std.clamp_min(255 / math.sqrt(n)).reciprocal()
+    batch, channels, height, width = pixels.shape
+    return values.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,32 @@
+"""Fixtures: a cache of baked sets per test session, the real data where FASTGEN_DATA has it, small sources."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# A test must neither find nor leave anything in the user's cache. Processes that tests start inherit this.
+os.environ.setdefault("WANDB_SILENT", "true")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["FASTGEN_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """FASTGEN_DATA, or skip."""
+    folder = os.environ.get("FASTGEN_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FASTGEN_DATA names no folder of raw data sets")
+    return Path(folder)
+
+
+def real(folder: Path, name: str) -> Path:
+    """A data set below FASTGEN_DATA, or skip."""
+    if not (folder / name).is_dir():
+        pytest.skip(f"FASTGEN_DATA has no {name}")
+    return folder / name

@@ -1,0 +1,70 @@
+"""The wheel is whole: both packages and the recipes, usable from any folder without the checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    # hatchling itself rather than pip or uv: they would fetch it anew for an isolated build.
+    run("-m", "hatchling", "build", "-t", "wheel", "-d", str(folder), cwd=ROOT)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_wheel_holds_every_module_and_recipe(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    sources = {path for package in ("fastgen", "pipelines") for path in (ROOT / package).rglob("*.py")}
+    recipes = set((ROOT / "recipes").rglob("*.yaml"))
+    assert sources and recipes
+    expected = {path.relative_to(ROOT).as_posix() for path in sources}
+    expected |= {f"fastgen/{path.relative_to(ROOT).as_posix()}" for path in recipes}
+    assert expected <= held
+    metadata = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
+    assert {name.split("/")[0] for name in held} == {"fastgen", "pipelines", metadata}
+    assert f"{metadata}/licenses/LICENSE" in held
+
+
+def test_installed_packages_import_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    code = "import fastgen, pipelines; print(fastgen.__file__, pipelines.__file__, sep='\\n')"
+    files = run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).split()
+    assert files == [str(installed / name / "__init__.py") for name in ("fastgen", "pipelines")]
+
+
+def test_installed_command_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    assert "recipe" in run("-m", "fastgen.cli", "--help", cwd=tmp_path, PYTHONPATH=str(installed))
+
+
+def test_installed_recipes_are_found_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    command = ["-m", "fastgen.train", "recipe=quickstart", "--print"]
+    assert "digits" in run(*command, cwd=tmp_path, PYTHONPATH=str(installed))

@@ -1,0 +1,56 @@
+"""Order, shards and offset: every sample exactly once, for any number of processes, from any position."""
+
+import numpy as np
+import pytest
+
+from pipelines.registry import UserError
+from pipelines.sampler import Sampler
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("samples", [1003, 24, 25])
+def test_each_sample_once_over_all_processes(world_size, shuffle, samples):
+    ranks = [Sampler(samples, 24, 0, shuffle, rank, world_size) for rank in range(world_size)]
+    seen = np.concatenate([np.concatenate([np.empty(0, int), *r.batches()]) for r in ranks])
+    assert len(set(seen.tolist())) == len(seen)
+    assert len(seen) == (samples // 24 * 24 if shuffle else samples)
+
+
+@pytest.mark.parametrize("world_size, micro", [(2, 1), (4, 2), (1, 3)])
+def test_global_batches_do_not_depend_on_the_processes(world_size, micro):
+    alone = Sampler(1000, 24, seed=1).batches()
+    parts = [Sampler(1000, 24, 1, True, r, world_size, micro).batches() for r in range(world_size)]
+    for step, whole in enumerate(alone):
+        pieces = [parts[r][step * micro + m] for m in range(micro) for r in range(world_size)]
+        assert np.array_equal(np.concatenate(pieces), whole)
+        assert len({len(p) for p in pieces}) == 1
+
+
+def test_orders_are_independent_across_seeds_and_epochs():
+    orders = {tuple(Sampler(100, 10, seed).order(epoch)) for seed in range(20) for epoch in range(20)}
+    assert len(orders) == 400
+    assert np.array_equal(Sampler(100, 10, 3).order(7), Sampler(100, 10, 3).order(7))
+
+
+def test_resume_at_every_step():
+    whole = Sampler(103, 10, seed=2, epoch=4).batches()
+    for step in range(len(whole) + 1):
+        resumed = Sampler(103, 10, seed=2)
+        resumed.load_state_dict({"seed": 2, "epoch": 4, "offset": 10 * step})
+        tail = resumed.batches()
+        assert len(tail) == len(whole) - step
+        assert all(np.array_equal(a, b) for a, b in zip(tail, whole[step:], strict=True))
+
+
+def test_errors():
+    with pytest.raises(UserError, match="multiple of 3"):
+        Sampler(100, 10, world_size=3)
+    with pytest.raises(UserError, match="at most 100"):
+        Sampler(100, 128)
+    with pytest.raises(UserError, match="empty"):
+        Sampler(0, 1)
+    with pytest.raises(UserError, match="rank 2"):
+        Sampler(100, 10, rank=2, world_size=2)
+    with pytest.raises(UserError, match="seed=1"):
+        Sampler(100, 10, seed=0).load_state_dict({"seed": 1, "epoch": 0, "offset": 0})
