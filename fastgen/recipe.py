@@ -160,12 +160,7 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
         key, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"'{override}' is no override; write key=value")
-        try:
-            # OmegaConf's own parser reads 1e-3 as a number, which plain YAML does not.
-            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise UserError(f"{key}={text}: {_first_line(error)}") from None
-        _set(config, key, value, "command line")
+        _set(config, key, _read_yaml(text, f"{key}={text}"), "command line")
     recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
     recipe.recipe = path.stem
     validate(recipe)
@@ -201,10 +196,7 @@ def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str,
     """The file's bases first, then itself. `base:` names one file or several, beside it or shipped."""
     if path.resolve() in below:
         raise UserError(f"{path}: is its own base, by way of {' -> '.join(p.name for p in below)}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: no valid YAML: {_first_line(error)}") from None
+    values = _read_yaml(path.read_text(), str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values")
     bases = values.pop("base", [])
@@ -212,8 +204,16 @@ def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str,
         places = [path.parent / f"{base}.yaml", recipes_folder() / f"{base}.yaml", path.parent / base]
         found = next((place for place in places if place.is_file()), None) or _find(base)
         yield from _chain(found, (*below, path.resolve()))
-    # Again through OmegaConf, which reads 1e-3 as a number.
-    yield str(path), OmegaConf.to_container(OmegaConf.create(yaml.safe_dump(values)))  # type: ignore[misc]
+    yield str(path), values
+
+
+def _read_yaml(text: str, origin: str) -> Any:
+    """YAML whose scalars stay text: the schema knows their types. So `kind: true` and `wandb: off` are the words
+    that they look like, and 1e-3 is a number, none of which plain YAML 1.1 says."""
+    try:
+        return yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{origin}: no valid YAML: {_first_line(error)}") from None
 
 
 def _apply(config: Any, values: dict[str, Any], origin: str) -> None:
@@ -253,6 +253,10 @@ def _set(config: Any, key: str, value: Any, origin: str) -> None:
             raise UserError(f"{origin}: {key} is a group of keys, set one of them: {key}.*=...")
         near = did_you_mean(key, known).partition("known:")[0]
         raise UserError(f"{origin}: unknown key '{key}'; {near}`fastgen train --help` lists all keys")
+    if key.startswith("model.options.") and isinstance(value, str):
+        value = yaml.safe_load(value)  # keys of timm's, whose types are not known here
+    elif value in ("null", "~"):
+        value = None
     try:
         OmegaConf.update(config, key, value, merge=False)
     except OmegaConfBaseException as error:
