@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pipelines.augment import AugmentSpec, NormalizeSpec
 
+from pipelines.augment import NORMALIZATIONS, AugmentSpec, NormalizeSpec
 from pipelines.backends import BACKENDS
 from pipelines.bake import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
@@ -253,14 +253,39 @@ def _set(config: Any, key: str, value: Any, origin: str) -> None:
             raise UserError(f"{origin}: {key} is a group of keys, set one of them: {key}.*=...")
         near = did_you_mean(key, known).partition("known:")[0]
         raise UserError(f"{origin}: unknown key '{key}'; {near}`fastgen train --help` lists all keys")
-    if key.startswith("model.options.") and isinstance(value, str):
-        value = yaml.safe_load(value)  # keys of timm's, whose types are not known here
+    if key.startswith("model.options"):  # timm's keys, whose types are not known here
+        value = _plain(value)
+    elif key == "bake.columns":
+        value = [_label_spec(item, origin) for item in value]
     elif value in ("null", "~"):
         value = None
     try:
         OmegaConf.update(config, key, value, merge=False)
     except OmegaConfBaseException as error:
         raise UserError(f"{origin}: {key}={value}: {_first_line(error)}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Text as the number, boolean or null that YAML takes it for."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+def _label_spec(values: Any, origin: str) -> Any:
+    """One of bake.columns, with the schema's types."""
+    if not isinstance(values, dict):
+        raise UserError(f"{origin}: bake.columns is a list of mappings such as {{kind: partial, p: 0.1, seed: 0}}")
+    known = {f.name for f in fields(LabelSpec)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"{origin}: unknown key '{key}' in bake.columns; {did_you_mean(key, known)}")
+    try:
+        return OmegaConf.merge(OmegaConf.structured(LabelSpec), values)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{origin}: bake.columns: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -303,6 +328,8 @@ def validate(recipe: Recipe) -> None:
         labels.resolved()
     data.pixels.resolved()
     recipe.bake.validate(data.pixels)
+    data.augment.validate()
+    _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
     if recipe.optim.nesterov and (recipe.optim.name != "sgd" or recipe.optim.momentum == 0):
         raise UserError("optim.nesterov=true needs optim.name=sgd and optim.momentum above 0")
     for key, value in (

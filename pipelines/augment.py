@@ -45,17 +45,12 @@ class AugmentSpec:
     def active(self) -> bool:
         return self.random_crop or self.flip or self.rotate > 0 or self.color
 
-    def validate(self, source_size: int, image_size: int) -> None:
-        """Sizes are sides in pixels. Raises UserError on settings that cannot work or have no effect."""
+    def validate(self) -> None:
+        """Raises UserError on settings that cannot work or have no effect."""
         if self.crop_padding < 0:
             raise UserError(f"data.augment.crop_padding={self.crop_padding} must be at least 0 pixels")
         if self.crop_padding and not self.random_crop:
             raise UserError("data.augment.crop_padding has no effect without data.augment.random_crop=true")
-        if self.random_crop and source_size + 2 * self.crop_padding <= image_size:
-            raise UserError(
-                f"data.augment.random_crop has no room: the images have {source_size} pixels and the network's input "
-                f"{image_size}; set data.image_size lower, or data.augment.crop_padding"
-            )
         if not 0 <= self.rotate <= 180:
             raise UserError(f"data.augment.rotate={self.rotate} must be 0 to 180 degrees")
         for name in ("brightness", "contrast", "saturation"):
@@ -63,6 +58,14 @@ class AugmentSpec:
                 raise UserError(f"data.augment.{name}={getattr(self, name)} must be 0 to 1")
         if not 0 <= self.hue <= 0.5:
             raise UserError(f"data.augment.hue={self.hue} must be 0 to 0.5 of the colour circle")
+
+    def check_room(self, source_size: int, image_size: int) -> None:
+        """Sizes are sides in pixels. Raises UserError where a random crop could only be the whole image."""
+        if self.random_crop and source_size + 2 * self.crop_padding <= image_size:
+            raise UserError(
+                f"data.augment.random_crop has no room: the images have {source_size} pixels and the network's input "
+                f"{image_size}; set data.image_size lower, or data.augment.crop_padding"
+            )
 
 
 @dataclass

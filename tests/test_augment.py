@@ -141,7 +141,6 @@ def test_draws_are_uniform():
 @pytest.mark.parametrize(
     "spec, words",
     [
-        (AugmentSpec(random_crop=True), "no room"),
         (AugmentSpec(crop_padding=4), "no effect"),
         (AugmentSpec(random_crop=True, crop_padding=-1), "at least 0"),
         (AugmentSpec(rotate=181), "0 to 180"),
@@ -151,7 +150,14 @@ def test_draws_are_uniform():
 )
 def test_augment_errors(spec, words):
     with pytest.raises(UserError, match=words):
-        spec.validate(32, 32)
+        spec.validate()
+
+
+def test_a_random_crop_needs_room():
+    with pytest.raises(UserError, match="no room"):
+        AugmentSpec(random_crop=True).check_room(32, 32)
+    AugmentSpec(random_crop=True).check_room(32, 28)
+    AugmentSpec(random_crop=True, crop_padding=4).check_room(32, 32)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The small AlexNet (paper, appendix A): two convolutions and three linear layers, 1,387,786 parameters."""
 
-import math
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ class LocalResponseNorm(nn.Module):
 class SmallAlexNet(PaperNetwork):
     """Twice (conv 5x5 64, ReLU, max pool 3x3 stride 2, local response norm), then 384, 192, classes.
 
-    Pooling windows are cut at the right and lower edge (TensorFlow's SAME): 28 -> 14 -> 7 pixels.
+    Pooling windows may reach over the right and lower edge (as TensorFlow's SAME at even sizes): 28 -> 14 -> 7.
     PyTorch's default initialisation; the paper does not state one.
     """
 
@@ -55,7 +54,7 @@ class SmallAlexNet(PaperNetwork):
             pool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
             layers += [nn.Conv2d(channels, 64, 5, padding=2), nn.ReLU(inplace=True), pool, LocalResponseNorm(64)]
         self.convolutions = nn.Sequential(*layers)
-        rows, columns = (math.ceil(side / 4) for side in sides)
+        rows, columns = (side // 4 for side in sides)
         self.fc1 = nn.Linear(64 * rows * columns, 384)
         self.fc2 = nn.Linear(384, 192)
         self.num_features = 192

@@ -72,7 +72,7 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     image_size = data.image_size or baked_size
     if image_size > baked_size:
         raise UserError(f"data.image_size={image_size} is larger than the baked images ({baked_size} pixels)")
-    data.augment.validate(baked_size, image_size)
+    data.augment.check_room(baked_size, image_size)
     data.normalize.validate(baked.channels)
     sampler = Sampler(
         baked.betons["train"].samples,

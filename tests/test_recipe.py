@@ -1,0 +1,159 @@
+"""Recipes: inheritance, overrides, types, and one-line errors before any work starts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastgen import cli
+from fastgen.recipe import Recipe, known_keys, known_recipes, load, parse
+from pipelines.corruptions import LabelSpec
+from pipelines.registry import UserError
+
+# The interface that tools are built on (DESIGN).
+FIXED_KEYS = (
+    "seed", "data.source", "data.root", "data.backend", "data.image_size", "data.batch_size", "data.labels.kind",
+    "data.labels.p", "data.labels.seed", "data.pixels.kind", "data.pixels.seed", "data.augment.random_crop",
+    "data.augment.flip", "data.augment.rotate", "data.augment.color", "data.limit", "model.name", "optim.name",
+    "optim.lr", "optim.momentum", "optim.weight_decay", "train.epochs", "train.max_steps",
+    "train.stop_at_interpolation", "train.precision", "train.compile", "run.dir", "run.resume", "track.wandb",
+)  # fmt: skip
+MODELS = ("inception", "inception_nobn", "alexnet", "mlp_3x512", "mlp_1x512")
+CONDITIONS = ("true", "random", "shuffled_pixels", "random_pixels", "gaussian")
+
+
+def test_the_fixed_keys_and_recipes_exist():
+    assert set(FIXED_KEYS) <= set(known_keys())
+    expected = {"quickstart"} | {f"cifar10_{model}_{condition}" for model in MODELS for condition in CONDITIONS}
+    assert expected <= set(known_recipes())
+
+
+@pytest.mark.parametrize("name", known_recipes())
+def test_every_recipe_loads_and_says_how_to_run_it(name):
+    recipe = load(name)
+    assert recipe.recipe == name
+    head = (Path("recipes") / f"{name}.yaml").read_text().split("\n\n")[0]
+    assert all(word in head for word in ("# Command:", "# Hardware:", "# Expect:"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_cifar10_recipes_follow_the_protocol(model, condition):
+    recipe = load(f"cifar10_{model}_{condition}")
+    assert recipe.model.name == f"fastgen_{model}"
+    assert recipe.optim.lr == (0.1 if "inception" in model else 0.01) and recipe.optim.momentum == 0.9
+    assert recipe.data.image_size == 28 and recipe.data.normalize.kind == "whiten"
+    assert (recipe.schedule.factor, recipe.schedule.every_samples, recipe.data.batch_size) == (0.95, 50_000, 128)
+    assert recipe.optim.weight_decay == recipe.model.dropout == 0 and not recipe.data.augment.active
+    assert recipe.data.labels.kind == ("random" if condition == "random" else "true")
+    pixels = {"shuffled_pixels": "shuffled", "random_pixels": "random", "gaussian": "gaussian"}
+    assert recipe.data.pixels.kind == pixels.get(condition, "none")
+
+
+def test_words_that_yaml_takes_for_booleans_stay_words(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: quickstart\ndata: {labels: {kind: true}}\ntrack: {wandb: off}\noptim: {lr: 1e-3}\n")
+    recipe = load(str(path))
+    assert (recipe.data.labels.kind, recipe.track.wandb, recipe.optim.lr) == ("true", "off", 0.001)
+    assert recipe.model.name == "fastgen_mlp_3x512" and recipe.recipe == "mine"  # inherited, and not
+
+
+def test_bases_apply_in_order_and_overrides_last(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 1\ntrain: {epochs: 3}\n")
+    (tmp_path / "b.yaml").write_text("seed: 2\n")
+    (tmp_path / "c.yaml").write_text("base: [a, b]\noptim: {lr: 0.5}\n")
+    recipe = load(str(tmp_path / "c.yaml"), ["optim.lr=0.25", "train.max_steps=null"])
+    assert (recipe.seed, recipe.train.epochs, recipe.optim.lr) == (2, 3, 0.25)
+
+
+def test_a_printed_recipe_is_a_recipe(tmp_path):
+    recipe = load("cifar10_alexnet_random", ["data.limit=100", "track.tags=[x, y]", "model.options.a=3",
+                                              "bake.columns=[{kind: random, seed: 1}, {kind: pair, p: 0.2}]"])  # fmt: skip
+    assert recipe.bake.columns == [LabelSpec("random", seed=1), LabelSpec("pair", 0.2)]
+    assert recipe.model.options == {"a": 3}
+    text = recipe.to_yaml()
+    values = yaml.safe_load(text)
+    values.pop("recipe")
+    path = tmp_path / "cifar10_alexnet_random.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert load(str(path)) == recipe
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["recipe=quickstrat"], "did you mean 'quickstart'"),
+        (["recipe=nowhere/x.yaml"], "does not exist"),
+        ([], "no recipe given"),
+        (["recipe=quickstart", "recipe=quickstart"], "2 recipes"),
+        (["recipe=quickstart", "data.lables.kind=true"], "did you mean 'data.labels.kind'"),
+        (["recipe=quickstart", "data.labels=3"], "group of keys"),
+        (["recipe=quickstart", "optim.lr=fast"], "optim.lr=fast"),
+        (["recipe=quickstart", "train.epochs=2.5"], "train.epochs=2.5"),
+        (["recipe=quickstart", "train.stop_at_interpolation=maybe"], "not a valid bool"),
+        (["recipe=quickstart", "seed=null"], "not Optional"),
+        (["recipe=quickstart", "seed"], "no override"),
+        (["recipe=quickstart", "--epochs=3"], "unknown option"),
+        (["recipe=quickstart", "train.epochs=0"], "at least 1"),
+        (["recipe=quickstart", "optim.lr=-1"], "at least 0"),
+        (["recipe=quickstart", "optim.name=sdg"], "did you mean 'sgd'"),
+        (["recipe=quickstart", "schedule.kind=cosin"], "did you mean 'cosine'"),
+        (["recipe=quickstart", "train.precision=fp23"], "did you mean 'fp"),
+        (["recipe=quickstart", "data.source=cifar"], "did you mean 'cifar10'"),
+        (["recipe=quickstart", "data.backend=fcv"], "did you mean 'ffcv'"),
+        (["recipe=quickstart", "model.name=resnet5O"], "did you mean 'resnet50'"),
+        (["recipe=quickstart", "data.labels.kind=true", "data.labels.p=0.5"], "no effect"),
+        (["recipe=quickstart", "data.labels.kind=partial"], "needs data.labels.p"),
+        (["recipe=quickstart", "data.pixels.kind=gaussian", "bake.encoding=jpeg"], "set bake.encoding=raw"),
+        (["recipe=quickstart", "optim.nesterov=true", "optim.momentum=0"], "momentum above 0"),
+        (["recipe=quickstart", "model.dropout=1"], "below 1"),
+        (["recipe=quickstart", "track.wandb=on"], "did you mean 'on"),
+        (["recipe=quickstart", "data.augment.rotate=200"], "0 to 180"),
+        (["recipe=quickstart", "bake.columns=[{kid: random}]"], "did you mean 'kind'"),
+        (["recipe=quickstart", "bake.columns=[{kind: random, p: x}]"], "could not be converted"),
+        (["recipe=quickstart", "data.normalize.kind=white"], "did you mean 'whiten'"),
+    ],
+)
+def test_mistakes_are_one_line_with_exit_code_2(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())  # before any work started
+
+
+def test_circular_bases(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b\n")
+    (tmp_path / "b.yaml").write_text("base: a\n")
+    with pytest.raises(UserError, match="its own base"):
+        load(str(tmp_path / "a.yaml"))
+
+
+@pytest.mark.parametrize("text, words", [("a: [1", "no valid YAML"), ("- 1", "a mapping"), ("sed: 1", "'seed'")])
+def test_bad_files(tmp_path, text, words):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        parse([f"recipe={tmp_path / 'bad.yaml'}"])
+
+
+def test_print_and_help(capsys):
+    assert cli.main(["train", "--print", "recipe=quickstart", "seed=7"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 7
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("cifar10_alexnet_random", "data.labels.kind=", *cli.COMMANDS))
+    assert cli.main(["trian"]) == 2 and "did you mean 'train'" in capsys.readouterr().err
+
+
+def test_defaults_are_the_schemas():
+    assert known_keys()["train.epochs"] == Recipe().train.epochs
+
+
+def test_train_py_runs_as_a_file(tmp_path):
+    """Running fastgen/train.py puts fastgen/ itself on sys.path; the packages must still be found."""
+    train_py = Path("fastgen/train.py").resolve()
+    command = [sys.executable, str(train_py), "recipe=quickstart", "data.limti=5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "did you mean 'data.limit'" in done.stderr
