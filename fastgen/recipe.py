@@ -257,12 +257,16 @@ def _set(config: Any, key: str, value: Any, origin: str) -> None:
         value = _plain(value)
     elif key == "bake.columns":
         value = [_label_spec(item, origin) for item in value]
-    elif value in ("null", "~"):
-        value = None
+    else:
+        value = _null(value)
     try:
         OmegaConf.update(config, key, value, merge=False)
     except OmegaConfBaseException as error:
         raise UserError(f"{origin}: {key}={value}: {_first_line(error)}") from None
+
+
+def _null(value: Any) -> Any:
+    return None if isinstance(value, str) and value in ("null", "~") else value
 
 
 def _plain(value: Any) -> Any:
@@ -283,7 +287,7 @@ def _label_spec(values: Any, origin: str) -> Any:
         if key not in known:
             raise UserError(f"{origin}: unknown key '{key}' in bake.columns; {did_you_mean(key, known)}")
     try:
-        return OmegaConf.merge(OmegaConf.structured(LabelSpec), values)
+        return OmegaConf.merge(OmegaConf.structured(LabelSpec), {k: _null(v) for k, v in values.items()})
     except OmegaConfBaseException as error:
         raise UserError(f"{origin}: bake.columns: {_first_line(error)}") from None
 

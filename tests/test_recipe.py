@@ -69,8 +69,8 @@ def test_bases_apply_in_order_and_overrides_last(tmp_path):
 
 
 def test_a_printed_recipe_is_a_recipe(tmp_path):
-    recipe = load("cifar10_alexnet_random", ["data.limit=100", "track.tags=[x, y]", "model.options.a=3",
-                                              "bake.columns=[{kind: random, seed: 1}, {kind: pair, p: 0.2}]"])  # fmt: skip
+    columns = "bake.columns=[{kind: random, seed: 1}, {kind: pair, p: 0.2}]"
+    recipe = load("cifar10_alexnet_random", ["data.limit=100", "track.tags=[x, y]", "model.options.a=3", columns])
     assert recipe.bake.columns == [LabelSpec("random", seed=1), LabelSpec("pair", 0.2)]
     assert recipe.model.options == {"a": 3}
     text = recipe.to_yaml()

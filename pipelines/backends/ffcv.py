@@ -1,0 +1,179 @@
+"""FFCV's loader over a baked file: it reads and decodes ahead in a thread of its own, in our sampler's order.
+
+FFCV decodes the images; labels and indices come from the file's columns by the same row numbers. Its hazards that
+matter here, and what is done about them:
+
+- Batches are views of a ring of buffers, overwritten while the receiver may still hold them: here every batch is
+  decoded into memory of its own, which then belongs to the receiver, without a copy.
+- An exception in its thread leaves the consumer waiting for ever: it is handed over and raised there.
+- Leaving an epoch early leaks the thread: closing the generator ends it.
+- Its order depends on seed + epoch, and its shards are padded: it is given row numbers, and decides nothing.
+- It sets PyTorch's thread count: here it may not.
+- It compiles for 9 to 17 seconds in each process: see `ffcv_kernels`.
+
+Source: ffcv/loader/loader.py, ffcv/loader/epoch_iterator.py, ffcv/pipeline/ of FFCV 1.0.2.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Generator
+from queue import Empty, Full
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.backends import Batch
+from pipelines.beton import Beton
+from pipelines.registry import UserError
+from pipelines.sampler import Sampler
+
+try:
+    import numba
+
+    # Before anything else of ffcv: it makes importing the rest quick.
+    from pipelines.backends import ffcv_kernels  # isort: skip
+    from ffcv.fields.decoders import SimpleRGBImageDecoder
+    from ffcv.loader import Loader
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.pipeline.compiler import Compiler
+except ImportError as error:
+    raise UserError(
+        f"data.backend=ffcv needs FFCV, which cannot be imported here ({error}): "
+        "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++, then pip install ffcv"
+    ) from error
+
+# numba's thread pools must not be entered by two threads at once, and every stream decodes in a thread of its own.
+_DECODING = threading.Lock()
+
+
+def _set_num_threads(cls: type[Compiler], n: int) -> None:
+    """FFCV's own version also sets PyTorch's thread count, in its constructor, every epoch and its thread."""
+    cls.num_threads = n
+    numba.set_num_threads(n)
+
+
+Compiler.set_num_threads = classmethod(_set_num_threads)
+
+
+class _FixedSizeDecoder(SimpleRGBImageDecoder):
+    """FFCV's decoder for images of one size, with the loop of `ffcv_kernels`."""
+
+    def generate_code(self) -> Callable:
+        return ffcv_kernels.decode_fixed_kernel
+
+
+class _FreshMemory:
+    """Stands for FFCV's ring of batch buffers: each slot asked for is new memory, pinned for a GPU.
+
+    PyTorch's pinned allocator keeps freed memory until copies from it are done, so nothing else has to wait.
+    """
+
+    def __init__(self, shape: tuple[int, ...], pinned: bool) -> None:
+        self._shape, self._pinned = shape, pinned
+
+    def __getitem__(self, slot: int) -> np.ndarray:
+        return torch.empty(self._shape, dtype=torch.uint8, pin_memory=self._pinned).numpy()
+
+
+class _Reader(EpochIterator):
+    """One pass over given rows. Use `next`, and `stop` when done or not."""
+
+    def __init__(self, loader: Loader, rows: np.ndarray, pinned: bool) -> None:
+        self._pinned = pinned
+        self._failure: BaseException | None = None
+        super().__init__(loader, rows)
+
+    def start(self) -> None:
+        # Called at the end of the constructor, when the buffers have just been made (and not been touched yet).
+        (node,) = self.memory_allocations["operation"]
+        ring = self.memory_allocations["operation"][node]
+        self.memory_allocations["operation"][node] = _FreshMemory(ring.shape[1:], self._pinned)
+        super().start()
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:
+            self._failure = error
+            while not self.terminate_event.is_set():
+                try:
+                    self.output_queue.put(None, timeout=0.1)
+                    return
+                except Full:
+                    continue
+
+    def run_pipeline(self, *arguments: Any) -> Any:
+        with _DECODING:
+            return super().run_pipeline(*arguments)
+
+    def __next__(self) -> tuple[np.ndarray]:
+        try:
+            return super().__next__()
+        except StopIteration:
+            if self._failure is not None:
+                raise RuntimeError(f"FFCV's reader failed: {self._failure}") from self._failure
+            raise
+
+    def stop(self) -> None:
+        """End the thread, wherever it is."""
+        self.terminate_event.set()
+        while self.is_alive():
+            try:
+                self.output_queue.get_nowait()  # it may be waiting for room
+            except Empty:
+                self.join(0.01)
+        self.close()
+
+
+class FFCVEngine:
+    """One FFCV loader for a file; a reader thread per stream. Columns lie on the device, int64 (N,)."""
+
+    def __init__(self, beton: Beton, device: torch.device, channels: int, threads: int | None) -> None:
+        if beton.fixed_size is None:
+            raise UserError(
+                f"{beton.path}: the images differ in size, and data.backend=ffcv decodes images of one size; "
+                "bake them to one (bake.square=true bake.resolution=...)"
+            )
+        self.device, self._channels = device, channels
+        self._columns = {name: torch.from_numpy(c).to(device) for name, c in beton.columns.items()}
+        cores = min(len(os.sched_getaffinity(0)), numba.config.NUMBA_NUM_THREADS)
+        enabled = Compiler.is_enabled
+        # Our kernel is compiled already; what FFCV would compile beside it is not used.
+        Compiler.set_enabled(False)
+        try:
+            self._loader = Loader(
+                str(beton.path),
+                batch_size=1,  # each stream sets its own
+                num_workers=min(threads or cores, cores),
+                os_cache=True,
+                seed=0,  # not used, but without one FFCV draws it from numpy's global generator
+                pipelines={"image": [_FixedSizeDecoder()], **dict.fromkeys(beton.names)},
+                drop_last=False,
+            )
+        finally:
+            Compiler.set_enabled(enabled)
+
+    def batches(self, sampler: Sampler, label: str) -> Generator[Batch]:
+        rows_of_batches = sampler.batches()
+        if not rows_of_batches:
+            return
+        sizes = [len(rows) for rows in rows_of_batches]
+        assert len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0], "FFCV cuts an epoch into equal batches"
+        rows = np.concatenate(rows_of_batches)
+        columns = [self._columns[name] for name in (label, "clean_label", "index")]
+        self._loader.batch_size = sizes[0]
+        reader = _Reader(self._loader, rows.astype(np.uint64), pinned=self.device.type == "cuda")
+        try:
+            for mine in torch.from_numpy(rows).to(self.device).split(sizes):
+                (pixels,) = next(reader)
+                images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+                if self._channels == 1:
+                    images = images[:, :1].contiguous(memory_format=torch.channels_last)
+                yield Batch(images, *(column.index_select(0, mine) for column in columns))
+        finally:
+            reader.stop()
+
+
+def open_engine(beton: Beton, device: torch.device, channels: int, threads: int | None) -> FFCVEngine:
+    return FFCVEngine(beton, device, channels, threads)
