@@ -30,3 +30,12 @@ def real(folder: Path, name: str) -> Path:
     if not (folder / name).is_dir():
         pytest.skip(f"FASTGEN_DATA has no {name}")
     return folder / name
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no GPU"))

@@ -12,25 +12,16 @@ Where either has changed its insides, kernels are compiled as FFCV does it, and 
 """
 
 import contextlib
-import ctypes
-import hashlib
 import importlib.metadata
 import importlib.util
 import logging
-import os
-import pickle
-import platform
 import sys
-import tempfile
 import types
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
-from pipelines.locations import kernel_cache
 from pipelines.registry import UserError
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,191 @@
+"""All backends give the same samples with the same labels, exactly once, and keep nothing of what they gave."""
+
+import importlib.util
+import io
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.backends import BACKENDS, open_engine
+from pipelines.beton import JPEG, Beton, Writer
+from pipelines.registry import UserError
+from pipelines.sampler import Sampler
+
+N, SIDE, CPU = 203, 24, torch.device("cpu")
+RNG = np.random.default_rng(0)
+# Smooth, so that two JPEG decoders differ by rounding alone.
+SMOOTH = np.stack(
+    [
+        np.asarray(Image.fromarray(RNG.integers(0, 256, (3, 3, 3), dtype=np.uint8)).resize((SIDE, SIDE), 3))
+        for _ in range(N)
+    ]
+)
+COLUMNS = {
+    "clean_label": RNG.integers(0, 10, N), "index": RNG.permutation(N),
+    "one": RNG.integers(0, 10, N), "two": RNG.integers(0, 10, N),
+}  # fmt: skip
+NEEDS = {"ffcv": "ffcv"}
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    if request.param in NEEDS and importlib.util.find_spec(NEEDS[request.param]) is None:
+        pytest.skip(f"{NEEDS[request.param]} is not installed")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def betons(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("betons")
+    with Writer(folder / "raw.beton", N, COLUMNS, 1 << 14) as writer:
+        writer.append_raw(SMOOTH)
+        writer.finish()
+    with Writer(folder / "jpeg.beton", N, COLUMNS, 1 << 14) as writer:
+        for image in SMOOTH:
+            out = io.BytesIO()
+            Image.fromarray(image).save(out, "JPEG", quality=95, subsampling=0)
+            writer.append(out.getvalue(), JPEG, SIDE, SIDE)
+        writer.finish()
+    return {kind: Beton(folder / f"{kind}.beton") for kind in ("raw", "jpeg")}
+
+
+def test_there_are_backends():
+    assert set(BACKENDS) >= {"resident", "ffcv"}
+
+
+def check(batch, kind="raw", label="one", channels=3):
+    """Every image and label of a batch belongs to its index."""
+    assert batch.images.dtype == torch.uint8 and batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert all(t.dtype == torch.int64 for t in (batch.label, batch.clean_label, batch.index))
+    rows = np.argsort(COLUMNS["index"])[batch.index.numpy()]
+    assert np.array_equal(batch.label.numpy(), COLUMNS[label][rows])
+    assert np.array_equal(batch.clean_label.numpy(), COLUMNS["clean_label"][rows])
+    images = batch.images.permute(0, 2, 3, 1).numpy().astype(int)
+    assert images.shape == (len(rows), SIDE, SIDE, channels)
+    difference = np.abs(images - SMOOTH[rows][..., :channels])
+    assert difference.max() == 0 if kind == "raw" else (difference.mean() < 2 and difference.max() < 25)
+
+
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_every_sample_once_with_its_own_image_and_labels(backend, betons, kind, shuffle, world_size):
+    engine = open_engine(backend, betons[kind], CPU)
+    seen = []
+    for rank in range(world_size):
+        for batch in engine.batches(Sampler(N, 24, 1, shuffle, rank, world_size), "one"):
+            check(batch, kind)
+            seen += batch.index.tolist()
+    assert len(seen) == len(set(seen)) == (N // 24 * 24 if shuffle else N)
+
+
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_backends_agree(backend, betons, kind):
+    ours, reference = (open_engine(name, betons[kind], CPU) for name in (backend, "resident"))
+    sampler = Sampler(N, 32, seed=5, epoch=2)
+    for a, b in zip(ours.batches(sampler, "two"), reference.batches(sampler, "two"), strict=True):
+        assert torch.equal(a.index, b.index) and torch.equal(a.label, b.label)
+        assert torch.equal(a.clean_label, b.clean_label)
+        difference = (a.images.int() - b.images.int()).abs().float()
+        # Two builds of libjpeg-turbo may round the inverse transform differently (FFCV asks for the fast one).
+        assert difference.max() == 0 if kind == "raw" else difference.mean() < 1.5
+
+
+def test_batches_belong_to_the_receiver(backend, betons):
+    engine = open_engine(backend, betons["raw"], CPU)
+    kept = list(engine.batches(Sampler(N, 10), "one"))
+    list(engine.batches(Sampler(N, 10, epoch=1), "one"))
+    for batch in kept:
+        check(batch)
+
+
+def test_resume_from_every_offset(backend, betons):
+    engine = open_engine(backend, betons["raw"], CPU)
+    whole = [b.index.tolist() for b in engine.batches(Sampler(N, 50, seed=3), "one")]
+    for step in range(len(whole) + 1):
+        tail = [b.index.tolist() for b in engine.batches(Sampler(N, 50, seed=3, offset=50 * step), "one")]
+        assert tail == whole[step:]
+
+
+def test_streams_interleave(backend, betons):
+    """Training goes on while an evaluation with another batch size and label runs."""
+    engine = open_engine(backend, betons["raw"], CPU)
+    training = engine.batches(Sampler(N, 20), "one")
+    evaluation = engine.batches(Sampler(N, 33, shuffle=False), "two")
+    seen = 0
+    for batch in training:
+        check(batch)
+        other = next(evaluation, None)
+        if other is not None:
+            check(other, label="two")
+            seen += len(other.index)
+    assert seen == N
+
+
+def test_leaving_early_frees_the_threads(backend, betons):
+    engine = open_engine(backend, betons["raw"], CPU)
+    list(engine.batches(Sampler(N, 2), "one"))
+    before = threading.active_count()
+    for taken in (1, 3, 90, 99):  # also near the end, when the reader wants to say that it is done
+        stream = engine.batches(Sampler(N, 2), "one")
+        for _ in range(taken):
+            check(next(stream))
+        stream.close()
+        assert threading.active_count() == before
+    assert len(list(engine.batches(Sampler(N, 2), "one"))) == N // 2
+
+
+def test_a_last_batch_of_one(backend, betons):
+    engine = open_engine(backend, betons["raw"], CPU)
+    last = list(engine.batches(Sampler(N, 101, shuffle=False), "one"))[-1]
+    assert last.label.shape == (1,) and last.images.shape == (1, 3, SIDE, SIDE)
+    check(last)
+
+
+def test_an_epoch_with_nothing_left(backend, betons):
+    engine = open_engine(backend, betons["raw"], CPU)
+    assert list(engine.batches(Sampler(N, 100, offset=200), "one")) == []
+
+
+def test_one_channel(backend, betons):
+    for batch in open_engine(backend, betons["raw"], CPU, channels=1).batches(Sampler(N, 50), "one"):
+        check(batch, channels=1)
+
+
+def test_nobody_elses_settings_change(backend, betons):
+    threads = torch.get_num_threads()
+    np.random.seed(7)
+    state = np.random.get_state()[1].tolist()
+    list(open_engine(backend, betons["raw"], CPU, threads=1).batches(Sampler(N, 50), "one"))
+    assert torch.get_num_threads() == threads
+    assert np.random.get_state()[1].tolist() == state
+
+
+def test_more_threads_than_cores(backend, betons):
+    assert len(list(open_engine(backend, betons["raw"], CPU, threads=500).batches(Sampler(N, 50), "one"))) == 4
+
+
+def test_images_of_different_sizes_are_refused(backend, tmp_path):
+    with Writer(tmp_path / "mixed.beton", 2, {"index": np.arange(2)}, 1 << 14) as writer:
+        writer.append_raw(SMOOTH[:1])
+        writer.append_raw(SMOOTH[:1, :10])
+        writer.finish()
+    with pytest.raises(UserError, match="differ in size"):
+        open_engine(backend, Beton(tmp_path / "mixed.beton"), CPU)
+
+
+def test_unknown_backend(betons):
+    with pytest.raises(UserError, match="did you mean 'ffcv'"):
+        open_engine("fcv", betons["raw"], CPU)
+
+
+@pytest.mark.gpu
+def test_on_the_gpu(backend, betons):
+    device = torch.device("cuda")
+    kept = list(open_engine(backend, betons["raw"], device).batches(Sampler(N, 10), "one"))
+    for batch in kept:
+        assert batch.images.device.type == "cuda" and batch.images.is_contiguous(memory_format=torch.channels_last)
+        check(type(batch)(*(getattr(batch, name).cpu() for name in ("images", "label", "clean_label", "index"))))

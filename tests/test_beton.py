@@ -1,0 +1,146 @@
+"""The .beton file: what we write FFCV reads, what FFCV writes we read, and damage does not pass."""
+
+import numpy as np
+import pytest
+
+from pipelines.beton import JPEG, RAW, Beton, Writer, add_columns
+from pipelines.registry import UserError
+
+RNG = np.random.default_rng(0)
+N, SIDE = 500, 16
+IMAGES = RNG.integers(0, 256, (N, SIDE, SIDE, 3), dtype=np.uint8)
+COLUMNS = {
+    "clean_label": RNG.integers(0, 10, N),
+    "index": RNG.permutation(N),
+    "exactly16bytes_x": RNG.integers(-5, 2**40, N),
+}
+SMALL_PAGE = 1 << 13  # ten images a page
+
+
+def write(path, page=SMALL_PAGE, images=IMAGES, columns=COLUMNS):
+    with Writer(path, len(images), columns, page) as writer:
+        writer.append_raw(images)
+        return writer.finish()
+
+
+@pytest.mark.parametrize("page", [1 << 10, SMALL_PAGE, 1 << 23])
+def test_round_trip(tmp_path, page):
+    hashes = write(tmp_path / "a.beton", page)
+    beton = Beton(tmp_path / "a.beton")
+    assert np.array_equal(beton.raw_images(), IMAGES)
+    assert {k: v.tolist() for k, v in beton.columns.items()} == {k: v.tolist() for k, v in COLUMNS.items()}
+    assert (beton.mode == RAW).all() and beton.fixed_size == (SIDE, SIDE) and (beton.sizes == 768).all()
+    assert beton.hashes() == hashes and np.array_equal(beton.image(7), IMAGES[7])
+    # No image crosses a page.
+    assert (beton.ptr // page == (beton.ptr + beton.sizes - 1) // page).all()
+
+
+def test_one_by_one_or_all_at_once_are_the_same_bytes(tmp_path):
+    write(tmp_path / "a.beton")
+    with Writer(tmp_path / "b.beton", N, COLUMNS, SMALL_PAGE) as writer:
+        for image in IMAGES:
+            writer.append(image, RAW, SIDE, SIDE)
+        writer.finish()
+    assert (tmp_path / "a.beton").read_bytes() == (tmp_path / "b.beton").read_bytes()
+
+
+@pytest.mark.parametrize("page", [SMALL_PAGE, 1 << 23])
+@pytest.mark.parametrize("os_cache", [True, False])
+def test_plain_ffcv_reads_it(tmp_path, page, os_cache):
+    pytest.importorskip("ffcv")
+    from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+
+    write(tmp_path / "a.beton", page)
+    fields = {"image": [SimpleRGBImageDecoder()], **{name: [IntDecoder()] for name in COLUMNS}}
+    loader = Loader(
+        str(tmp_path / "a.beton"), batch_size=64, num_workers=1, os_cache=os_cache, order=OrderOption.RANDOM,
+        seed=1, drop_last=False, pipelines=fields,
+    )  # fmt: skip
+    row_of = np.argsort(COLUMNS["index"])
+    seen = 0
+    for image, clean, index, other in loader:
+        rows = row_of[index[:, 0]]
+        assert np.array_equal(image, IMAGES[rows])
+        assert np.array_equal(clean[:, 0], COLUMNS["clean_label"][rows])
+        assert np.array_equal(other[:, 0], COLUMNS["exactly16bytes_x"][rows])
+        seen += len(rows)
+    assert seen == N
+
+
+def test_ffcvs_own_files_are_read(tmp_path):
+    pytest.importorskip("ffcv")
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    class Items:
+        def __len__(self):
+            return 60
+
+        def __getitem__(self, i):
+            return IMAGES[i], int(COLUMNS["clean_label"][i])
+
+    writer = DatasetWriter(str(tmp_path / "f.beton"), {"image": RGBImageField(), "label": IntField()}, num_workers=1)
+    writer.from_indexed_dataset(Items(), chunksize=10)
+    beton = Beton(tmp_path / "f.beton")
+    assert np.array_equal(beton.raw_images(), IMAGES[:60])
+    assert np.array_equal(beton.columns["label"], COLUMNS["clean_label"][:60])
+
+
+def test_columns_are_added_without_touching_the_payload(tmp_path):
+    hashes = write(tmp_path / "a.beton")
+    more = {f"column{i}": RNG.integers(0, 10, N) for i in range(30)}  # pushes the payload to later pages
+    table = add_columns(Beton(tmp_path / "a.beton"), tmp_path / "b.beton", more)
+    beton = Beton(tmp_path / "b.beton")
+    assert beton.payload_start > Beton(tmp_path / "a.beton").payload_start
+    assert beton.hashes().payload == hashes.payload and beton.hashes().table == table != hashes.table
+    assert np.array_equal(beton.raw_images(), IMAGES)
+    assert all(np.array_equal(beton.columns[k], v) for k, v in {**COLUMNS, **more}.items())
+
+
+@pytest.mark.parametrize("where", ["header", "field", "label", "image pointer", "pixel", "allocation"])
+def test_a_flipped_bit_changes_a_hash(tmp_path, where):
+    path = tmp_path / "a.beton"
+    hashes = write(path)
+    beton = Beton(path)
+    record = beton.metadata.dtype.itemsize
+    head = 24 + 4 * 1041
+    at = {
+        "header": 20, "field": 24 + 3, "label": head + 5 * record + 16, "image pointer": head + 5,
+        "pixel": beton.payload_start + 12345, "allocation": beton.table_ptr + 100,
+    }[where]  # fmt: skip
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    path.write_bytes(content)
+    try:
+        assert Beton(path).hashes() != hashes
+    except UserError:
+        pass  # found even earlier
+
+
+def test_unfinished_cut_and_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "a.beton"
+    with Writer(path, N, COLUMNS, SMALL_PAGE) as writer:
+        writer.append_raw(IMAGES[:300])
+    with pytest.raises(UserError, match="not a finished|cut short"):
+        Beton(path)
+    write(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="cut short"):
+        Beton(path)
+    path.write_bytes(b"something else" * 100)
+    with pytest.raises(UserError, match="not a finished"):
+        Beton(path)
+    with pytest.raises(UserError, match="no such file"):
+        Beton(tmp_path / "nowhere.beton")
+
+
+def test_names_and_sizes_are_checked(tmp_path):
+    with pytest.raises(UserError, match="1 to 16 bytes"):
+        write(tmp_path / "a", columns={"seventeen_letters": COLUMNS["index"]})
+    with pytest.raises(UserError, match="must differ"):
+        write(tmp_path / "a", columns={"image": COLUMNS["index"]})
+    with pytest.raises(UserError, match="more than a page"):
+        write(tmp_path / "a", page=512)
+    with Writer(tmp_path / "a", 1, {"index": np.zeros(1, int)}, 512) as writer, pytest.raises(UserError, match="page"):
+        writer.append(bytes(513), JPEG, 8, 8)

@@ -1,0 +1,100 @@
+"""What is special about FFCV: kernels cached across processes, and failures that do not hang."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("ffcv")
+
+from pipelines.backends import ffcv as backend
+from pipelines.backends import open_engine
+from pipelines.beton import Beton, Writer
+from pipelines.sampler import Sampler
+
+CPU = torch.device("cpu")
+CHECKSUM = """
+import json, sys, torch
+from pipelines.backends import open_engine
+from pipelines.beton import Beton
+from pipelines.sampler import Sampler
+engine = open_engine("ffcv", Beton(sys.argv[1]), torch.device("cpu"))
+total = sum(int((b.images.long() * (b.index[:, None, None, None] + 1)).sum()) for b in engine.batches(Sampler(64, 8), "index"))
+from pipelines.backends.ffcv_kernels import decode_fixed_kernel as kernel
+print(json.dumps({"total": total, "hits": sum(kernel.stats.cache_hits.values()), "misses": sum(kernel.stats.cache_misses.values())}))
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
+    columns = {"index": np.arange(64), "clean_label": np.zeros(64, int)}
+    with Writer(tmp_path / "a.beton", 64, columns) as writer:
+        writer.append_raw(images)
+        writer.finish()
+    return tmp_path / "a.beton"
+
+
+def run(path, **environment):
+    clean = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
+    command = [sys.executable, "-c", CHECKSUM, str(path)]
+    done = subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_a_second_process_finds_the_kernels(path, tmp_path):
+    first = run(path, FASTGEN_CACHE=str(tmp_path / "cache"))
+    second = run(path, FASTGEN_CACHE=str(tmp_path / "cache"))
+    assert (first["hits"], first["misses"]) == (0, 1)
+    assert (second["hits"], second["misses"]) == (1, 0)
+    assert first["total"] == second["total"]
+    assert list((tmp_path / "cache" / "numba").rglob("*.nbi"))
+
+
+def test_numbas_own_setting_is_respected(path, tmp_path):
+    run(path, FASTGEN_CACHE=str(tmp_path / "cache"), NUMBA_CACHE_DIR=str(tmp_path / "chosen"))
+    assert list((tmp_path / "chosen").rglob("*.nbi")) and not (tmp_path / "cache" / "numba").exists()
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(path, tmp_path):
+    (tmp_path / "file").write_text("no folder can be made in here")
+    assert run(path, FASTGEN_CACHE=str(tmp_path / "file"))["total"] == run(path)["total"]
+
+
+def test_a_failure_in_the_reader_is_raised_and_not_waited_for(path, monkeypatch):
+    engine = open_engine("ffcv", Beton(path), CPU)
+    calls = []
+
+    def failing(self, *arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError("the disk is gone")
+        return original(self, *arguments)
+
+    original = backend._Reader.run_pipeline
+    monkeypatch.setattr(backend._Reader, "run_pipeline", failing)
+    received = []
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        for batch in engine.batches(Sampler(64, 4), "index"):
+            received.append(batch)
+    assert len(received) == 2
+    monkeypatch.undo()
+    assert len(list(engine.batches(Sampler(64, 4), "index"))) == 16
+
+
+def test_other_users_of_ffcv_are_not_disturbed(path):
+    """After our import FFCV's own decoders still compile and work."""
+    from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder
+    from ffcv.loader import Loader
+    from ffcv.pipeline.compiler import Compiler
+
+    open_engine("ffcv", Beton(path), CPU)
+    assert Compiler.is_enabled
+    pipelines = {"image": [SimpleRGBImageDecoder()], "index": [IntDecoder()], "clean_label": None}
+    plain = Loader(str(path), batch_size=8, num_workers=1, pipelines=pipelines)
+    index = np.concatenate([i[:, 0].copy() for _, i in plain])
+    assert index.tolist() == list(range(64))
