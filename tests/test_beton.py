@@ -1,5 +1,7 @@
 """The .beton file: what we write FFCV reads, what FFCV writes we read, and damage does not pass."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -112,10 +114,8 @@ def test_a_flipped_bit_changes_a_hash(tmp_path, where):
     content = bytearray(path.read_bytes())
     content[at] ^= 4
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(UserError):  # found even earlier
         assert Beton(path).hashes() != hashes
-    except UserError:
-        pass  # found even earlier
 
 
 def test_unfinished_cut_and_foreign_files_are_refused(tmp_path):

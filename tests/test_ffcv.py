@@ -23,9 +23,13 @@ from pipelines.backends import open_engine
 from pipelines.beton import Beton
 from pipelines.sampler import Sampler
 engine = open_engine("ffcv", Beton(sys.argv[1]), torch.device("cpu"))
-total = sum(int((b.images.long() * (b.index[:, None, None, None] + 1)).sum()) for b in engine.batches(Sampler(64, 8), "index"))
-from pipelines.backends.ffcv_kernels import decode_fixed_kernel as kernel
-print(json.dumps({"total": total, "hits": sum(kernel.stats.cache_hits.values()), "misses": sum(kernel.stats.cache_misses.values())}))
+total = 0
+for batch in engine.batches(Sampler(64, 8), "index"):
+    total += int((batch.images.long() * (batch.index[:, None, None, None] + 1)).sum())
+from pipelines.backends.ffcv_kernels import decode_fixed_kernel
+stats = decode_fixed_kernel.stats
+hits, misses = sum(stats.cache_hits.values()), sum(stats.cache_misses.values())
+print(json.dumps({"total": total, "hits": hits, "misses": misses}))
 """
 
 
