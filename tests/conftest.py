@@ -9,6 +9,14 @@ import pytest
 os.environ.setdefault("WANDB_SILENT", "true")
 
 
+# Tests run beside each other on few cores. Threads that wait for each other busily are then many times slower than
+# one, so each worker, and what it starts, keeps to a core of its own.
+_worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+if _worker:
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
+
+
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")

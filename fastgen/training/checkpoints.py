@@ -8,9 +8,11 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from pipelines.registry import UserError
 
@@ -66,7 +68,7 @@ def restore(accelerator: Accelerator, checkpoint: Path) -> Position:
     try:
         position = Position(**json.loads((checkpoint / POSITION).read_text()))
         accelerator.load_state(str(checkpoint))
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{checkpoint} cannot be restored: {reason}; delete it to resume from the one before"

@@ -1,0 +1,386 @@
+"""The training loop for real: every recipe, every backend, resume at every step, several processes, signals."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from fastgen import cli
+from fastgen.recipe import known_recipes, load
+from fastgen.train import train
+from fastgen.training import checkpoints
+from fastgen.training.optimization import SCHEDULES, learning_rate
+from fastgen.training.tracking import read_metrics
+from pipelines.backends import BACKENDS
+from pipelines.registry import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+SUMMARY_KEYS = {
+    "recipe", "seed", "params", "epochs", "steps", "train_top1", "train_top1_clean_part",
+    "train_top1_corrupted_part", "train_loss", "test_top1", "test_top5", "best_test_top1", "interpolation_epoch",
+    "images_per_second", "data_stall_fraction", "wall_seconds", "manifest_sha256",
+}  # fmt: skip
+# A small run that uses every kind of state: batch norm would need a convolution, so dropout and augmentation.
+SMALL = [
+    "data.source=synthetic", "data.synthetic.samples=100", "data.synthetic.test_samples=30", "data.synthetic.size=12",
+    "data.image_size=10", "data.batch_size=30", "data.augment.random_crop=true", "data.augment.flip=true",
+    "model.dropout=0.3", "schedule.kind=cosine", "train.epochs=4", "track.log_steps=1",
+    "train.stop_at_interpolation=false", "run.keep_checkpoints=100",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate(monkeypatch, tmp_path):
+    """Accelerate keeps its state for the process; every test starts anew, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def weights(folder: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+    found = sorted((folder / "checkpoints").glob("step_*"))
+    chosen = found[-1] if step is None else folder / "checkpoints" / f"step_{step:08d}"
+    return load_file(chosen / "model.safetensors")
+
+
+def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def lines(folder: Path, key: str) -> dict[int, float]:
+    return {line["step"]: line[key] for line in read_metrics(folder / "metrics.jsonl") if key in line}
+
+
+# ---------------------------------------------------------------- every recipe, model and backend
+
+
+@pytest.mark.parametrize("name", known_recipes())
+def test_every_recipe_runs_two_steps(name, tmp_path):
+    overrides = ["train.max_steps=2", "data.limit=128", "data.limit_test=40", f"run.dir={tmp_path / 'run'}"]
+    recipe = load(name)
+    data = os.environ.get("FASTGEN_DATA", "")
+    if recipe.data.source != "digits" and not (Path(data) / recipe.data.source).is_dir():
+        overrides += ["data.source=synthetic", "data.synthetic.samples=128", "data.synthetic.test_samples=40"]
+    batch = min(recipe.data.batch_size, 64)
+    summary = train(load(name, [*overrides, f"data.batch_size={batch}"]))
+    assert summary.keys() >= SUMMARY_KEYS and summary["steps"] == 2 and summary["status"] == "finished"
+    assert 0 <= summary["train_top1"] <= 100 and math.isfinite(summary["train_loss"])
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    for file in ("recipe.yaml", "manifest.json", "metrics.jsonl"):
+        assert (tmp_path / "run" / file).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224"])
+def test_any_timm_model_works(name, tmp_path):
+    size = 32 if name.startswith("vit") else 16
+    settings = [f"model.name={name}", "train.max_steps=2", "data.source=synthetic", f"data.synthetic.size={size}",
+                "data.limit=64", "data.limit_test=16", "data.batch_size=32"]  # fmt: skip
+    assert train(load("quickstart", settings))["steps"] == 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backends_train_alike(backend, tmp_path):
+    pytest.importorskip("ffcv" if backend == "ffcv" else "torch")
+    train(load("quickstart", [*SMALL, f"data.backend={backend}", f"run.dir={tmp_path / backend}"]))
+    AcceleratorState._reset_state(True)
+    train(load("quickstart", [*SMALL, f"run.dir={tmp_path / 'reference'}"]))
+    assert same_weights(weights(tmp_path / backend), weights(tmp_path / "reference"))
+
+
+def test_it_memorises_and_says_so(tmp_path):
+    """Random labels are fitted; every number of the summary fits the others."""
+    settings = ["data.limit=300", "train.epochs=300", f"run.dir={tmp_path / 'run'}"]
+    summary = train(load("quickstart", settings))
+    assert summary["train_top1"] == summary["train_top1_corrupted_part"] == summary["train_top1_clean_part"] == 100
+    assert summary["interpolation_epoch"] == summary["epochs"] < 300
+    assert summary["train_top1_true_labels"] < 25 and summary["train_top1_corrupted_part_true_labels"] == 0
+    assert summary["test_top1"] <= summary["best_test_top1"] < 40
+    manifest = (tmp_path / "run" / "manifest.json").read_bytes()
+    import hashlib
+
+    assert hashlib.sha256(manifest).hexdigest() == summary["manifest_sha256"]
+
+
+def test_partial_corruption_is_split_into_its_parts(tmp_path):
+    settings = ["data.labels.kind=partial", "data.labels.p=0.4", "train.max_steps=30", f"run.dir={tmp_path / 'run'}"]
+    summary = train(load("quickstart", settings))
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())["splits"]["train"]
+    changed = manifest["columns"]["random_0.4_s0"]["changed"]
+    n = manifest["samples"]
+    whole = ((n - changed) * summary["train_top1_clean_part"] + changed * summary["train_top1_corrupted_part"]) / n
+    assert whole == pytest.approx(summary["train_top1"])
+    assert summary["train_top1_clean_part"] > summary["train_top1_corrupted_part"]
+
+
+def test_seeds_differ_and_repeat(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        AcceleratorState._reset_state(True)
+        train(load("quickstart", [*SMALL, f"seed={seed}", f"run.dir={tmp_path / name}"]))
+    assert same_weights(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same_weights(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_accumulation_gives_the_same_losses(tmp_path):
+    settings = [*SMALL, "model.dropout=0"]
+    for name, more in (("whole", "train.accumulate=1"), ("parts", "train.accumulate=3")):
+        AcceleratorState._reset_state(True)
+        train(load("quickstart", [*settings, more, f"run.dir={tmp_path / name}"]))
+    whole, parts = (lines(tmp_path / name, "train_running_loss_nats") for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and len(whole) == 12
+    assert np.allclose(list(whole.values()), list(parts.values()), rtol=1e-4)
+
+
+# ---------------------------------------------------------------- stopping and resuming
+
+
+def test_resume_at_every_step_is_as_if_never_stopped(tmp_path):
+    """Stopped after each step in turn (in the middle of epochs too): the same weights, bit for bit."""
+    whole = tmp_path / "whole"
+    expected = train(load("quickstart", [*SMALL, f"run.dir={whole}"]))
+    assert expected["steps"] == 12
+    for step in range(1, 12):
+        folder = tmp_path / f"stopped{step}"
+        before = os.environ.copy()
+        AcceleratorState._reset_state(True)
+        with stop_after(step), pytest.raises(SystemExit) as ended:
+            train(load("quickstart", [*SMALL, f"run.dir={folder}"]))
+        assert ended.value.code == 128 + signal.SIGTERM
+        assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+        AcceleratorState._reset_state(True)
+        summary = train(load("quickstart", [*SMALL, f"run.dir={folder}", "run.resume=true"]))
+        assert os.environ == before
+        assert same_weights(weights(folder), weights(whole))
+        for key in ("train_running_loss_nats", "learning_rate", "train_loss_nats", "test_top1_percent"):
+            assert lines(folder, key) == lines(whole, key)
+        for key in ("steps", "epochs", "train_loss", "test_top1", "best_test_top1", "interpolation_epoch"):
+            assert summary[key] == expected[key]
+
+
+class stop_after:
+    """Sends this process a SIGTERM when training has done so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __enter__(self):
+        from fastgen.training.meter import Meter
+
+        self.original, count = Meter.step, iter(range(1, 10**6))
+
+        def step(meter, *arguments):
+            self.original(meter, *arguments)
+            if next(count) == self.step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        Meter.step = step
+
+    def __exit__(self, *_):
+        from fastgen.training.meter import Meter
+
+        Meter.step = self.original
+
+
+def test_a_finished_run_can_go_on_longer(tmp_path):
+    settings = [*SMALL, "schedule.kind=exponential"]
+    train(load("quickstart", [*settings, f"run.dir={tmp_path / 'whole'}"]))
+    AcceleratorState._reset_state(True)
+    train(load("quickstart", [*settings, "train.epochs=2", f"run.dir={tmp_path / 'part'}"]))
+    AcceleratorState._reset_state(True)
+    summary = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'part'}", "run.resume=true"]))
+    assert summary["epochs"] == 4 and same_weights(weights(tmp_path / "whole"), weights(tmp_path / "part"))
+
+
+def test_resume_refuses_what_would_not_be_the_same_run(tmp_path):
+    folder = f"run.dir={tmp_path / 'run'}"
+    with pytest.raises(UserError, match="no run to resume"):
+        train(load("quickstart", [*SMALL, folder, "run.resume=true"]))
+    AcceleratorState._reset_state(True)
+    train(load("quickstart", [*SMALL, folder, "train.max_steps=2"]))
+    AcceleratorState._reset_state(True)
+    with pytest.raises(UserError, match="made with optim.lr"):
+        train(load("quickstart", [*SMALL, folder, "run.resume=true", "optim.lr=0.9"]))
+    AcceleratorState._reset_state(True)
+    with pytest.raises(UserError, match="is not empty"):
+        train(load("quickstart", [*SMALL, folder]))
+
+
+def test_damaged_checkpoints_are_named(tmp_path):
+    folder = tmp_path / "run"
+    train(load("quickstart", [*SMALL, f"run.dir={folder}", "train.max_steps=2"]))
+    (found,) = (folder / "checkpoints").glob("step_*")
+    (found / "model.safetensors").write_bytes(b"damaged")
+    AcceleratorState._reset_state(True)
+    with pytest.raises(UserError, match="step_00000002 cannot be restored"):
+        train(load("quickstart", [*SMALL, f"run.dir={folder}", "run.resume=true"]))
+
+
+def test_checkpoints_are_whole_or_not_there(tmp_path):
+    folder = tmp_path / "checkpoints"
+    (folder / ".step_00000003.tmp").mkdir(parents=True)
+    (folder / "step_00000004").mkdir()  # no position: not one of ours, or half copied
+    assert checkpoints.latest(folder) is None
+
+
+def test_runs_are_numbered_and_the_latest_is_resumed(tmp_path):
+    for _ in range(2):
+        AcceleratorState._reset_state(True)
+        train(load("quickstart", [*SMALL, "train.max_steps=1"]))
+    assert sorted(p.name for p in Path("runs").iterdir()) == ["quickstart-001", "quickstart-002"]
+    AcceleratorState._reset_state(True)
+    assert train(load("quickstart", [*SMALL, "run.resume=true"]))["run_dir"] == "runs/quickstart-002"
+
+
+def test_old_checkpoints_are_deleted(tmp_path):
+    settings = [*SMALL, "run.checkpoint_minutes=0", "run.keep_checkpoints=2", f"run.dir={tmp_path / 'run'}"]
+    train(load("quickstart", settings))
+    assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step_00000011", "step_00000012"]
+
+
+def test_divergence_is_an_error(tmp_path, capsys):
+    arguments = ["recipe=quickstart", "optim.lr=1e6", "data.limit=200", f"run.dir={tmp_path / 'run'}"]
+    assert cli.main(["train", *arguments, "track.log_steps=5", "train.stop_at_interpolation=false"]) == 1
+    assert "training diverged. Lower optim.lr" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_without_a_test_split(tmp_path):
+    settings = ["data.source=synthetic", "data.synthetic.test_samples=0", "train.max_steps=2"]
+    summary = train(load("quickstart", settings))
+    assert summary["test_top1"] is summary["best_test_top1"] is summary["test_top5"] is None
+
+
+# ---------------------------------------------------------------- schedules
+
+
+def test_the_papers_schedule_decays_after_each_pass_over_50000_samples():
+    spec = load("cifar10_mlp_1x512_random").schedule
+    assert set(SCHEDULES) == {"constant", "exponential", "cosine"}
+    at = [learning_rate(spec, 0.01, p, 50_000, 10**7) for p in (0, 49_920, 50_000, 99_999, 100_000)]
+    assert at == pytest.approx([0.01, 0.01, 0.0095, 0.0095, 0.009025])
+    # With fewer samples the rate at a step stays what it was.
+    assert learning_rate(spec, 0.01, 49_999, 1000, 10**7) == 0.01
+
+
+def test_warm_up_and_cosine():
+    spec = load("quickstart", ["schedule.kind=cosine", "schedule.warmup_samples=100"]).schedule
+    rates = [learning_rate(spec, 1.0, p, 1000, 10_000) for p in (0, 50, 100, 5000, 10_000)]
+    assert rates == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-3)
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def launch(*arguments: str, processes: int = 2, **more) -> subprocess.CompletedProcess:
+    config = ["--config_file", str(ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml")]
+    port = ["--main_process_port", "0"] if processes > 1 else []
+    command = [sys.executable, "-m", "accelerate.commands.launch", *config, *port, str(ROOT / "fastgen" / "train.py")]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, **more)
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    settings = [*SMALL, "model.dropout=0", "data.synthetic.samples=101", "data.synthetic.test_samples=31"]
+    done = launch("recipe=quickstart", *settings, f"run.dir={tmp_path / 'two'}")
+    assert done.returncode == 0, done.stderr
+    one, two = (train(load("quickstart", [*settings, f"run.dir={tmp_path / 'one'}"])),
+                json.loads((tmp_path / "two" / "summary.json").read_text()))  # fmt: skip
+    assert (one["processes"], two["processes"]) == (1, 2)
+    losses = [lines(tmp_path / name, "train_running_loss_nats") for name in ("one", "two")]
+    assert losses[0].keys() == losses[1].keys() and len(losses[0]) == 12
+    assert np.allclose(list(losses[0].values()), list(losses[1].values()), rtol=1e-5)
+    for key in ("train_loss", "test_loss"):
+        assert one[key] == pytest.approx(two[key], rel=1e-4)
+    for key in ("train_top1", "test_top1", "test_top5", "train_top1_corrupted_part"):
+        assert one[key] == pytest.approx(two[key], abs=1.1)  # one sample's rounding
+    # A run of two processes goes on with one, and ends as if it had always been one.
+    AcceleratorState._reset_state(True)
+    more = [*settings, "train.epochs=6", "schedule.kind=cosine"]
+    resumed = train(load("quickstart", [*more, f"run.dir={tmp_path / 'two'}", "run.resume=true"]))
+    assert (resumed["steps"], resumed["processes"]) == (18, 1)
+
+
+def test_a_mistake_in_two_processes_is_told_once(tmp_path):
+    done = launch("recipe=quickstart", "data.source=parquet", "data.root=/nowhere", cwd=tmp_path)
+    assert done.returncode != 0 and done.stderr.count("fastgen: ") == 1 and "/nowhere does not exist" in done.stderr
+
+
+def test_the_launch_that_starts_one_process_of_two_is_refused(tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    done = subprocess.run(
+        [*command, str(ROOT / "fastgen" / "train.py"), "recipe=quickstart"],
+        capture_output=True, text=True, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode != 0 and "recipes/accelerate/cpu_2.yaml" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("processes, number", [(1, signal.SIGTERM), (2, signal.SIGTERM), (1, signal.SIGINT)])
+def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, processes, number):
+    """SIGTERM to the launcher alone, as a cluster sends it; Ctrl-C to the whole group, as a terminal does."""
+    folder = tmp_path / "run"
+    config = ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+    command += ["--main_process_port", "0"] if processes > 1 else []
+    command += [str(ROOT / "fastgen" / "train.py"), "recipe=quickstart", "train.stop_at_interpolation=false"]
+    command += ["train.epochs=100000", "track.log_steps=5", f"run.dir={folder}"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        while checkpoints.latest(folder / "checkpoints") is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.wait(60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    found = checkpoints.latest(folder / "checkpoints")
+    step = json.loads((found / "position.json").read_text())["step"]
+    assert found.name == f"step_{step:08d}" and step > 0
+
+
+# ---------------------------------------------------------------- tracking
+
+
+def test_wandb_offline(tmp_path):
+    pytest.importorskip("wandb")
+    folder = tmp_path / "run"
+    settings = [*SMALL, "track.wandb=offline", "track.tags=[mine]", "train.max_steps=3", f"run.dir={folder}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "fastgen.cli", "train", "recipe=quickstart", *settings],
+        capture_output=True, text=True, timeout=180, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (logged,) = folder.rglob("*.wandb")
+    content = logged.read_bytes()
+    identifier = (folder / "wandb_id.txt").read_text()
+    for text in (identifier, "quickstart", "mine", "random", "train_running_loss_nats", "test_top1_percent"):
+        assert text.encode() in content, text
+    assert len(read_metrics(folder / "metrics.jsonl")) == 4
+
+
+def test_metrics_have_units_and_survive_a_cut(tmp_path):
+    train(load("quickstart", [*SMALL, f"run.dir={tmp_path / 'run'}"]))
+    path = tmp_path / "run" / "metrics.jsonl"
+    whole = read_metrics(path)
+    units = ("_nats", "_percent", "_seconds", "_fraction", "_per_second")
+    counted = {"step", "epoch", "learning_rate"}
+    assert all(key in counted or key.endswith(units) for line in whole for key in line)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert read_metrics(path) == whole[:-1]
