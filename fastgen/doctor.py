@@ -6,9 +6,9 @@ import platform
 import shutil
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
+from fastgen.terminal import console
 from pipelines.locations import cache_root, data_root
 from pipelines.sources.layouts import find_parquet
 
@@ -42,12 +42,12 @@ def _found(name: str) -> str:
 
 def doctor() -> None:
     """Print the tables."""
-    console = Console(highlight=False, soft_wrap=True)
+    out = console()
     packages = Table("package", "version", "remark")
     for name, remark in _PACKAGES.items():
         version = _version(name)
         packages.add_row(name, version, remark if version == "not installed" else "")
-    console.print(packages)
+    out.print(packages)
     machine = Table("machine", "")
     machine.add_row("Python", platform.python_version())
     machine.add_row("cores", str(len(os.sched_getaffinity(0))))
@@ -60,7 +60,7 @@ def doctor() -> None:
     machine.add_row("raw data (FASTGEN_DATA)", str(data_root()))
     for name in ("cifar10", "mnist"):
         machine.add_row(f"  {name}", _found(name))
-    console.print(machine)
+    out.print(machine)
 
 
 def _existing() -> str:

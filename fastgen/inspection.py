@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 
 from PIL import Image, ImageDraw
-from rich.console import Console
 from rich.table import Table
 
 from fastgen.recipe import parse
+from fastgen.terminal import console
 from fastgen.training.data import bake_recipe
 from pipelines.manifest import BakedSet
 from pipelines.registry import UserError
@@ -50,10 +50,10 @@ def inspect(arguments: list[str]) -> None:
 
 def show_summary(baked: BakedSet) -> None:
     manifest = baked.manifest
-    console = Console(highlight=False, soft_wrap=True)
+    screen = console()
     pixels, encoding = manifest.specification["pixels"], manifest.specification["image"]
-    console.print(f"{baked.path}")
-    console.print(
+    screen.print(f"{baked.path}")
+    screen.print(
         f"source {manifest.specification['source']['source']}, {baked.num_classes} classes, {manifest.channels} "
         f"channel(s), pixels {pixels['kind']}, {encoding['encoding']}, manifest {baked.sha256[:12]}"
     )
@@ -72,7 +72,7 @@ def show_summary(baked: BakedSet) -> None:
                 f"{described.changed:,}",
                 share,
             )
-    console.print(table)
+    screen.print(table)
 
 
 def draw_samples(baked: BakedSet) -> Image.Image:

@@ -10,8 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from fastgen.terminal import console
 
 
 def run(labels: str, folder: Path) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def run(labels: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    out = console()
     Path("runs").mkdir(exist_ok=True)
     base = Path(tempfile.mkdtemp(prefix="quickstart-", dir="runs"))
     table = Table("labels", "training accuracy", "test accuracy", "epochs to fit", "images/s", "seconds")
@@ -37,8 +38,8 @@ def main() -> None:
             f"{summary['images_per_second']:,.0f}",
             f"{summary['wall_seconds']:.1f}",
         )
-    console.print(table)
-    console.print(
+    out.print(table)
+    out.print(
         "The same network, the same settings: it fits labels that mean nothing as perfectly as true ones.\n"
         f"Runs, with recipe, manifest and metrics: {base}"
     )

@@ -18,7 +18,7 @@ from pipelines.registry import UserError, did_you_mean
 
 NORMALIZATIONS = ("whiten", "channel", "scale")
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
-_DRAWS = 8  # uniforms for each sample: crop x and y, flip, rotation, four of colour
+_BLOCKS = 2  # of four uniforms for each sample: crop x and y, flip, rotation; four of colour
 
 
 @dataclass
@@ -104,10 +104,10 @@ class Preprocess:
         self.seed, self.active = seed, train and augment.active
         self._constants: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def __call__(self, images: torch.Tensor, index: torch.Tensor, epoch: int = 0) -> torch.Tensor:
-        """images: uint8 (B, C, H, W), H = W. index: sample indices, int64 (B,).
+    def __call__(self, images: torch.Tensor, index: torch.Tensor, epoch: int | torch.Tensor = 0) -> torch.Tensor:
+        """images: uint8 (B, C, H, W), H = W, channels_last. index: sample indices, int64 (B,).
 
-        Returns float32 (B, C, image_size, image_size), in the memory format of `images`.
+        epoch: an int, or an int64 scalar tensor. Returns float32 (B, C, image_size, image_size), channels_last.
         """
         if not self.active:
             return self._normalized(center_crop(images, self.image_size).float())
@@ -116,11 +116,12 @@ class Preprocess:
         if spec.random_crop:
             room = images.shape[-1] + 2 * spec.crop_padding - self.image_size
             offsets = (draws[:, :2] * (room + 1)).long()
-            pixels = crop(images, offsets, self.image_size, spec.crop_padding).float()
+            pixels = crop(images, offsets, self.image_size, spec.crop_padding)
         else:
-            pixels = center_crop(images, self.image_size).float()
+            pixels = center_crop(images, self.image_size)
         if spec.flip:
             pixels = flip(pixels, draws[:, 2] < 0.5)
+        pixels = pixels.float()  # only now: bytes move four times as fast
         if not spec.rotate and not spec.color:
             return self._normalized(pixels)
         pixels = pixels / 255
@@ -150,22 +151,27 @@ class Preprocess:
         return self._constants[device]
 
 
-def uniforms(index: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
-    """Eight uniforms in [0, 1) for each sample in this epoch: float32 (B, 8). index: int64 (B,)."""
-    key = derive_key(seed, "augment", epoch)
-    zero = torch.zeros_like(index)
-    words = [
-        word
-        for block in range(_DRAWS // 4)
-        for word in philox((index & 0xFFFFFFFF, index >> 32, zero + block, zero), key)
-    ]
+def uniforms(index: torch.Tensor, seed: int, epoch: int | torch.Tensor) -> torch.Tensor:
+    """Eight uniforms in [0, 1) for each sample in this epoch: float32 (B, 8). index: int64 (B,).
+
+    The epoch is a part of the counter, not of the key, so that it may be a tensor on the device.
+    """
+    index = index[:, None]
+    block = torch.arange(_BLOCKS, device=index.device)
+    counter = (index & 0xFFFFFFFF, index >> 32, block, torch.zeros_like(index) + epoch)
+    words = torch.stack(philox(counter, derive_key(seed, "augment")), dim=2).flatten(1)
     # 24 bits are what a float32 below 1 can hold; a 32-bit word could round up to 1.
-    return torch.stack(words, dim=1).bitwise_right_shift(8).float() * 2.0**-24
+    return words.bitwise_right_shift(8).float() * 2.0**-24
 
 
 def center_crop(images: torch.Tensor, size: int) -> torch.Tensor:
-    """The central size x size pixels, as torchvision rounds the offset. A view of (B, C, H, W)."""
+    """The central size x size pixels, as torchvision rounds the offset. A view of (B, C, H, W).
+
+    Raises UserError when the images are smaller: the offset would be negative and count from the other end.
+    """
     height, width = images.shape[-2:]
+    if size > min(height, width):
+        raise UserError(f"no {size}x{size} pixels to crop from images of {width}x{height}; lower data.image_size")
     top, left = round((height - size) / 2.0), round((width - size) / 2.0)
     return images[..., top : top + size, left : left + size]
 
@@ -177,15 +183,13 @@ def crop(images: torch.Tensor, offsets: torch.Tensor, size: int, padding: int = 
     """
     if padding:
         images = F.pad(images, (padding,) * 4)
-    batch, _, _, width = images.shape
-    steps = torch.arange(size, device=images.device)
-    rows, columns = offsets[:, :1] + steps, offsets[:, 1:] + steps
-    # Whole pixels lie together in channels_last memory: gather them, not single channels.
-    pixels = images.permute(0, 2, 3, 1).flatten(1, 2)
-    at = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
-    at = at + torch.arange(batch, device=images.device)[:, None] * pixels.shape[1]
-    taken = pixels.flatten(0, 1).index_select(0, at.flatten())
-    return taken.view(batch, size, size, -1).permute(0, 3, 1, 2)
+    batch, channels, height, width = images.shape
+    # A row of a patch lies in one piece in channels_last memory: gather rows, from a view of all pieces of that length.
+    pieces = images.permute(0, 2, 3, 1).flatten().unfold(0, size * channels, 1)
+    first_row = torch.arange(batch, device=images.device) * height + offsets[:, 0]
+    rows = first_row[:, None] + torch.arange(size, device=images.device)
+    starts = (rows * width + offsets[:, 1:]) * channels
+    return pieces.index_select(0, starts.flatten()).view(batch, size, size, channels).permute(0, 3, 1, 2)
 
 
 def flip(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -264,12 +268,12 @@ def adjust_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 def whiten(pixels: torch.Tensor) -> torch.Tensor:
     """TensorFlow's per_image_standardization of pixels / 255 (paper, appendix A), in two passes over memory.
 
-    pixels: float32 (B, C, H, W) on the 0..255 scale; not kept. (x - mean) / max(std, 1 / sqrt(n)) over the n values of
-    an image, with the population's std; on this scale the bound is 255 / sqrt(n), and the result is the same.
+    pixels: float32 (B, C, H, W) on the 0..255 scale, overwritten. (x - mean) / max(std, 1 / sqrt(n)) over the n values
+    of an image, with the population's std; on this scale the bound is 255 / sqrt(n), and the result is the same.
     """
     values = pixels.permute(0, 2, 3, 1).flatten(1)  # no copy in channels_last memory
     n = values.shape[1]
-    values = values - values.mean(1, keepdim=True)
+    values -= values.mean(1, keepdim=True)
     std = torch.linalg.vector_norm(values, dim=1, keepdim=True) / math.sqrt(n)
     values *= std.clamp_min(255 / math.sqrt(n)).reciprocal()
     batch, channels, height, width = pixels.shape

@@ -39,8 +39,9 @@ NAME_BYTES = 16  # FFCV cuts longer field names without a word
 
 @dataclass(frozen=True)
 class Hashes:
-    """SHA-256 of everything in a file: `table` covers header, fields, metadata and allocation table;
-    `payload` one hash per part of `PART_PAGES` pages. Adding a column changes `table` alone."""
+    """SHA-256 of every byte of a file: `table` covers all that lies before and behind the payload (header, fields,
+    metadata, the gap, allocation table), `payload` has one hash per part of `PART_PAGES` pages. Adding a column
+    changes `table` alone."""
 
     table: str
     payload: list[str]
@@ -179,6 +180,7 @@ def _write_tables(file, names, metadata, sizes, page_bytes: int, table_ptr: int)
     allocations["sample"] = np.arange(len(metadata))
     allocations["ptr"], allocations["size"] = metadata["image"]["ptr"], sizes
     head = _head(len(metadata), names, page_bytes, table_ptr)
+    start = _payload_start(len(metadata), len(names), page_bytes)
     file.seek(table_ptr)
     file.write(allocations.tobytes())
     file.seek(len(head))
@@ -190,6 +192,7 @@ def _write_tables(file, names, metadata, sizes, page_bytes: int, table_ptr: int)
     os.fsync(file.fileno())
     digest = hashlib.sha256(head)
     digest.update(metadata.tobytes())
+    digest.update(bytes(start - len(head) - metadata.nbytes))
     digest.update(allocations.tobytes())
     return digest.hexdigest()
 
@@ -210,6 +213,10 @@ class Beton:
                 self._read(file)
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file; bake it first (fastgen bake recipe=...)") from None
+        except UserError:
+            raise
+        except (ArithmeticError, MemoryError, OSError, ValueError) as error:  # numbers that no file can mean
+            raise UserError(f"{self.path}: damaged header ({error}); delete it and bake again") from error
 
     def _read(self, file) -> None:  # type: ignore[no-untyped-def]
         def table(dtype: np.dtype, count: int) -> np.ndarray:
@@ -238,15 +245,25 @@ class Beton:
         self.table_ptr = int(header["table"])
         file.seek(self.table_ptr)
         allocations = table(_ALLOCATION, self.samples)
+        if file.read(1):
+            raise UserError(f"{self.path}: does not end with its last table: it is damaged; delete it and bake again")
         # FFCV's writer orders this table by worker; sorted by address it can be looked up.
         order = np.argsort(allocations["ptr"], kind="stable")
         found = np.searchsorted(allocations["ptr"], self.ptr, sorter=order)
         self.sizes = allocations["size"][order][np.minimum(found, self.samples - 1)]
         self.payload_start = _payload_start(self.samples, len(self.names), self.page_bytes)
+        # Decoders are given these addresses and sizes unchecked.
+        pixels = self.height.astype(np.uint64) * self.width * 3
+        end = self.ptr + self.sizes
+        wrong = (self.ptr < self.payload_start) | (end > self.table_ptr) | (end < self.ptr)
+        wrong |= allocations["ptr"][order][np.minimum(found, self.samples - 1)] != self.ptr
+        wrong |= (self.mode == RAW) & (self.sizes != pixels)
+        if wrong.any():
+            raise UserError(f"{self.path}: row {int(np.flatnonzero(wrong)[0])} lies nowhere in the file: it is damaged")
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
-        return {name: np.ascontiguousarray(self.metadata[f"c{i}"]) for i, name in enumerate(self.names)}
+        return {name: self.metadata[f"c{i}"].copy() for i, name in enumerate(self.names)}
 
     @property
     def mode(self) -> np.ndarray:
@@ -281,7 +298,14 @@ class Beton:
         encoded = (self.map() if data is None else data)[begin : begin + int(self.sizes[row])]
         if self.mode[row] == RAW:
             return encoded.reshape(int(self.height[row]), int(self.width[row]), 3)
-        return np.asarray(Image.open(io.BytesIO(_bytes_of(encoded))).convert("RGB"))
+        try:
+            return np.asarray(Image.open(io.BytesIO(_bytes_of(encoded))).convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            index = f", sample {self.columns['index'][row]}" if "index" in self.names else ""
+            raise UserError(
+                f"{self.path} row {row}{index}: cannot be decoded ({error}); the file is damaged, "
+                "delete its folder and bake again"
+            ) from error
 
     def raw_images(self) -> np.ndarray:
         """A copy of all images in file order: uint8 (samples, H, W, 3). All raw and of one size."""
@@ -300,8 +324,7 @@ class Beton:
     def hashes(self, payload: bool = True) -> Hashes:
         """Hash the file again (see `Hashes`); without the payload only the tables are read."""
         with open(self.path, "rb") as file:
-            digest = hashlib.sha256(file.read(_HEADER.itemsize + (1 + len(self.names)) * _FIELD.itemsize))
-            digest.update(self.metadata.tobytes())
+            digest = hashlib.sha256(file.read(self.payload_start))
             file.seek(self.table_ptr)
             digest.update(file.read())
             parts = []

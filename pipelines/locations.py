@@ -12,8 +12,3 @@ def cache_root() -> Path:
 def data_root() -> Path:
     """The folder of raw data sets: `FASTGEN_DATA`, or `data` inside the cache."""
     return Path(os.environ.get("FASTGEN_DATA") or cache_root() / "data").expanduser()
-
-
-def kernel_cache() -> Path:
-    """The folder of compiled kernels: `NUMBA_CACHE_DIR` (numba's own variable), or `numba` inside the cache."""
-    return Path(os.environ.get("NUMBA_CACHE_DIR") or cache_root() / "numba").expanduser()

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-# A test must neither find nor leave anything in the user's cache. Processes that tests start inherit this.
 os.environ.setdefault("WANDB_SILENT", "true")
+# FFCV's own writer forks, and TBB, numba's first choice, then hangs at the end of the process.
+os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
 
 
 # Tests run beside each other on few cores. Threads that wait for each other busily are then many times slower than
@@ -19,6 +20,7 @@ if _worker:
 
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # A test must neither find nor leave anything in the user's cache. Processes that tests start inherit this.
     folder = tmp_path_factory.mktemp("cache")
     os.environ["FASTGEN_CACHE"] = str(folder)
     return folder

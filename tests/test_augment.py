@@ -68,6 +68,11 @@ def test_center_crop_agrees_with_torchvision(size):
     assert torch.equal(augment.center_crop(UINT8, size), TF.center_crop(UINT8, [size, size]))
 
 
+def test_center_crop_refuses_smaller_images():
+    with pytest.raises(UserError, match="33x33 pixels to crop from images of 32x32"):
+        augment.center_crop(UINT8, SIDE + 1)
+
+
 def test_whitening_is_tensorflows():
     pixels = UINT8.numpy().astype(np.float64) / 255
     mean = pixels.mean((1, 2, 3), keepdims=True)
@@ -107,6 +112,24 @@ def test_a_sample_does_not_depend_on_its_batch(kind, spec):
         Preprocess(28, spec, NormalizeSpec(kind), 4, True)(UINT8, INDEX, 5),
     )
     assert torch.equal(whole, other_epoch) == torch.equal(whole, other_seed) == (not spec.active)
+
+
+def test_an_epoch_may_be_a_tensor():
+    prepare = Preprocess(28, ALL, NormalizeSpec(), seed=3, train=True)
+    assert torch.equal(prepare(UINT8, INDEX, torch.tensor(5)), prepare(UINT8, INDEX, 5))
+    draws = [uniforms(INDEX, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    assert all(not torch.equal(draws[i], draws[j]) for i in range(4) for j in range(i))
+
+
+def test_a_flip_comes_half_the_time_and_a_crop_from_everywhere():
+    images = torch.arange(64).repeat(2000, 1).view(-1, 1, 8, 8).byte()
+    index = torch.arange(2000)
+    scale = NormalizeSpec("scale")
+    flipped = Preprocess(8, AugmentSpec(flip=True), scale, 0, train=True)(images, index) * 255
+    assert abs((flipped[:, 0, 0, 0] > 0.5).float().mean() - 0.5) < 0.05
+    first = Preprocess(5, AugmentSpec(random_crop=True), scale, 0, train=True)(images, index)[:, 0, 0, 0] * 255
+    counts = torch.bincount(first.round().long(), minlength=64).view(8, 8)
+    assert (counts[:4, :4] > 80).all() and counts[:4, :4].sum() == 2000
 
 
 def test_evaluation_is_not_augmented():

@@ -100,7 +100,7 @@ def test_columns_are_added_without_touching_the_payload(tmp_path):
     assert all(np.array_equal(beton.columns[k], v) for k, v in {**COLUMNS, **more}.items())
 
 
-@pytest.mark.parametrize("where", ["header", "field", "label", "image pointer", "pixel", "allocation"])
+@pytest.mark.parametrize("where", ["header", "field", "label", "image pointer", "gap", "pixel", "allocation"])
 def test_a_flipped_bit_changes_a_hash(tmp_path, where):
     path = tmp_path / "a.beton"
     hashes = write(path)
@@ -109,7 +109,7 @@ def test_a_flipped_bit_changes_a_hash(tmp_path, where):
     head = 24 + 4 * 1041
     at = {
         "header": 20, "field": 24 + 3, "label": head + 5 * record + 16, "image pointer": head + 5,
-        "pixel": beton.payload_start + 12345, "allocation": beton.table_ptr + 100,
+        "gap": beton.payload_start - 1, "pixel": beton.payload_start + 12345, "allocation": beton.table_ptr + 100,
     }[where]  # fmt: skip
     content = bytearray(path.read_bytes())
     content[at] ^= 4
@@ -144,3 +144,30 @@ def test_names_and_sizes_are_checked(tmp_path):
         write(tmp_path / "a", page=512)
     with Writer(tmp_path / "a", 1, {"index": np.zeros(1, int)}, 512) as writer, pytest.raises(UserError, match="page"):
         writer.append(bytes(513), JPEG, 8, 8)
+
+
+@pytest.mark.parametrize("at", range(0, 24))
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_damaged_header_is_a_clear_error(tmp_path, at, value):
+    """Every byte of the header in turn: the same numbers, or an error that names the file."""
+    path = tmp_path / "a.beton"
+    write(path)
+    content = bytearray(path.read_bytes())
+    if content[at] == value:
+        return
+    content[at] = value
+    path.write_bytes(content)
+    with contextlib.suppress(UserError):
+        assert np.array_equal(Beton(path).raw_images(), IMAGES)
+
+
+def test_addresses_and_sizes_are_checked(tmp_path):
+    path = tmp_path / "a.beton"
+    write(path)
+    beton = Beton(path)
+    content = bytearray(path.read_bytes())
+    size_of_row_5 = beton.table_ptr + 5 * 24 + 16
+    content[size_of_row_5 : size_of_row_5 + 8] = (10**9).to_bytes(8, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="row 5 lies nowhere"):
+        Beton(path)

@@ -1,5 +1,6 @@
 """What is special about FFCV: kernels cached across processes, and failures that do not hang."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,12 +9,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("ffcv")
 
 from pipelines.backends import ffcv as backend
 from pipelines.backends import open_engine
-from pipelines.beton import Beton, Writer
+from pipelines.beton import JPEG, Beton, Writer
+from pipelines.registry import UserError
 from pipelines.sampler import Sampler
 
 CPU = torch.device("cpu")
@@ -56,12 +59,48 @@ def test_a_second_process_finds_the_kernels(path, tmp_path):
     assert (first["hits"], first["misses"]) == (0, 1)
     assert (second["hits"], second["misses"]) == (1, 0)
     assert first["total"] == second["total"]
-    assert list((tmp_path / "cache" / "numba").rglob("*.nbi"))
+    assert list((tmp_path / "cache" / "numba").rglob("*.kernel"))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:2000] + bytes(5000) + b[7000:], lambda b: b""])
+def test_a_damaged_kernel_is_compiled_again(path, tmp_path, damage):
+    first = run(path, FASTGEN_CACHE=str(tmp_path / "cache"))
+    (kernel,) = (tmp_path / "cache" / "numba").rglob("*.kernel")
+    kernel.write_bytes(damage(kernel.read_bytes()))
+    again = run(path, FASTGEN_CACHE=str(tmp_path / "cache"))
+    assert (again["hits"], again["misses"], again["total"]) == (0, 1, first["total"])
+
+
+def jpegs(tmp_path, damage):
+    """Twenty JPEGs of a uniform gray, of which row 5 is changed by `damage`."""
+    with Writer(tmp_path / "j.beton", 20, {"index": np.arange(20) + 100, "clean_label": np.zeros(20, int)}) as writer:
+        for row in range(20):
+            out = io.BytesIO()
+            Image.fromarray(np.full((16, 16, 3), 10 * row, np.uint8)).save(out, "JPEG", quality=95)
+            content = out.getvalue()
+            writer.append(damage(content) if row == 5 else content, JPEG, 16, 16)
+        writer.finish()
+    return open_engine("ffcv", Beton(tmp_path / "j.beton"), CPU)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"\xff\xd8" + bytes(300), lambda b: b"x"])
+def test_a_damaged_image_is_named_and_never_a_black_one(tmp_path, damage):
+    engine = jpegs(tmp_path, damage)
+    with pytest.raises(UserError, match="row 5, sample 105: cannot be decoded"):
+        list(engine.batches(Sampler(20, 4), "index"))
+
+
+def test_an_image_that_merely_draws_a_warning_is_decoded(tmp_path):
+    """Bytes too many before a marker, as some of ImageNet's files have: the decoder complains, the image is whole."""
+    engine = jpegs(tmp_path, lambda b: b[:-2] + b"\x00\x11\x22" + b[-2:])
+    for batch in engine.batches(Sampler(20, 4), "index"):
+        expected = (batch.index - 100)[:, None, None, None] * 10
+        assert ((batch.images.int() - expected).abs() <= 2).all()
 
 
 def test_numbas_own_setting_is_respected(path, tmp_path):
     run(path, FASTGEN_CACHE=str(tmp_path / "cache"), NUMBA_CACHE_DIR=str(tmp_path / "chosen"))
-    assert list((tmp_path / "chosen").rglob("*.nbi")) and not (tmp_path / "cache" / "numba").exists()
+    assert list((tmp_path / "chosen").rglob("*.kernel")) and not (tmp_path / "cache" / "numba").exists()
 
 
 def test_a_cache_that_cannot_be_written_does_not_matter(path, tmp_path):

@@ -49,6 +49,11 @@ def test_timms_interface(name):
     assert features.shape == (2, network.num_features)
     network.reset_classifier(3)
     assert network(images).shape == (2, 3) and network.get_classifier().out_features == 3
+    network.reset_classifier(0, global_pool="avg")
+    assert network(images).shape == (2, network.num_features)
+    with pytest.raises(UserError, match="global_pool"):
+        network.reset_classifier(3, "max")
+    network.reset_classifier(3)
     assert network.pretrained_cfg["input_size"] == (3, 28, 28)
     network.train()
     assert not torch.equal(network(images), network(images))  # dropout

@@ -45,7 +45,8 @@ def test_cifar10_recipes_follow_the_protocol(model, condition):
     assert recipe.model.name == f"fastgen_{model}"
     assert recipe.optim.lr == (0.1 if "inception" in model else 0.01) and recipe.optim.momentum == 0.9
     assert recipe.data.image_size == 28 and recipe.data.normalize.kind == "whiten"
-    assert (recipe.schedule.factor, recipe.schedule.every_samples, recipe.data.batch_size) == (0.95, 50_000, 128)
+    assert (recipe.schedule.factor, recipe.schedule.every_samples) == (0.95, 50_000)
+    assert recipe.data.batch_size == (64 if model == "mlp_1x512" else 128)
     assert recipe.optim.weight_decay == recipe.model.dropout == 0 and not recipe.data.augment.active
     assert recipe.data.labels.kind == ("random" if condition == "random" else "true")
     pixels = {"shuffled_pixels": "shuffled", "random_pixels": "random", "gaussian": "gaussian"}

@@ -29,8 +29,13 @@ class PaperNetwork(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.classifier
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """A new classifier for another number of classes; 0 leaves the features."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier for another number of classes; 0 leaves the features.
+
+        global_pool: as timm passes it; None or "avg", since the pooling is part of the features. Raises UserError.
+        """
+        if global_pool not in (None, "avg"):
+            raise UserError(f"global_pool={global_pool!r} is not possible: the paper's networks pool as they are built")
         self.num_classes = num_classes
         self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 

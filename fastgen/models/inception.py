@@ -17,8 +17,8 @@ class ConvModule(nn.Sequential):
 
     def __init__(self, before: int, after: int, size: int, stride: int, batch_norm: bool) -> None:
         convolution = nn.Conv2d(before, after, size, stride=stride, padding=size // 2)
-        # He et al. (2015): keeps the signal's variance through ReLUs. Without batch norm PyTorch's default, a third
-        # of that variance for each layer, would fade to nothing over this network's ten layers.
+        # He et al. (2015): keeps the signal's variance through ReLUs. Without batch norm PyTorch's default, a sixth
+        # of that variance for each layer, would fade to nothing over this network's eleven layers.
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)

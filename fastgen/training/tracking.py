@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any
 
 from accelerate import Accelerator
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +17,7 @@ from rich.progress import (
 )
 
 from fastgen.recipe import Recipe
+from fastgen.terminal import console
 from fastgen.training.rundir import write_atomically
 
 _WANDB_ID = "wandb_id.txt"
@@ -75,7 +75,7 @@ class Display:
 
     def __init__(self, enabled: bool, total_steps: int, done_steps: int) -> None:
         self._enabled = enabled
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = console()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -36,11 +36,12 @@ try:
     from ffcv.fields.decoders import SimpleRGBImageDecoder
     from ffcv.loader import Loader
     from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
-except ImportError as error:
+except (ImportError, OSError) as error:
     raise UserError(
         f"data.backend=ffcv needs FFCV, which cannot be imported here ({error}): "
-        "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++, then pip install ffcv"
+        "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++, then pip install ffcv setuptools"
     ) from error
 
 # numba's thread pools must not be entered by two threads at once, and every stream decodes in a thread of its own.
@@ -57,7 +58,11 @@ Compiler.set_num_threads = classmethod(_set_num_threads)
 
 
 class _FixedSizeDecoder(SimpleRGBImageDecoder):
-    """FFCV's decoder for images of one size, with the loop of `ffcv_kernels`."""
+    """FFCV's decoder for images of one size, with the loop of `ffcv_kernels`, which also says what failed."""
+
+    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
+        state, images = super().declare_state_and_memory(previous_state)
+        return state, (images, AllocationQuery((), np.dtype("<u1")))
 
     def generate_code(self) -> Callable:
         return ffcv_kernels.decode_fixed_kernel
@@ -87,8 +92,11 @@ class _Reader(EpochIterator):
     def start(self) -> None:
         # Called at the end of the constructor, when the buffers have just been made (and not been touched yet).
         (node,) = self.memory_allocations["operation"]
-        ring = self.memory_allocations["operation"][node]
-        self.memory_allocations["operation"][node] = _FreshMemory(ring.shape[1:], self._pinned)
+        images, fine = self.memory_allocations["operation"][node]
+        self.memory_allocations["operation"][node] = (
+            _FreshMemory(images.shape[1:], self._pinned),
+            _FreshMemory(fine.shape[1:], pinned=False),
+        )
         super().start()
 
     def run(self) -> None:
@@ -107,9 +115,10 @@ class _Reader(EpochIterator):
         with _DECODING:
             return super().run_pipeline(*arguments)
 
-    def __next__(self) -> tuple[np.ndarray]:
+    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 (n, H, W, 3), and uint8 (n,) with 0 where the decoder complained."""
         try:
-            return super().__next__()
+            return super().__next__()[0]
         except StopIteration:
             if self._failure is not None:
                 raise RuntimeError(f"FFCV's reader failed: {self._failure}") from self._failure
@@ -138,7 +147,7 @@ class FFCVEngine:
         self.device, self._channels = device, channels
         self._columns = {name: torch.from_numpy(c).to(device) for name, c in beton.columns.items()}
         cores = min(len(os.sched_getaffinity(0)), numba.config.NUMBA_NUM_THREADS)
-        enabled = Compiler.is_enabled
+        enabled, numba_threads = Compiler.is_enabled, numba.get_num_threads()
         # Our kernel is compiled already; what FFCV would compile beside it is not used.
         Compiler.set_enabled(False)
         try:
@@ -153,6 +162,8 @@ class FFCVEngine:
             )
         finally:
             Compiler.set_enabled(enabled)
+            numba.set_num_threads(numba_threads)
+        self._beton = beton
 
     def batches(self, sampler: Sampler, label: str) -> Generator[Batch]:
         rows_of_batches = sampler.batches()
@@ -161,18 +172,29 @@ class FFCVEngine:
         sizes = [len(rows) for rows in rows_of_batches]
         assert len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0], "FFCV cuts an epoch into equal batches"
         rows = np.concatenate(rows_of_batches)
-        columns = [self._columns[name] for name in (label, "clean_label", "index")]
         self._loader.batch_size = sizes[0]
         reader = _Reader(self._loader, rows.astype(np.uint64), pinned=self.device.type == "cuda")
         try:
-            for mine in torch.from_numpy(rows).to(self.device).split(sizes):
-                (pixels,) = next(reader)
+            on_device = torch.from_numpy(rows).to(self.device)
+            # Gathered once an epoch: three small gathers a batch cost as much as decoding one of CIFAR-10.
+            names = (label, "clean_label", "index")
+            columns = [self._columns[name].index_select(0, on_device).split(sizes) for name in names]
+            for batch_rows, *labels in zip(rows_of_batches, *columns, strict=True):
+                pixels, fine = next(reader)
+                if not fine.all():
+                    self._decode_again(pixels, batch_rows, np.flatnonzero(fine == 0))
                 images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
                 if self._channels == 1:
                     images = images[:, :1].contiguous(memory_format=torch.channels_last)
-                yield Batch(images, *(column.index_select(0, mine) for column in columns))
+                yield Batch(images, *labels)
         finally:
             reader.stop()
+
+    def _decode_again(self, pixels: np.ndarray, rows: np.ndarray, failed: np.ndarray) -> None:
+        """Where FFCV's decoder complained, let Pillow judge: it decodes files that merely draw a warning (bytes too
+        many before a marker), as it did when they were baked, and raises for damaged ones."""
+        for at in failed:
+            pixels[at] = self._beton.image(int(rows[at]))
 
 
 def open_engine(beton: Beton, device: torch.device, channels: int, threads: int | None) -> FFCVEngine:

@@ -2,12 +2,18 @@
 
 FFCV compiles its own loops with numba in every process (9 to 17 seconds), and numba cannot cache them: they hold
 pointers of this process (ctypes) and other compiled functions in closures. This loop is a plain function of this
-module and calls the library by symbol names, so numba caches it across processes; it checks this file's time
-stamp, its own version and the processor before it uses what it finds.
+module and calls the library by symbol names, so that numba can cache it across processes.
 """
 
 import ctypes
+import hashlib
+import importlib.util
+import logging
 import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import llvmlite.binding
 import numba
@@ -15,8 +21,15 @@ import numba.typed
 import numpy as np
 import torch
 from numba import types
+from numba.core.caching import FunctionCache
+from numba.core.serialize import dumps
 
 from pipelines.locations import cache_root
+
+log = logging.getLogger(__name__)
+if "NUMBA_THREADING_LAYER" not in os.environ and importlib.util.find_spec("numba.np.ufunc.omppool"):
+    # numba prefers TBB where it finds it (OpenCV's Debian packages bring it), and TBB can hang a process at its end.
+    numba.config.THREADING_LAYER = "omp"
 
 
 def _import_without_compiling() -> None:
@@ -51,12 +64,14 @@ _memcpy = types.ExternalFunction("fastgen_ffcv_memcpy", types.void(_I8, _I8, _U8
 _JPEG = 0  # ffcv.fields.rgb_image.IMAGE_MODES
 
 
-def decode_fixed(rows, destination, metadata, storage):  # type: ignore[no-untyped-def]
+def decode_fixed(rows, memory, metadata, storage):  # type: ignore[no-untyped-def]
     """Decode images of one size, in parallel, without the interpreter lock.
 
-    rows uint64 (n,); destination uint8 (batch, H, W, 3), of which the first n are filled and returned; metadata: the
-    image field's records; storage: FFCV's OSCacheContext.state (mapped file, sorted addresses, their sizes).
+    rows uint64 (n,); memory: uint8 (batch, H, W, 3) for the images and uint8 (batch,) for what became of them;
+    metadata: the image field's records; storage: FFCV's OSCacheContext.state (mapped file, sorted addresses, their
+    sizes). Returns the first n of both; 0 marks an image at which the decoder complained.
     """
+    destination, fine = memory
     mapped, addresses, sizes = storage
     for i in numba.prange(len(rows)):
         record = metadata[rows[i]]
@@ -66,10 +81,50 @@ def decode_fixed(rows, destination, metadata, storage):  # type: ignore[no-untyp
         source = mapped.ctypes.data + types.int64(address)
         if record["mode"] == _JPEG:
             target = destination[i].ctypes.data
-            _imdecode(source, size, height, width, target, height, width, 0, 0, 1, 1, False, False)
+            failed = _imdecode(source, size, height, width, target, height, width, 0, 0, 1, 1, False, False)
+            fine[i] = failed == 0
         else:
-            _memcpy(source, destination[i].ctypes.data, size)
-    return destination[: len(rows)]
+            _memcpy(source, destination[i].ctypes.data, size)  # `Beton` has checked the size
+            fine[i] = True
+    return destination[: len(rows)], fine[: len(rows)]
+
+
+class _KernelFiles:
+    """numba's cache files (numba.core.caching.IndexDataCacheFile), with one file for a kernel and a checksum in it.
+
+    numba's own are an index and a data file: a damaged one ends the process, and two processes that write at once
+    can leave an index that names the other's kernel. A file here is named by all that determines the machine code
+    (signature, processor, bytecode, source file's stamp, numba's version); what cannot be read or written is compiled.
+    """
+
+    def __init__(self, folder: str, name: str, stamp: Any) -> None:
+        self._folder, self._name, self._stamp = Path(folder), name, stamp
+
+    def _path(self, key: Any) -> Path:
+        identity = hashlib.sha256(repr((key, self._stamp, numba.__version__)).encode()).hexdigest()[:32]
+        return self._folder / f"{self._name}.{identity}.kernel"
+
+    def load(self, key: Any) -> Any:
+        try:
+            content = self._path(key).read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            return None
+        return pickle.loads(content[32:])
+
+    def save(self, key: Any, data: Any) -> None:
+        content = dumps(data)
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            os.replace(file.name, self._path(key))
+        except OSError as error:
+            log.warning("the compiled kernel is not kept for the next process: %s", error)
+
+    def flush(self) -> None:
+        for path in self._folder.glob(f"{self._name}.*.kernel"):
+            path.unlink(missing_ok=True)
 
 
 def _compiled(function):  # type: ignore[no-untyped-def]
@@ -77,16 +132,21 @@ def _compiled(function):  # type: ignore[no-untyped-def]
 
     Where no folder can be written to, it is compiled in each process.
     """
-    options = {"nogil": True, "parallel": True, "error_model": "numpy"}
+    dispatcher = numba.njit(nogil=True, parallel=True, error_model="numpy")(function)
     before = numba.config.CACHE_DIR
     if not os.environ.get("NUMBA_CACHE_DIR"):
         numba.config.CACHE_DIR = str(cache_root() / "numba")
     try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # "cannot cache function: no locator available"
-        return numba.njit(**options)(function)
+        cache = FunctionCache(function)
+        cache._cache_file = _KernelFiles(
+            cache.cache_path, cache._impl.filename_base, cache._impl.locator.get_source_stamp()
+        )
+        dispatcher._cache = cache
+    except (RuntimeError, OSError, AttributeError) as error:  # no folder can be written, or numba has changed inside
+        log.warning("FFCV's kernel is compiled in every process: %s", error)
     finally:
         numba.config.CACHE_DIR = before
+    return dispatcher
 
 
 decode_fixed_kernel = _compiled(decode_fixed)
