@@ -71,6 +71,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     position = Position(manifest_sha256=data.baked.sha256)
     found = checkpoints.latest(folder / "checkpoints") if recipe.run.resume else None
     if found is not None:
+        rundir.check_same_data(folder, data.baked.manifest)
         position = checkpoints.restore(accelerator, found)
         sampler.load_state_dict(position.sampler)
     meter = Meter(accelerator, position.running)

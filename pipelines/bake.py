@@ -173,6 +173,8 @@ def _bake_new(
             arrays = {"clean_label": source.labels[order], "index": order, **arrays}
             corrupt = pixel_corruption(pixels, name, statistics)
             path = temporary / f"{name}.beton"
+            some = [_nbytes(data) for data, *_ in _encoded(source, order[:_CHUNK], spec, corrupt, workers)]
+            _check_room(folder.parent, round(sum(some) / len(some) * len(source)))
             with Writer(path, len(source), arrays) as writer:
                 encoded = _encoded(source, order, spec, corrupt, workers)
                 for data, mode, width, height in _progress(encoded, len(source), f"baking {name}"):
@@ -202,6 +204,16 @@ def _bake_new(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _check_room(folder: Path, need: int) -> None:
+    """Raises UserError where the disk has less than `need` bytes free, before hours are spent."""
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise UserError(
+            f"{folder} has {free / 1e9:.1f} GB free and this bake needs about {need / 1e9:.1f}; set FASTGEN_CACHE to a "
+            "larger disk, bake.resolution lower, or bake.encoding=jpeg"
+        )
 
 
 def _extend(baked: BakedSet, source: Source, labels: dict[str, LabelSpec]) -> None:
@@ -248,6 +260,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 Encoded = tuple[bytes | np.ndarray, int, int, int]  # data, mode, width, height
+
+
+def _nbytes(data: bytes | np.ndarray) -> int:
+    return len(data) if isinstance(data, bytes) else data.nbytes
 
 
 def _encoded(

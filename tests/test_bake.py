@@ -304,3 +304,10 @@ def test_real_photographs_as_jpeg(tmp_path, data_folder):
     for row, index in enumerate(beton.columns["index"]):
         begin = int(beton.ptr[row])
         assert data[begin : begin + int(beton.sizes[row])].tobytes() == source.read(int(index))
+
+
+def test_a_full_disk_is_noticed_before_baking(tmp_path, monkeypatch):
+    monkeypatch.setattr(bake_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match="0.0 GB free and this bake needs about"):
+        bake(SYNTHETIC, TRUE, NONE, BakeSpec(), tmp_path)
+    assert not [p for p in (tmp_path / "baked").iterdir() if p.is_dir()]

@@ -94,7 +94,7 @@ def test_without_batch_norm_the_signal_survives():
     torch.manual_seed(0)
     network = timm.create_model("fastgen_inception_nobn")
     features = network.body(torch.randn(8, 3, 28, 28))
-    assert 0.1 < features.std() < 10
+    assert 0.01 < features.std() < 10
 
 
 def test_local_response_norm_agrees_with_torch():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 from safetensors.torch import load_file
 
 from fastgen import cli
@@ -213,6 +214,34 @@ def test_resume_refuses_what_would_not_be_the_same_run(tmp_path):
     AcceleratorState._reset_state(True)
     with pytest.raises(UserError, match="is not empty"):
         train(load("quickstart", [*SMALL, folder]))
+
+
+def test_resume_refuses_other_data_under_the_same_recipe(tmp_path):
+    """The folder's images were replaced between the two halves of a run."""
+    for half in range(2):
+        for i in range(40):
+            path = tmp_path / "set" / "train" / f"class{i % 2}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((12, 12, 3), 5 * i + half, np.uint8)).save(path)
+        settings = ["data.source=imagefolder", f"data.root={tmp_path / 'set'}", "data.batch_size=10", "data.limit=40"]
+        settings += [f"run.dir={tmp_path / 'run'}", f"run.resume={half == 1}", f"train.max_steps={half + 2}"]
+        AcceleratorState._reset_state(True)
+        if half == 0:
+            train(load("quickstart", settings))
+    with pytest.raises(UserError, match="trained on other data .*fingerprints"):
+        train(load("quickstart", settings))
+
+
+@pytest.mark.parametrize("setting", ["train.precision=bf16", "train.compile=true", "train.channels_last=false"])
+def test_options_that_change_how_it_is_computed(setting, tmp_path):
+    small = [*SMALL, "model.name=fastgen_mlp_1x512", "model.dropout=0", "train.max_steps=6"]
+    train(load("quickstart", [*small, f"run.dir={tmp_path / 'plain'}"]))
+    AcceleratorState._reset_state(True)
+    train(load("quickstart", [*small, setting, f"run.dir={tmp_path / 'other'}"]))
+    plain, other = (lines(tmp_path / name, "train_running_loss_nats") for name in ("plain", "other"))
+    assert plain.keys() == other.keys() and len(plain) == 6
+    assert np.allclose(list(plain.values()), list(other.values()), rtol=0.02)
+    assert weights(tmp_path / "other").keys() == weights(tmp_path / "plain").keys()
 
 
 def test_damaged_checkpoints_are_named(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from fastgen.recipe import Recipe, _leaves
+from pipelines.manifest import MANIFEST, Manifest
 from pipelines.registry import UserError
 
 # What may differ between a run and its continuation: how long, how observed, on which machine.
@@ -75,6 +76,17 @@ def _check_same(recipe: Recipe, folder: Path) -> None:
                 f"{folder} was made with {key}={before.get(key)}, and now it is {value}; "
                 "a resumed run must have the same recipe: take the difference back, or start another run.dir"
             )
+
+
+def check_same_data(folder: Path, manifest: Manifest) -> None:
+    """Raises UserError when the data under the same recipe are no longer those that the run was started with."""
+    before = Manifest.load(folder / MANIFEST).specification
+    if before != manifest.specification:
+        differ = [key for key in manifest.specification if before.get(key) != manifest.specification[key]]
+        raise UserError(
+            f"{folder} was trained on other data (its manifest differs in {', '.join(differ)}); "
+            "restore them, or start another run.dir"
+        )
 
 
 def write_atomically(path: Path, text: str) -> None:
