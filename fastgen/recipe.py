@@ -11,14 +11,31 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipelines.augment import NORMALIZATIONS, AugmentSpec, NormalizeSpec
-from pipelines.backends import BACKENDS
+from pipelines.augment import AugmentSpec, NormalizeSpec
 from pipelines.bake import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
+from pipelines.regions import ViewSpec
 from pipelines.registry import UserError, did_you_mean
-from pipelines.sources import SOURCES, SourceSpec
+from pipelines.sources import SourceSpec
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+@dataclass
+class ProgressiveSpec:
+    """Smaller inputs early on (data.progressive.*), as FFCV's ImageNet recipes train.
+
+    The side grows linearly from start_size pixels in start_epoch to data.image_size in end_epoch, in steps of 32.
+    """
+
+    start_size: int | None = None  # None: the same size throughout
+    start_epoch: int = 0
+    end_epoch: int = 0
+
+    def size(self, epoch: int, full: int) -> int:
+        """Side of the input in pixels."""
+        if self.start_size is None or epoch >= self.end_epoch:
+            return full
+        passed = max(0, epoch - self.start_epoch) / (self.end_epoch - self.start_epoch)
+        return min(full, int((self.start_size + passed * (full - self.start_size)) / 32 + 0.5) * 32)
 
 
 @dataclass
@@ -27,11 +44,15 @@ class DataSpec(SourceSpec):
 
     backend: str = "resident"
     image_size: int | None = None  # pixels, side of the network's input (None: as baked)
+    eval_size: int | None = None  # pixels, the same for evaluation (None: image_size)
     batch_size: int = 128  # global: over all processes and accumulation steps
     eval_batch_size: int | None = None  # global (None: four times batch_size)
     workers: int | None = None  # loader threads of a process (None: its share of the cores)
+    stage: str | None = None  # a folder on each machine's own disk to copy the baked set to
     labels: LabelSpec = field(default_factory=LabelSpec)
     pixels: PixelSpec = field(default_factory=PixelSpec)
+    view: ViewSpec = field(default_factory=ViewSpec)
+    progressive: ProgressiveSpec = field(default_factory=ProgressiveSpec)
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     normalize: NormalizeSpec = field(default_factory=NormalizeSpec)
 
@@ -51,13 +72,17 @@ class ModelSpec:
 
 @dataclass
 class OptimSpec:
-    """The optimizer (optim.*). Weight decay applies to all parameters, as in the paper's experiments."""
+    """The optimizer (optim.*)."""
 
-    name: str = "sgd"
+    name: str = "sgd"  # sgd, adamw, or rmsprop as TensorFlow defines it
     lr: float = 0.1
-    momentum: float = 0.9  # of sgd
+    momentum: float = 0.9  # of sgd and rmsprop
     nesterov: bool = False
+    decay: float = 0.9  # of rmsprop's running mean of squared gradients
+    eps: float = 1.0  # of rmsprop, under the root
     weight_decay: float = 0.0
+    decay_all: bool = True  # false: weight decay spares biases and normalisation
+    clip: float | None = None  # largest norm of all gradients together
 
 
 @dataclass
@@ -88,7 +113,10 @@ class TrainSpec:
     channels_last: bool | None = None  # memory format of convolutions (None: on)
     accumulate: int = 1  # micro-batches per optimizer step
     label_smoothing: float = 0.0
+    aux_weight: float = 0.0  # of an auxiliary classifier's loss (model.options.aux_logits=true)
+    ema: float = 0.0  # decay of a moving average of the weights, which is then what is evaluated
     threads: int | None = None  # CPU threads of a process (None: its share of the cores)
+    timeout_minutes: float = 10.0  # a process that others wait for so long is taken for lost
 
 
 @dataclass
@@ -163,6 +191,8 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
         _set(config, key, _read_yaml(text, f"{key}={text}"), "command line")
     recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
     recipe.recipe = path.stem
+    from fastgen.validation import validate  # which knows this schema
+
     validate(recipe)
     return recipe
 
@@ -294,67 +324,3 @@ def _label_spec(values: Any, origin: str) -> Any:
 
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split("\n    full_key")[0].split())
-
-
-def _choice(key: str, value: str, known: typing.Iterable[str]) -> None:
-    if value not in known:
-        raise UserError(f"unknown {key} '{value}': {did_you_mean(value, known)}")
-
-
-def _at_least(recipe: Recipe, least: float, *keys: str) -> None:
-    values = recipe.flat()
-    for key in keys:
-        if values[key] is not None and values[key] < least:
-            raise UserError(f"{key}={values[key]} must be at least {least}")
-
-
-def validate(recipe: Recipe) -> None:
-    """What can be known to be wrong before any data is opened. Raises UserError."""
-    from fastgen.training.optimization import OPTIMIZERS, SCHEDULES
-
-    data, train = recipe.data, recipe.train
-    _choice("data.source", data.source, SOURCES)
-    _choice("data.backend", data.backend, BACKENDS)
-    _choice("optim.name", recipe.optim.name, OPTIMIZERS)
-    _choice("schedule.kind", recipe.schedule.kind, SCHEDULES)
-    _choice("train.precision", train.precision, PRECISIONS)
-    _choice("track.wandb", recipe.track.wandb, ("online", "offline", "off"))
-    _at_least(
-        recipe, 1, "data.batch_size", "data.eval_batch_size", "data.workers", "data.image_size", "data.limit",
-        "data.limit_test", "schedule.every_samples", "train.epochs", "train.max_steps", "train.evaluate_epochs",
-        "train.accumulate", "train.threads", "run.keep_checkpoints", "track.log_steps",
-    )  # fmt: skip
-    _at_least(
-        recipe, 0, "seed", "data.labels.seed", "data.pixels.seed", "optim.lr", "optim.momentum",
-        "optim.weight_decay", "schedule.factor", "schedule.warmup_samples", "run.checkpoint_minutes",
-    )  # fmt: skip
-    for labels in (data.labels, *recipe.bake.columns):
-        labels.resolved()
-    data.pixels.resolved()
-    recipe.bake.validate(data.pixels)
-    data.augment.validate()
-    _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
-    if recipe.optim.nesterov and (recipe.optim.name != "sgd" or recipe.optim.momentum == 0):
-        raise UserError("optim.nesterov=true needs optim.name=sgd and optim.momentum above 0")
-    for key, value in (
-        ("model.dropout", recipe.model.dropout),
-        ("train.label_smoothing", train.label_smoothing),
-    ):
-        if not 0 <= value < 1:
-            raise UserError(f"{key}={value} must be at least 0 and below 1")
-    if recipe.track.wandb != "off":
-        import importlib.util
-
-        if importlib.util.find_spec("wandb") is None:
-            raise UserError(f"track.wandb={recipe.track.wandb} needs wandb: pip install wandb, or set track.wandb=off")
-    _check_model(recipe.model.name)
-
-
-def _check_model(name: str) -> None:
-    import timm
-
-    import fastgen.models  # noqa: F401 (registers the paper's networks)
-
-    if not timm.is_model(name.partition(".")[0]):
-        near = did_you_mean(name, timm.list_models()).partition("known:")[0]
-        raise UserError(f"unknown model.name '{name}': {near}timm.list_models() names all")

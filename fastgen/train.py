@@ -16,11 +16,10 @@ import time
 from contextlib import closing
 from typing import Any
 
-import torch.nn.functional as F
-
 from fastgen import cli
 from fastgen.recipe import Recipe
 from fastgen.training import checkpoints, rundir
+from fastgen.training.averaging import WeightAverage
 from fastgen.training.checkpoints import Position
 from fastgen.training.data import open_data
 from fastgen.training.evaluation import evaluate_splits
@@ -35,7 +34,8 @@ from fastgen.training.launch import (
     on_main,
 )
 from fastgen.training.meter import Meter
-from fastgen.training.network import make_network, parameter_count
+from fastgen.training.network import compile_network, make_network, parameter_count
+from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import learning_rate, make_optimizer
 from fastgen.training.tracking import Display, MetricsFile, evaluation_line, start_wandb
 from pipelines.manifest import MANIFEST
@@ -64,8 +64,14 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
     # ------------------------------------------------------------ network and optimizer
     bare = make_network(recipe, data.baked.num_classes, data.baked.channels, data.image_size, accelerator.device)
-    optimizer = make_optimizer(bare.parameters(), recipe.optim)
+    average = WeightAverage(bare, recipe.train.ema) if recipe.train.ema else None
+    measured = average.network if average else bare
+    for compiled in {bare, measured}:
+        compile_network(compiled, recipe, accelerator.device)
+    optimizer = make_optimizer(bare, recipe.optim)
     network, optimizer = accelerator.prepare(bare, optimizer)
+    if average:
+        accelerator.register_for_checkpointing(average)
 
     # ------------------------------------------------------------ resume
     position = Position(manifest_sha256=data.baked.sha256)
@@ -97,11 +103,13 @@ def train(recipe: Recipe) -> dict[str, Any]:
         accelerator.log(line, step=position.step)
 
     def measure() -> dict[str, Any]:
-        result = evaluate_splits(accelerator, bare, data)
+        result = evaluate_splits(accelerator, measured, data)
         if result["train_correct"] == result["train_count"] and position.interpolation_epoch is None:
             position.interpolation_epoch = round(position.step / steps_per_epoch, 4)
-        if result["test_top1"] is not None:
-            position.best_test_top1 = max(result["test_top1"], position.best_test_top1 or 0.0)
+        if (top1 := result["test_top1"]) is not None:
+            position.best_test_top1 = max(top1, position.best_test_top1 or 0.0)
+        if (top5 := result["test_top5"]) is not None:
+            position.best_test_top5 = max(top5, position.best_test_top5 or 0.0)
         log(evaluation_line(result))
         display.evaluated(position.step / steps_per_epoch, result)
         return result
@@ -127,7 +135,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         while position.step < total_steps and decision != STOP and not interpolated():
             epoch = sampler.epoch
             meter.pause()
-            with closing(data.engines["train"].batches(sampler, data.label)) as batches:
+            with closing(data.training()) as batches:
                 while sampler.offset < steps_per_epoch * batch_size and position.step < total_steps:
                     # -------- one optimizer step over one global batch
                     at = epoch * sampler.samples + sampler.offset
@@ -142,12 +150,16 @@ def train(recipe: Recipe) -> dict[str, Any]:
                         batch = next(batches)
                         waited += time.perf_counter() - asked
                         with accelerator.accumulate(network):
-                            logits = network(data.prepare(batch.images, batch.index, epoch))
-                            loss = F.cross_entropy(logits, batch.label, label_smoothing=recipe.train.label_smoothing)
+                            output = network(data.prepare(batch.images, batch.index, epoch))
+                            loss = training_loss(output, batch.label, recipe.train)
                             accelerator.backward(loss)
+                            if recipe.optim.clip is not None and accelerator.sync_gradients:
+                                accelerator.clip_grad_norm_(bare.parameters(), recipe.optim.clip)
                             optimizer.step()
                             optimizer.zero_grad()
-                        meter.add(loss.detach(), logits.detach(), batch.label)
+                        meter.add(loss.detach(), logits_of(output).detach(), batch.label)
+                    if average:
+                        average.update(bare)
                     position.step += 1
                     sampler.offset += batch_size
                     meter.step(batch_size, waited)
@@ -200,6 +212,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             "steps": position.step,
             **{key: value for key, value in result.items() if not key.endswith(("_count", "_correct"))},
             "best_test_top1": position.best_test_top1,
+            "best_test_top5": position.best_test_top5,
             "interpolation_epoch": position.interpolation_epoch,
             "images_per_second": round(meter.images_per_second, 1),
             "data_stall_fraction": round(meter.data_stall_fraction, 4),

@@ -96,10 +96,12 @@ class NormalizeSpec:
 class Preprocess:
     """uint8 images -> network input. One for training, one (train=False: central crop, no change) for evaluation.
 
-    image_size: side of the input in pixels.
+    image_size: side of the input in pixels; None where the images come in the input's size.
     """
 
-    def __init__(self, image_size: int, augment: AugmentSpec, normalize: NormalizeSpec, seed: int, train: bool) -> None:
+    def __init__(
+        self, image_size: int | None, augment: AugmentSpec, normalize: NormalizeSpec, seed: int, train: bool
+    ) -> None:
         self.image_size, self.augment, self.normalize = image_size, augment, normalize
         self.seed, self.active = seed, train and augment.active
         self._constants: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -109,16 +111,17 @@ class Preprocess:
 
         epoch: an int, or an int64 scalar tensor. Returns float32 (B, C, image_size, image_size), channels_last.
         """
+        size = self.image_size or images.shape[-1]
         if not self.active:
-            return self._normalized(center_crop(images, self.image_size).float())
+            return self._normalized(center_crop(images, size).float())
         spec = self.augment
         draws = uniforms(index, self.seed, epoch)
         if spec.random_crop:
-            room = images.shape[-1] + 2 * spec.crop_padding - self.image_size
+            room = images.shape[-1] + 2 * spec.crop_padding - size
             offsets = (draws[:, :2] * (room + 1)).long()
-            pixels = crop(images, offsets, self.image_size, spec.crop_padding)
+            pixels = crop(images, offsets, size, spec.crop_padding)
         else:
-            pixels = center_crop(images, self.image_size)
+            pixels = center_crop(images, size)
         if spec.flip:
             pixels = flip(pixels, draws[:, 2] < 0.5)
         pixels = pixels.float()  # only now: bytes move four times as fast

@@ -21,13 +21,14 @@ POSITION = "position.json"
 
 @dataclass
 class Position:
-    """Where a run stands. sampler: its state; best_test_top1 in percent; seconds: of training and evaluation so far;
-    running: the meter's totals."""
+    """Where a run stands. sampler: its state; best_test_top1, best_test_top5 in percent; seconds: of training and
+    evaluation so far; running: the meter's totals."""
 
     step: int = 0
     sampler: dict[str, int] = field(default_factory=dict)
     interpolation_epoch: float | None = None
     best_test_top1: float | None = None
+    best_test_top5: float | None = None
     seconds: float = 0.0
     world_size: int = 1
     running: list[list[float]] = field(default_factory=list)

@@ -7,42 +7,57 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from fastgen.recipe import Recipe
-from fastgen.training.launch import on_main
+from fastgen.recipe import DataSpec, Recipe
+from fastgen.training.launch import everywhere, on_main
 from pipelines.augment import Preprocess
 from pipelines.backends import Batch, Engine, open_engine
 from pipelines.bake import bake
 from pipelines.manifest import BakedSet
+from pipelines.regions import View
 from pipelines.registry import UserError
 from pipelines.sampler import Sampler
+from pipelines.staging import staged
 
 
 @dataclass
 class Data:
-    """image_size: side of the network's input in pixels. sampler: of the training set, on this process.
+    """The data of a run on this process.
 
-    prepare, prepare_eval: (images uint8, index[, epoch]) -> network input, for training and evaluation.
+    image_size: side of the network's input in pixels (the largest, with data.progressive). sampler: of the training
+    set. prepare, prepare_eval: (images uint8, index[, epoch]) -> network input, for training and evaluation.
     """
 
     baked: BakedSet
     engines: dict[str, Engine]
+    spec: DataSpec
     image_size: int
-    label: str
-    eval_batch_size: int
     sampler: Sampler
     prepare: Preprocess
     prepare_eval: Preprocess
+
+    def training(self) -> Generator[Batch]:
+        """This process's batches from the sampler's position to the end of its epoch."""
+        epoch = self.sampler.epoch
+        return self.engines["train"].batches(
+            self.sampler,
+            self.spec.labels.column_name,
+            self._view(self.spec.progressive.size(epoch, self.image_size), epoch),
+        )
 
     def in_order(self, split: str) -> Generator[Batch]:
         """This process's share of a whole split, for evaluation. Test labels are the true ones."""
         sampler = Sampler(
             self.baked.betons[split].samples,
-            self.eval_batch_size,
+            self.spec.eval_batch_size or 4 * self.spec.batch_size,
             shuffle=False,
             rank=self.sampler.rank,
             world_size=self.sampler.world_size,
         )
-        return self.engines[split].batches(sampler, self.label if split == "train" else "label_true")
+        column = self.spec.labels.column_name if split == "train" else "label_true"
+        return self.engines[split].batches(sampler, column, self._view(self.spec.eval_size or self.image_size, None))
+
+    def _view(self, size: int, epoch: int | None) -> View | None:
+        return None if self.spec.view.fraction is None else View(self.spec.view, size, self.sampler.seed, epoch)
 
 
 def bake_recipe(recipe: Recipe) -> BakedSet:
@@ -60,19 +75,8 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
         return baked.path, baked.sha256
 
     path, sha256 = on_main(accelerator, path_and_hash)
-    baked = BakedSet.open(path, expect=sha256)
-    sizes = {beton.fixed_size for beton in baked.betons.values()}
-    square = len(sizes) == 1 and (size := sizes.pop()) is not None and size[0] == size[1]
-    if not square:
-        raise UserError(
-            f"{path}: the baked images are not squares of one size, and networks need such; "
-            "set bake.square=true and bake.resolution"
-        )
-    baked_size = baked.betons["train"].height[0].item()
-    image_size = data.image_size or baked_size
-    if image_size > baked_size:
-        raise UserError(f"data.image_size={image_size} is larger than the baked images ({baked_size} pixels)")
-    data.augment.check_room(baked_size, image_size)
+    baked = open_everywhere(accelerator, path, sha256, data.stage)
+    image_size, crop = _sizes(baked, data)
     data.normalize.validate(baked.channels)
     sampler = Sampler(
         baked.betons["train"].samples,
@@ -89,10 +93,34 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
             split: open_engine(data.backend, beton, device, baked.channels, data.workers)
             for split, beton in baked.betons.items()
         },
+        spec=data,
         image_size=image_size,
-        label=data.labels.column_name,
-        eval_batch_size=data.eval_batch_size or 4 * data.batch_size,
         sampler=sampler,
-        prepare=Preprocess(image_size, data.augment, data.normalize, recipe.seed, train=True),
-        prepare_eval=Preprocess(image_size, data.augment, data.normalize, recipe.seed, train=False),
+        prepare=Preprocess(crop, data.augment, data.normalize, recipe.seed, train=True),
+        prepare_eval=Preprocess(crop, data.augment, data.normalize, recipe.seed, train=False),
     )
+
+
+def open_everywhere(accelerator: Accelerator, path: Path, sha256: str, stage: str | None) -> BakedSet:
+    """The baked set on every process, copied to the folder `stage` of each machine first if one is given."""
+    return everywhere(accelerator, lambda: BakedSet.open(staged(path, Path(stage)) if stage else path, expect=sha256))
+
+
+def _sizes(baked: BakedSet, data: DataSpec) -> tuple[int, int | None]:
+    """Side of the network's input, and to what the baked images are cropped (None: the view has resized them)."""
+    if data.view.fraction is not None:
+        assert data.image_size is not None, "validate has seen to it"
+        return data.image_size, None
+    sizes = {beton.fixed_size for beton in baked.betons.values()}
+    square = len(sizes) == 1 and (size := sizes.pop()) is not None and size[0] == size[1]
+    if not square:
+        raise UserError(
+            f"{baked.path}: the baked images are not squares of one size, and networks need such; set "
+            "data.view.fraction=0.875 and data.image_size, or bake.square=true and bake.resolution"
+        )
+    baked_size = baked.betons["train"].height[0].item()
+    image_size = data.image_size or baked_size
+    if image_size > baked_size:
+        raise UserError(f"data.image_size={image_size} is larger than the baked images ({baked_size} pixels)")
+    data.augment.check_room(baked_size, image_size)
+    return image_size, image_size

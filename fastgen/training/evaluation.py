@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 from fastgen.training.data import Data
+from fastgen.training.objective import logits_of
 from pipelines.backends import Batch
 
 _COUNTERS = 8
@@ -54,7 +55,7 @@ def evaluate(
     sums = torch.zeros(_COUNTERS, dtype=torch.float64, device=accelerator.device)
     for batch in batches:
         with accelerator.autocast():
-            logits = model(prepare(batch.images, batch.index))
+            logits = logits_of(model(prepare(batch.images, batch.index)))
         logits = logits.float()
         best = logits.topk(min(5, logits.shape[1])).indices
         hit = best[:, 0] == batch.label

@@ -5,12 +5,13 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
 
 from fastgen.recipe import Recipe
 from pipelines.registry import UserError
@@ -51,6 +52,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         gradient_accumulation_steps=recipe.train.accumulate,
         log_with="wandb" if recipe.track.wandb != "off" else None,
         step_scheduler_with_optimizer=False,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.train.timeout_minutes))],
     )
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != expected:
@@ -115,6 +117,26 @@ class Agreement:
         mine = torch.tensor([wish == CHECKPOINT, wish == STOP], dtype=torch.int32, device=self._accelerator.device)
         checkpoint, stop = self._accelerator.reduce(mine, "sum").tolist()
         return STOP if stop else CHECKPOINT if checkpoint else CONTINUE
+
+
+def everywhere(accelerator: Accelerator, work: Callable[[], T]) -> T:
+    """Do `work`, which may take long, in every process, and return when all are done.
+
+    The processes tell each other every few seconds that they live. A UserError of one is raised in all.
+    """
+    if accelerator.num_processes == 1:
+        return work()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        while True:
+            wait([future], timeout=5)
+            failure = str(future.exception()) if future.done() and future.exception() else None
+            reports = gather_object([(future.done(), failure)])
+            failures = [text for _, text in reports if text is not None]
+            if failures:
+                raise UserError(failures[0])
+            if all(done for done, _ in reports):
+                return future.result()
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:

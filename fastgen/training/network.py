@@ -11,8 +11,7 @@ from pipelines.registry import UserError
 def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, device: torch.device) -> torch.nn.Module:
     """A freshly initialised network for images (channels, image_size, image_size) on `device`.
 
-    channels_last is on unless the recipe says otherwise (cuDNN and oneDNN convolve fastest in it); torch.compile
-    is on for a GPU only: on a CPU its start-up costs more than small networks gain.
+    channels_last is on unless the recipe says otherwise: cuDNN and oneDNN convolve fastest in it.
     Raises UserError when timm refuses the recipe's options.
     """
     spec = recipe.model
@@ -32,10 +31,15 @@ def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, d
     network = network.to(device)
     if recipe.train.channels_last is not False:
         network = network.to(memory_format=torch.channels_last)
+    return network
+
+
+def compile_network(network: torch.nn.Module, recipe: Recipe, device: torch.device) -> None:
+    """torch.compile, in place: by default for a GPU only, as on a CPU its start-up costs more than small networks
+    gain."""
     wanted = recipe.train.compile
     if wanted or (wanted is None and device.type == "cuda"):
         network.compile()
-    return network
 
 
 def parameter_count(network: torch.nn.Module) -> int:

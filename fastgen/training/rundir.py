@@ -17,7 +17,10 @@ _FREE = (
     "train.epochs",
     "train.max_steps",
     "train.threads",
+    "train.timeout_minutes",
+    "data.backend",
     "data.workers",
+    "data.stage",
     "data.root",
     "bake.workers",
 )

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from pipelines.beton import Beton
+from pipelines.regions import View
 from pipelines.registry import Registry
 from pipelines.sampler import Sampler
 
@@ -34,11 +35,12 @@ class Batch:
 class Engine(Protocol):
     """What a backend module's `open_engine(beton, device, channels, threads)` returns."""
 
-    def batches(self, sampler: Sampler, label: str) -> Generator[Batch]:
+    def batches(self, sampler: Sampler, label: str, view: View | None = None) -> Generator[Batch]:
         """This process's batches from the sampler's present position to the end of the epoch.
 
-        label: name of the label column. The generator does not move the sampler: whoever consumes a batch
-        does, because engines work ahead. Closing it frees its threads and buffers.
+        label: name of the label column. view: what to show of each image; None shows all of it, which images of
+        one size allow. The generator does not move the sampler: whoever consumes a batch does, because engines
+        work ahead. Closing it frees its threads and buffers.
         """
         ...
 
@@ -46,6 +48,7 @@ class Engine(Protocol):
 _MODULES: Registry[str] = Registry("data.backend")
 _MODULES.add("resident", "pipelines.backends.resident")
 _MODULES.add("ffcv", "pipelines.backends.ffcv")
+_MODULES.add("dali", "pipelines.backends.dali")
 
 BACKENDS = tuple(_MODULES)
 

@@ -1,7 +1,7 @@
 """FFCV's loader over a baked file: it reads and decodes ahead in a thread of its own, in our sampler's order.
 
-FFCV decodes the images; labels and indices come from the file's columns by the same row numbers. Its hazards that
-matter here, and what is done about them:
+FFCV's functions decode and resize the images; labels and indices come from the file's columns by the same row
+numbers. Its hazards that matter here, and what is done about them:
 
 - Batches are views of a ring of buffers, overwritten while the receiver may still hold them: here every batch is
   decoded into memory of its own, which then belongs to the receiver, without a copy.
@@ -17,14 +17,18 @@ Source: ffcv/loader/loader.py, ffcv/loader/epoch_iterator.py, ffcv/pipeline/ of 
 import os
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from queue import Empty, Full
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from pipelines.backends import Batch
+from pipelines.backends.columns import Columns
 from pipelines.beton import Beton
+from pipelines.regions import View
 from pipelines.registry import UserError
 from pipelines.sampler import Sampler
 
@@ -38,6 +42,7 @@ try:
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.compiler import Compiler
+    from ffcv.pipeline.state import State
 except (ImportError, OSError) as error:
     raise UserError(
         f"data.backend=ffcv needs FFCV, which cannot be imported here ({error}): "
@@ -57,15 +62,24 @@ def _set_num_threads(cls: type[Compiler], n: int) -> None:
 Compiler.set_num_threads = classmethod(_set_num_threads)
 
 
-class _FixedSizeDecoder(SimpleRGBImageDecoder):
-    """FFCV's decoder for images of one size, with the loop of `ffcv_kernels`, which also says what failed."""
+class _Decoder(SimpleRGBImageDecoder):
+    """Stands in FFCV's graph for the loops of `ffcv_kernels`: what to show is the stream's to say, and it decodes.
 
-    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
-        state, images = super().declare_state_and_memory(previous_state)
-        return state, (images, AllocationQuery((), np.dtype("<u1")))
+    The memory asked for here is replaced by `_Reader`, and so kept small.
+    """
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, tuple[AllocationQuery, AllocationQuery]]:
+        byte = np.dtype("<u1")
+        state = replace(previous_state, jit_mode=True, shape=(1,), dtype=byte)
+        return state, (AllocationQuery((1,), byte), AllocationQuery((), byte))
 
     def generate_code(self) -> Callable:
-        return ffcv_kernels.decode_fixed_kernel
+        def decode(rows: np.ndarray, memory: Any, metadata: np.ndarray, storage: Any) -> tuple[np.ndarray, np.ndarray]:
+            reader = threading.current_thread()
+            assert isinstance(reader, _Reader)
+            return reader.decode(rows, memory, metadata, storage)
+
+        return decode
 
 
 class _FreshMemory:
@@ -84,18 +98,21 @@ class _FreshMemory:
 class _Reader(EpochIterator):
     """One pass over given rows. Use `next`, and `stop` when done or not."""
 
-    def __init__(self, loader: Loader, rows: np.ndarray, pinned: bool) -> None:
-        self._pinned = pinned
+    def __init__(
+        self, loader: Loader, rows: np.ndarray, decode: Callable, shape: tuple[int, ...], pinned: bool
+    ) -> None:
+        """decode: what `_Decoder` does for this stream. shape: of a batch of images, (batch, H, W, 3)."""
+        self.decode = decode
+        self._shape, self._pinned = shape, pinned
         self._failure: BaseException | None = None
         super().__init__(loader, rows)
 
     def start(self) -> None:
         # Called at the end of the constructor, when the buffers have just been made (and not been touched yet).
         (node,) = self.memory_allocations["operation"]
-        images, fine = self.memory_allocations["operation"][node]
         self.memory_allocations["operation"][node] = (
-            _FreshMemory(images.shape[1:], self._pinned),
-            _FreshMemory(fine.shape[1:], pinned=False),
+            _FreshMemory(self._shape, self._pinned),
+            _FreshMemory(self._shape[:1], pinned=False),
         )
         super().start()
 
@@ -136,19 +153,15 @@ class _Reader(EpochIterator):
 
 
 class FFCVEngine:
-    """One FFCV loader for a file; a reader thread per stream. Columns lie on the device, int64 (N,)."""
+    """One FFCV loader for a file; a reader thread per stream."""
 
     def __init__(self, beton: Beton, device: torch.device, channels: int, threads: int | None) -> None:
-        if beton.fixed_size is None:
-            raise UserError(
-                f"{beton.path}: the images differ in size, and data.backend=ffcv decodes images of one size; "
-                "bake them to one (bake.square=true bake.resolution=...)"
-            )
         self.device, self._channels = device, channels
-        self._columns = {name: torch.from_numpy(c).to(device) for name, c in beton.columns.items()}
+        self._columns = Columns(beton, device)
+        self._index = beton.columns["index"]
         cores = min(len(os.sched_getaffinity(0)), numba.config.NUMBA_NUM_THREADS)
         enabled, numba_threads = Compiler.is_enabled, numba.get_num_threads()
-        # Our kernel is compiled already; what FFCV would compile beside it is not used.
+        # Our kernels are compiled already; what FFCV would compile beside them is not used.
         Compiler.set_enabled(False)
         try:
             self._loader = Loader(
@@ -157,7 +170,7 @@ class FFCVEngine:
                 num_workers=min(threads or cores, cores),
                 os_cache=True,
                 seed=0,  # not used, but without one FFCV draws it from numpy's global generator
-                pipelines={"image": [_FixedSizeDecoder()], **dict.fromkeys(beton.names)},
+                pipelines={"image": [_Decoder()], **dict.fromkeys(beton.names)},
                 drop_last=False,
             )
         finally:
@@ -165,24 +178,22 @@ class FFCVEngine:
             numba.set_num_threads(numba_threads)
         self._beton = beton
 
-    def batches(self, sampler: Sampler, label: str) -> Generator[Batch]:
+    def batches(self, sampler: Sampler, label: str, view: View | None = None) -> Generator[Batch]:
         rows_of_batches = sampler.batches()
         if not rows_of_batches:
             return
         sizes = [len(rows) for rows in rows_of_batches]
         assert len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0], "FFCV cuts an epoch into equal batches"
-        rows = np.concatenate(rows_of_batches)
+        labels_of_batches = self._columns.of(rows_of_batches, label)
+        decode, side = self._decoding(view)
         self._loader.batch_size = sizes[0]
-        reader = _Reader(self._loader, rows.astype(np.uint64), pinned=self.device.type == "cuda")
+        rows = np.concatenate(rows_of_batches).astype(np.uint64)
+        reader = _Reader(self._loader, rows, decode, (sizes[0], *side, 3), pinned=self.device.type == "cuda")
         try:
-            on_device = torch.from_numpy(rows).to(self.device)
-            # Gathered once an epoch: three small gathers a batch cost as much as decoding one of CIFAR-10.
-            names = (label, "clean_label", "index")
-            columns = [self._columns[name].index_select(0, on_device).split(sizes) for name in names]
-            for batch_rows, *labels in zip(rows_of_batches, *columns, strict=True):
+            for batch_rows, labels in zip(rows_of_batches, labels_of_batches, strict=True):
                 pixels, fine = next(reader)
                 if not fine.all():
-                    self._decode_again(pixels, batch_rows, np.flatnonzero(fine == 0))
+                    self._decode_again(pixels, batch_rows, np.flatnonzero(fine == 0), view)
                 images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
                 if self._channels == 1:
                     images = images[:, :1].contiguous(memory_format=torch.channels_last)
@@ -190,11 +201,40 @@ class FFCVEngine:
         finally:
             reader.stop()
 
-    def _decode_again(self, pixels: np.ndarray, rows: np.ndarray, failed: np.ndarray) -> None:
+    def _decoding(self, view: View | None) -> tuple[Callable, tuple[int, int]]:
+        """The loop over a batch that a stream needs, and the height and width of its images."""
+        if view is None:
+            if self._beton.fixed_size is None:
+                raise UserError(
+                    f"{self._beton.path}: the images differ in size; resize them to one: data.view.fraction=0.875 "
+                    "data.image_size=..., or bake them to one (bake.resolution=... bake.square=true)"
+                )
+            return ffcv_kernels.decode_fixed_kernel, self._beton.fixed_size
+        # Decoded whole by each thread in turn. (FFCV's own decoders hold such an image for each sample of a batch.)
+        largest = int((self._beton.height.astype(np.int64) * self._beton.width).max()) * 3
+        scratch = np.empty((numba.config.NUMBA_NUM_THREADS, largest), np.uint8)
+
+        def decode(rows: np.ndarray, memory: Any, metadata: np.ndarray, storage: Any) -> tuple[np.ndarray, np.ndarray]:
+            return ffcv_kernels.decode_regions_kernel(
+                rows, self._regions(rows, view), scratch, memory, metadata, storage
+            )
+
+        return decode, (view.size, view.size)
+
+    def _regions(self, rows: np.ndarray, view: View) -> np.ndarray:
+        return view.regions(self._index[rows], self._beton.height[rows], self._beton.width[rows])
+
+    def _decode_again(self, pixels: np.ndarray, rows: np.ndarray, failed: np.ndarray, view: View | None) -> None:
         """Where FFCV's decoder complained, let Pillow judge: it decodes files that merely draw a warning (bytes too
         many before a marker), as it did when they were baked, and raises for damaged ones."""
         for at in failed:
-            pixels[at] = self._beton.image(int(rows[at]))
+            image = self._beton.image(int(rows[at]))
+            if view is not None:
+                ((top, left, height, width),) = self._regions(rows[at : at + 1], view)
+                shown = Image.fromarray(image[top : top + height, left : left + width])
+                method = Image.Resampling.BOX if min(height, width) >= view.size else Image.Resampling.BILINEAR
+                image = np.asarray(shown.resize((view.size, view.size), method))
+            pixels[at] = image
 
 
 def open_engine(beton: Beton, device: torch.device, channels: int, threads: int | None) -> FFCVEngine:

@@ -1,8 +1,8 @@
-"""The machine code that decodes a batch: our loop around the C functions of FFCV's library, cached on disk.
+"""The machine code that decodes a batch: our loops around the C functions of FFCV's library, cached on disk.
 
 FFCV compiles its own loops with numba in every process (9 to 17 seconds), and numba cannot cache them: they hold
-pointers of this process (ctypes) and other compiled functions in closures. This loop is a plain function of this
-module and calls the library by symbol names, so that numba can cache it across processes.
+pointers of this process (ctypes) and other compiled functions in closures. These loops are plain functions of this
+module and call the library by symbol names, so that numba can cache them across processes.
 """
 
 import ctypes
@@ -53,7 +53,11 @@ from ffcv.libffcv import lib  # noqa: E402
 
 # Names of our own, so that no other library's symbol of the same name can be taken for them.
 _I8, _U4, _U8 = types.int64, types.uint32, types.uint64
-for _name, _function in (("fastgen_ffcv_imdecode", lib.imdecode), ("fastgen_ffcv_memcpy", lib.my_memcpy)):
+for _name, _function in (
+    ("fastgen_ffcv_imdecode", lib.imdecode),
+    ("fastgen_ffcv_memcpy", lib.my_memcpy),
+    ("fastgen_ffcv_resize", lib.resize),
+):
     llvmlite.binding.add_symbol(_name, ctypes.cast(_function, ctypes.c_void_p).value)
 # int imdecode(in, size, source height, width, out, crop height, width, offset x, y, scale num, denom, crop, flip)
 _imdecode = types.ExternalFunction(
@@ -61,6 +65,8 @@ _imdecode = types.ExternalFunction(
     types.int32(_I8, _U8, _U4, _U4, _I8, _U4, _U4, _U4, _U4, _U4, _U4, types.boolean, types.boolean),
 )
 _memcpy = types.ExternalFunction("fastgen_ffcv_memcpy", types.void(_I8, _I8, _U8))
+# void resize(unused, in, source height, width, first row, end row, first column, end column, out, height, width)
+_resize = types.ExternalFunction("fastgen_ffcv_resize", types.void(*[_I8] * 11))
 _JPEG = 0  # ffcv.fields.rgb_image.IMAGE_MODES
 
 
@@ -86,6 +92,37 @@ def decode_fixed(rows, memory, metadata, storage):  # type: ignore[no-untyped-de
         else:
             _memcpy(source, destination[i].ctypes.data, size)  # `Beton` has checked the size
             fine[i] = True
+    return destination[: len(rows)], fine[: len(rows)]
+
+
+def decode_regions(rows, regions, scratch, memory, metadata, storage):  # type: ignore[no-untyped-def]
+    """Decode images of any size and resize a region of each (OpenCV's INTER_AREA), in parallel, without the
+    interpreter lock.
+
+    regions: int32 (n, 4): top, left, height, width; scratch: uint8 (threads, bytes of the largest image); memory:
+    uint8 (batch, size, size, 3) and uint8 (batch,). The others, and what is returned, as in `decode_fixed`.
+    """
+    destination, fine = memory
+    mapped, addresses, sizes = storage
+    for i in numba.prange(len(rows)):
+        record = metadata[rows[i]]
+        address = record["data_ptr"]
+        size = sizes[np.searchsorted(addresses, address)]
+        height, width = types.uint32(record["height"]), types.uint32(record["width"])
+        pixels = mapped.ctypes.data + types.int64(address)
+        fine[i] = True
+        if record["mode"] == _JPEG:
+            whole = scratch[numba.get_thread_id()].ctypes.data
+            failed = _imdecode(pixels, size, height, width, whole, height, width, 0, 0, 1, 1, False, False)
+            fine[i] = failed == 0
+            pixels = whole
+        top, left, shown_rows, shown_columns = regions[i]
+        shown = destination[i]
+        target = shown.ctypes.data
+        _resize(
+            0, pixels, height, width, top, top + shown_rows, left, left + shown_columns,
+            target, shown.shape[0], shown.shape[1],
+        )  # fmt: skip
     return destination[: len(rows)], fine[: len(rows)]
 
 
@@ -150,3 +187,4 @@ def _compiled(function):  # type: ignore[no-untyped-def]
 
 
 decode_fixed_kernel = _compiled(decode_fixed)
+decode_regions_kernel = _compiled(decode_regions)

@@ -3,60 +3,113 @@
 For sets that fit (CIFAR-10 takes 154 MB). JPEG files are decoded once, when the engine opens.
 """
 
-from collections.abc import Generator
+import os
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from pipelines.backends import Batch
+from pipelines.backends.columns import Columns
 from pipelines.beton import RAW, Beton
+from pipelines.regions import View
 from pipelines.registry import UserError
 from pipelines.sampler import Sampler
 
 
 class ResidentEngine:
-    """Holds images uint8 (N, H, W, C) and the columns int64 (N,) on the device, in file order."""
+    """Holds the decoded images on the device in file order: uint8 (N, H, W, C), or one after the other as uint8
+    (all pixels,) where they differ in size."""
 
     def __init__(self, beton: Beton, device: torch.device, channels: int, threads: int | None) -> None:
-        if beton.fixed_size is None:
-            raise UserError(
-                f"{beton.path}: the images differ in size, so they make no one tensor for data.backend=resident; "
-                "bake them to one size (bake.resolution=... bake.square=true) or use data.backend=ffcv"
-            )
-        images = torch.from_numpy(_pixels(beton, threads))
-        if channels == 1:
-            images = images[..., :1].contiguous()
-        self.device = device
-        self._images = images.to(device)
-        self._columns = {name: torch.from_numpy(c).to(device) for name, c in beton.columns.items()}
+        self._beton, self.device, self._channels = beton, device, channels
+        self._sizes = np.stack([beton.height, beton.width], axis=1).astype(np.int64)
+        self._starts = _starts(self._sizes)
+        self._check_room()
+        pixels = torch.from_numpy(_pixels(beton, threads))
+        if beton.fixed_size is not None:
+            pixels = pixels.view(beton.samples, *beton.fixed_size, 3)
+            if channels == 1:
+                pixels = pixels[..., :1].contiguous()
+        self._pixels = pixels.to(device)
+        self._index = beton.columns["index"]
+        self._columns = Columns(beton, device)
 
-    def batches(self, sampler: Sampler, label: str) -> Generator[Batch]:
+    def batches(self, sampler: Sampler, label: str, view: View | None = None) -> Generator[Batch]:
         rows_of_batches = sampler.batches()
         if not rows_of_batches:
             return
-        # One copy to the device an epoch; each batch is then a slice of it.
+        if view is None and self._beton.fixed_size is None:
+            raise UserError(
+                f"{self._beton.path}: the images differ in size; resize them to one: data.view.fraction=0.875 "
+                "data.image_size=..., or bake them to one (bake.resolution=... bake.square=true)"
+            )
+        images = self._whole(rows_of_batches) if view is None else self._shown(rows_of_batches, view)
+        for pixels, labels in zip(images, self._columns.of(rows_of_batches, label), strict=True):
+            yield Batch(pixels, *labels)
+
+    def _whole(self, rows_of_batches: list[np.ndarray]) -> Iterator[torch.Tensor]:
+        # One copy of row numbers to the device an epoch; each batch is then a slice of it.
         rows = torch.from_numpy(np.concatenate(rows_of_batches)).to(self.device)
-        label_column, clean, index = (self._columns[name] for name in (label, "clean_label", "index"))
         for mine in rows.split([len(batch) for batch in rows_of_batches]):
-            yield Batch(
-                self._images.index_select(0, mine).permute(0, 3, 1, 2),
-                label_column.index_select(0, mine),
-                clean.index_select(0, mine),
-                index.index_select(0, mine),
+            yield self._pixels.index_select(0, mine).permute(0, 3, 1, 2)
+
+    def _shown(self, rows_of_batches: list[np.ndarray], view: View) -> Iterator[torch.Tensor]:
+        for rows in rows_of_batches:
+            regions = view.regions(self._index[rows], *self._sizes[rows].T)
+            resized = [
+                _resized(self._image(int(row))[None, :, top : top + height, left : left + width], view.size)
+                for row, (top, left, height, width) in zip(rows, regions.tolist(), strict=True)
+            ]
+            yield torch.cat(resized).contiguous(memory_format=torch.channels_last)
+
+    def _image(self, row: int) -> torch.Tensor:
+        """uint8 (C, H, W), a view."""
+        if self._beton.fixed_size is not None:
+            return self._pixels[row].permute(2, 0, 1)
+        height, width = self._sizes[row].tolist()
+        begin = int(self._starts[row])
+        image = self._pixels[begin : begin + height * width * 3].view(height, width, 3)
+        return image.permute(2, 0, 1)[: self._channels]
+
+    def _check_room(self) -> None:
+        need = int(self._sizes.prod(1).sum()) * 3
+        if self.device.type == "cuda":
+            free = torch.cuda.mem_get_info(self.device)[0]
+        else:
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if need > free:
+            raise UserError(
+                f"{self._beton.path}: its images take {need / 1e9:.1f} GB of pixels and the {self.device.type} has "
+                f"{free / 1e9:.1f} GB free; stream them with data.backend=ffcv or dali"
             )
 
 
+def _resized(images: torch.Tensor, size: int) -> torch.Tensor:
+    """uint8 (B, C, H, W) -> (B, C, size, size): bilinear, averaging over what a pixel covers when it shrinks."""
+    if images.shape[-2:] == (size, size):
+        return images
+    floats = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False)
+    return floats.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _starts(sizes: np.ndarray) -> np.ndarray:
+    """Where each image begins when they lie one after the other: int64 (N + 1,), in bytes."""
+    return np.concatenate([[0], np.cumsum(sizes.prod(1) * 3)])
+
+
 def _pixels(beton: Beton, threads: int | None) -> np.ndarray:
-    """All images in file order: uint8 (N, H, W, 3)."""
-    if (beton.mode == RAW).all():
-        return beton.raw_images()
-    assert beton.fixed_size is not None
-    out = np.empty((beton.samples, *beton.fixed_size, 3), np.uint8)
+    """All images in file order, one after the other: uint8 (all pixels,)."""
+    if beton.fixed_size is not None and (beton.mode == RAW).all():
+        return beton.raw_images().reshape(-1)
+    starts = _starts(np.stack([beton.height, beton.width], axis=1).astype(np.int64))
+    out = np.empty(int(starts[-1]), np.uint8)
     data = beton.map()
 
     def decode(row: int) -> None:
-        out[row] = beton.image(row, data)
+        out[starts[row] : starts[row + 1]] = beton.image(row, data).reshape(-1)
 
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(decode, range(beton.samples)):
