@@ -170,5 +170,5 @@ def _load(path: Path, stamp: np.ndarray) -> TarIndex | None:
             groups = Names(kept["group_data"], kept["group_ends"])
             names = Names(kept["name_data"], kept["name_ends"])
             return TarIndex(list(groups), kept["counts"], names, kept["offsets"], kept["sizes"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None
