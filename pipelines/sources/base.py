@@ -124,15 +124,28 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 
 def fingerprint_files(root: Path, paths: Iterable[Path]) -> str:
-    """A digest of files: relative names, sizes, and the contents where they total at most 1 GiB.
+    """The `fingerprint_samples` of files, named relative to `root`."""
+    listed = sorted((path.relative_to(root).as_posix(), path.stat().st_size, path) for path in paths)
+    return fingerprint_samples(((name, size) for name, size, _ in listed), (_hash_file(path) for _, _, path in listed))
+
+
+def fingerprint_samples(listed: Iterable[tuple[str, int]], hashes: Iterable[bytes]) -> str:
+    """A digest of (name, size) pairs in name order and, where the sizes total at most 1 GiB, of the contents' hashes.
 
     Larger sets are told apart by names and sizes alone: reading 150 GB at every start is no option, and
-    the baked file carries hashes of its own.
+    the baked file carries hashes of its own. `hashes` is consumed only for the smaller ones.
     """
-    listed = sorted((path.relative_to(root).as_posix(), path.stat().st_size, path) for path in paths)
-    digest = hashlib.sha256(repr([(name, size) for name, size, _ in listed]).encode())
-    if sum(size for _, size, _ in listed) <= _HASH_WHOLE_BYTES:
-        for _, _, path in listed:
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest, total = hashlib.sha256(b"["), 0
+    for number, entry in enumerate(listed):  # the text of the list's repr, without a million tuples at once
+        digest.update((", " if number else "").encode() + repr(entry).encode())
+        total += entry[1]
+    digest.update(b"]")
+    if total <= _HASH_WHOLE_BYTES:
+        for content in hashes:
+            digest.update(content)
     return digest.hexdigest()
+
+
+def _hash_file(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

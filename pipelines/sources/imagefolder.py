@@ -11,9 +11,7 @@ import numpy as np
 
 from pipelines.registry import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_files
-from pipelines.sources.layouts import named_root, split_of
-
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+from pipelines.sources.layouts import IMAGE_SUFFIXES, named_root, split_of
 
 
 class ImageFolderSource(Source):
@@ -29,11 +27,11 @@ class ImageFolderSource(Source):
         labels: list[int] = []
         for label, name in enumerate(self.class_names):
             if (folder / name).is_dir():
-                files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in _SUFFIXES)
+                files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
                 self.paths += files
                 labels += [label] * len(files)
         if not self.paths:
-            raise UserError(f"{folder}: no image files in class folders ({', '.join(sorted(_SUFFIXES))})")
+            raise UserError(f"{folder}: no image files in class folders ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self.labels = np.asarray(labels, dtype=np.int64)
         self.fingerprint = fingerprint_files(folder, self.paths)
 

@@ -1,5 +1,6 @@
 """How data sets lie in folders: where a named one is looked for, and which Parquet files are which split."""
 
+import os
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from pipelines.locations import data_root
 from pipelines.registry import UserError
 from pipelines.sources.base import SourceSpec
 
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 _SPLIT_WORDS = {"train": {"train", "training"}, "val": {"val", "valid", "validation", "test"}}
 
 
@@ -35,6 +37,11 @@ def download_folder(spec: SourceSpec, name: str) -> Path:
             "leave data.root out to have it downloaded"
         )
     return data_root() / name
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says it is an image. Hidden files are none: macOS leaves ._NAME.JPEG beside NAME.JPEG."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def split_of(name: str) -> str | None:

@@ -1,0 +1,283 @@
+"""ImageNet (ILSVRC 2012): 1,281,167 training and 50,000 validation photographs in 1000 classes, read as they lie.
+
+Found under data.root or FASTGEN_DATA, for each split in the first of these layouts:
+
+    train/WNID/*.JPEG, or WNID/*.JPEG           val/WNID/*.JPEG, or val/*.JPEG with ground truth
+    ILSVRC2012_img_train.tar (a tar of tars)    ILSVRC2012_img_val.tar with ground truth
+    Parquet as on the Hub                       Parquet, where the training split is Parquet
+
+Ground truth for validation files that lie flat is imagenet_2012_validation_synset_labels.txt or
+ILSVRC2012_devkit_t12.tar.gz. A class is its wnid's place among the sorted wnids of the training split, which is the
+usual order of the 1000. Samples are in the order of (wnid, file name): the same in a folder and in a tar, and so are
+the fingerprints. Parquet keeps the order of its rows.
+"""
+
+import hashlib
+import io
+import os
+import re
+import tarfile
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.registry import UserError
+from pipelines.sources.base import Source, SourceSpec, fingerprint_samples
+from pipelines.sources.layouts import find_parquet, is_image, search_folders
+from pipelines.sources.names import Names
+from pipelines.sources.parquet import ParquetSource
+from pipelines.sources.tars import index_tar
+
+TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+DEVKIT, SYNSET_LABELS = "ILSVRC2012_devkit_t12.tar.gz", "imagenet_2012_validation_synset_labels.txt"
+_WNID = re.compile(r"n\d{8}")
+
+
+class _Split(Source):
+    """A split in the order of (wnid, file name). names, sizes (int64), labels: of each sample."""
+
+    def __init__(self, class_names: list[str], labels: np.ndarray, names: Names, sizes: np.ndarray) -> None:
+        self.class_names, self.labels, self.names, self.sizes = class_names, labels.astype(np.int64), names, sizes
+        self.fingerprint = fingerprint_samples(
+            (
+                (f"{class_names[label]}/{name}", int(size))
+                for label, name, size in zip(labels, names, sizes, strict=True)
+            ),
+            (hashlib.sha256(self.read(index)).digest() for index in range(len(names))),
+        )
+
+    def read(self, index: int) -> bytes:
+        raise NotImplementedError
+
+
+class FolderSplit(_Split):
+    """Files in class folders below `folder`, or (flat) in `folder` itself."""
+
+    def __init__(
+        self, folder: Path, flat: bool, class_names: list[str], labels: np.ndarray, names: Names, sizes: np.ndarray
+    ) -> None:
+        self.folder, self.flat = folder, flat
+        super().__init__(class_names, labels, names, sizes)
+
+    def _path(self, index: int) -> Path:
+        group = "" if self.flat else self.class_names[self.labels[index]]
+        return self.folder / group / self.names[index]
+
+    def read(self, index: int) -> bytes:
+        return self._path(index).read_bytes()
+
+    def sample_name(self, index: int) -> str:
+        return str(self._path(index))
+
+
+class TarSplit(_Split):
+    """Members of `archive` at `offsets` (int64): a tar of class tars, or (flat) of the files."""
+
+    def __init__(
+        self,
+        archive: Path,
+        flat: bool,
+        class_names: list[str],
+        labels: np.ndarray,
+        names: Names,
+        sizes: np.ndarray,
+        offsets: np.ndarray,
+    ) -> None:
+        self.archive, self.flat, self.offsets = archive, flat, offsets
+        self._file = open(archive, "rb", buffering=0)  # noqa: SIM115  # as long as the source; closed with it
+        super().__init__(class_names, labels, names, sizes)
+
+    def read(self, index: int) -> bytes:
+        size = int(self.sizes[index])
+        data = os.pread(self._file.fileno(), size, int(self.offsets[index]))  # has no position: threads may share it
+        if len(data) != size:
+            raise UserError(f"{self.sample_name(index)}: the archive has become shorter since it was opened")
+        return data
+
+    def sample_name(self, index: int) -> str:
+        group = "" if self.flat else f"{self.class_names[self.labels[index]]}.tar/"
+        return f"{self.archive}: {group}{self.names[index]}"
+
+
+def open_split(spec: SourceSpec, split: str) -> Source | None:
+    folders = search_folders(spec, "imagenet")
+    for folder in folders:
+        if not folder.is_dir():
+            if spec.root is not None:
+                raise UserError(f"data.root={spec.root} is a file; it should name the folder of imagenet")
+            continue
+        classes = _train_folder(folder)
+        if classes is not None:
+            return _from_class_folders(classes, None) if split == "train" else _open_val(folder, _wnids(classes))
+        if (folder / TRAIN_TAR).is_file():
+            train = folder / TRAIN_TAR
+            return _from_train_tar(train) if split == "train" else _open_val(folder, _tar_classes(train))
+        # Not in all of FASTGEN_DATA: the Parquet files of any other set lie there, too.
+        files = find_parquet(folder, split) if folder == folders[0] else []
+        if files:
+            return ParquetSource(folder, files)
+        if folder == folders[0] and split == "val" and find_parquet(folder, "train"):
+            return None
+    looked = " or ".join(str(folder) for folder in folders)
+    raise UserError(
+        f"no ImageNet training images in {looked}: neither train/WNID/*.JPEG, nor {TRAIN_TAR}, nor Parquet. "
+        "Get it from image-net.org (it cannot be downloaded without an account) and set data.root to its folder"
+    )
+
+
+def _open_val(root: Path, class_names: list[str]) -> Source | None:
+    """The validation split, its classes fixed by the training split's; None where there are no such images."""
+    folder = root / "val"
+    if folder.is_dir():
+        if _wnids(folder):
+            return _from_class_folders(folder, class_names)
+        names, sizes = _image_files(folder)
+        if names:
+            labels = _ground_truth([folder, root], folder, len(names), class_names)
+            order = np.argsort(labels, kind="stable")
+            packed = Names.pack(names[i] for i in order)
+            return FolderSplit(folder, True, class_names, labels[order], packed, np.array(sizes, np.int64)[order])
+    archive = root / VAL_TAR
+    if not archive.is_file():
+        return None
+    index = index_tar(archive, nested=False)
+    if not len(index.names):
+        raise UserError(f"{archive}: holds no image files; remove it to go without a test split")
+    labels = _ground_truth([root], archive, len(index.names), class_names)
+    order = np.argsort(labels, kind="stable")
+    packed = Names.pack(index.names[i] for i in order)
+    return TarSplit(archive, True, class_names, labels[order], packed, index.sizes[order], index.offsets[order])
+
+
+def _train_folder(root: Path) -> Path | None:
+    """The folder that holds the training split's class folders, if any."""
+    return next((folder for folder in (root / "train", root) if folder.is_dir() and _wnids(folder)), None)
+
+
+def _wnids(folder: Path) -> list[str]:
+    """The sorted class folders."""
+    return sorted(entry.name for entry in os.scandir(folder) if _WNID.fullmatch(entry.name) and entry.is_dir())
+
+
+def _image_files(folder: Path) -> tuple[list[str], list[int]]:
+    """Names and sizes of the image files in a folder, by name."""
+    files = (entry for entry in os.scandir(folder) if is_image(entry.name) and entry.is_file())
+    found = sorted((entry.name, entry.stat().st_size) for entry in files)
+    return [name for name, _ in found], [size for _, size in found]
+
+
+def _from_class_folders(folder: Path, class_names: list[str] | None) -> FolderSplit:
+    """Class folders; `class_names` fixes the classes of a test split."""
+    wnids = _wnids(folder)
+    if folder.name in ("train", "val"):  # a folder that is the data set's root may hold anything else
+        _refuse_strays(folder)
+    known = class_names if class_names is not None else wnids
+    _refuse_unknown(folder, wnids, known)
+    listed = [_image_files(folder / wnid) for wnid in wnids]
+    counts = np.array([len(names) for names, _ in listed])
+    if class_names is None:
+        _refuse_empty(folder, wnids, counts)
+    return FolderSplit(
+        folder,
+        False,
+        known,
+        np.repeat(np.searchsorted(known, wnids), counts),
+        Names.pack(name for names, _ in listed for name in names),
+        np.array([size for _, sizes in listed for size in sizes], np.int64),
+    )
+
+
+def _refuse_strays(folder: Path) -> None:
+    """Raises UserError for a class folder that is named by no wnid, and for images outside of the class folders."""
+    for entry in os.scandir(folder):
+        if entry.is_dir() and not _WNID.fullmatch(entry.name) and not entry.name.startswith((".", "__")):
+            raise UserError(
+                f"{entry.path} is not named by a wnid such as n01440764, and so is no class of ImageNet; "
+                "rename or remove it, or set data.source=imagefolder, which takes any names"
+            )
+        if is_image(entry.name) and entry.is_file():
+            raise UserError(
+                f"{entry.path} lies outside of the class folders, and so has no label; move it into its class's folder "
+                "or remove it"
+            )
+
+
+def _refuse_unknown(place: Path, wnids: list[str], known: list[str]) -> None:
+    unknown = sorted(set(wnids) - set(known))
+    if unknown:
+        raise UserError(
+            f"{place}: class {unknown[0]} does not exist in the training split, which has {len(known)} classes; "
+            "complete the training split, or remove these validation images"
+        )
+
+
+def _refuse_empty(place: Path, wnids: list[str], counts: np.ndarray) -> None:
+    empty = [wnid for wnid, count in zip(wnids, counts, strict=True) if count == 0]
+    if empty:
+        raise UserError(
+            f"{place}: class {empty[0]} has no image files ({len(empty)} such classes); "
+            "copy or download its images again, or remove the class"
+        )
+
+
+def _tar_classes(archive: Path) -> list[str]:
+    """The wnids of a tar of class tars."""
+    index = index_tar(archive, nested=True)
+    odd = [group for group in index.groups if not _WNID.fullmatch(group)]
+    if odd or not index.groups:
+        held = f"{odd[0]}.tar, which is named by no wnid" if odd else "no class archives"
+        raise UserError(
+            f"{archive}: holds {held}; it should be a tar of n01440764.tar and so on, as from image-net.org"
+        )
+    _refuse_empty(archive, index.groups, index.counts)
+    return index.groups
+
+
+def _from_train_tar(archive: Path) -> TarSplit:
+    wnids = _tar_classes(archive)
+    index = index_tar(archive, nested=True)
+    labels = np.repeat(np.arange(len(wnids)), index.counts)
+    return TarSplit(archive, False, wnids, labels, index.names, index.sizes, index.offsets)
+
+
+def _ground_truth(folders: list[Path], images: Path, n: int, class_names: list[str]) -> np.ndarray:
+    """Labels int64 (n,) of validation files in the order of their names, from a file in one of `folders`."""
+    found = [folder / name for folder in folders for name in (SYNSET_LABELS, DEVKIT) if (folder / name).is_file()]
+    if not found:
+        raise UserError(
+            f"{images} has no class folders, and nothing says which class a file is of; "
+            f"put {SYNSET_LABELS} (a wnid a line) or {DEVKIT} into {folders[-1]}"
+        )
+    truth = found[0]
+    wnids = truth.read_text().split() if truth.name == SYNSET_LABELS else _devkit_wnids(truth)
+    if len(wnids) != n:
+        raise UserError(
+            f"{images} has {n:,} images, and {truth} names the classes of {len(wnids):,}: which is whose is not known. "
+            "Copy or download the images again"
+        )
+    _refuse_unknown(truth, wnids, class_names)
+    return np.searchsorted(class_names, wnids).astype(np.int64)
+
+
+def _devkit_wnids(devkit: Path) -> list[str]:
+    """The class of each validation file, by file name, as the development kit says."""
+    from scipy.io import loadmat
+
+    try:
+        with tarfile.open(devkit, "r:gz") as tar:
+            members = {member.name.rsplit("/", 1)[-1]: member for member in tar if member.isfile()}
+            content = {}
+            for name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"):
+                file = tar.extractfile(members[name])
+                assert file is not None
+                content[name] = file.read()
+        synsets = loadmat(io.BytesIO(content["meta.mat"]), squeeze_me=True)["synsets"]
+        # Synsets with children are inner nodes of the hierarchy, and no classes.
+        wnid_of = {int(row[0]): str(row[1]) for row in (tuple(islice(s, 5)) for s in synsets) if row[4] == 0}
+        return [wnid_of[int(line)] for line in content["ILSVRC2012_validation_ground_truth.txt"].split()]
+    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, NotImplementedError) as e:
+        raise UserError(
+            f"{devkit}: cannot be read as ImageNet's development kit ({type(e).__name__}: {e}). "
+            f"Download it again, or put {SYNSET_LABELS} beside it"
+        ) from e
