@@ -26,7 +26,8 @@ CONDITIONS = ("true", "random", "shuffled_pixels", "random_pixels", "gaussian")
 
 def test_the_fixed_keys_and_recipes_exist():
     assert set(FIXED_KEYS) <= set(known_keys())
-    expected = {"quickstart"} | {f"cifar10_{model}_{condition}" for model in MODELS for condition in CONDITIONS}
+    expected = {"quickstart", "imagenet_inception_true", "imagenet_inception_random"}
+    expected |= {f"cifar10_{model}_{condition}" for model in MODELS for condition in CONDITIONS}
     assert expected <= set(known_recipes())
 
 

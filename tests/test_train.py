@@ -63,18 +63,28 @@ def lines(folder: Path, key: str) -> dict[int, float]:
     return {line["step"]: line[key] for line in read_metrics(folder / "metrics.jsonl") if key in line}
 
 
+def importorskip_backend(backend: str) -> None:
+    if backend != "resident":
+        pytest.importorskip({"ffcv": "ffcv", "dali": "nvidia.dali"}[backend])
+
+
 # ---------------------------------------------------------------- every recipe, model and backend
 
 
 @pytest.mark.parametrize("name", known_recipes())
 def test_every_recipe_runs_two_steps(name, tmp_path):
-    overrides = ["train.max_steps=2", "data.limit=128", "data.limit_test=40", f"run.dir={tmp_path / 'run'}"]
     recipe = load(name)
+    importorskip_backend(recipe.data.backend)
+    large = recipe.data.source == "imagenet"  # seconds for an image
+    samples, test_samples, batch = (16, 8, 8) if large else (128, 40, min(recipe.data.batch_size, 64))
+    overrides = ["train.max_steps=2", f"data.limit={samples}", f"data.limit_test={test_samples}"]
     data = os.environ.get("FASTGEN_DATA", "")
     if recipe.data.source != "digits" and not (Path(data) / recipe.data.source).is_dir():
-        overrides += ["data.source=synthetic", "data.synthetic.samples=128", "data.synthetic.test_samples=40"]
-    batch = min(recipe.data.batch_size, 64)
-    summary = train(load(name, [*overrides, f"data.batch_size={batch}"]))
+        overrides += ["data.source=synthetic", f"data.synthetic.samples={samples}", f"data.synthetic.jpeg={large}"]
+        overrides += [f"data.synthetic.test_samples={test_samples}", "data.synthetic.size=64"]
+    if large and recipe.model.options.get("aux_logits") is not True:  # the auxiliary head needs all of its 299 pixels
+        overrides += ["data.image_size=96", "data.progressive.start_size=null", "data.eval_size=null"]
+    summary = train(load(name, [*overrides, f"data.batch_size={batch}", f"run.dir={tmp_path / 'run'}"]))
     assert summary.keys() >= SUMMARY_KEYS and summary["steps"] == 2 and summary["status"] == "finished"
     assert 0 <= summary["train_top1"] <= 100 and math.isfinite(summary["train_loss"])
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
@@ -92,7 +102,7 @@ def test_any_timm_model_works(name, tmp_path):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_backends_train_alike(backend, tmp_path):
-    pytest.importorskip("ffcv" if backend == "ffcv" else "torch")
+    importorskip_backend(backend)
     train(load("quickstart", [*SMALL, f"data.backend={backend}", f"run.dir={tmp_path / backend}"]))
     AcceleratorState._reset_state(True)
     train(load("quickstart", [*SMALL, f"run.dir={tmp_path / 'reference'}"]))
