@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import shutil
-import tempfile
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,14 +24,15 @@ from filelock import FileLock
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipelines.beton import JPEG, PAGE_BYTES, RAW, Beton, Writer, add_columns
+from pipelines.beton import JPEG, PAGE_BYTES, RAW, Beton, Hashes
 from pipelines.corruptions import LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
 from pipelines.locations import cache_root
-from pipelines.manifest import MANIFEST, BakedSet, Column, Manifest, describe
+from pipelines.manifest import MANIFEST, BakedSet, Column, Manifest, Split, describe
 from pipelines.randomness import permutation
 from pipelines.registry import UserError, did_you_mean
 from pipelines.sources import SPLITS, Source, SourceSpec, identity, open_source
 from pipelines.sources.base import decode
+from pipelines.writer import Writer, add_columns
 
 ENCODINGS = ("raw", "jpeg")
 _CHUNK = 32  # samples encoded by a task: enough to hide the task's cost, few enough to keep all cores busy
@@ -118,10 +119,9 @@ def bake(
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{folder.name}.lock"):
         _finish_extension(folder)
-        for stale in root.glob(f".{folder.name}.tmp-*"):  # left by a bake that was killed; we hold the lock
-            shutil.rmtree(stale)
         if not (folder / MANIFEST).is_file():
-            say(f"baking {source.source} into {folder}")
+            going_on = " (going on from where it was stopped)" if _unfinished(folder).exists() else ""
+            say(f"baking {source.source} into {folder}{going_on}")
             _bake_new(folder, splits, wanted, pixels, spec, plan)
             return BakedSet.open(folder)
         baked = BakedSet.open(folder)
@@ -161,49 +161,73 @@ def _bake_new(
     train = splits["train"]
     workers = spec.workers or len(os.sched_getaffinity(0))
     statistics = _statistics(train, spec, workers) if pixels.kind == "gaussian" else None
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
+    unfinished = _unfinished(folder)
+    unfinished.mkdir(exist_ok=True)
     try:
         described = {}
         for name, source in splits.items():
             if not (source.labels.min() >= 0 and source.labels.max() < train.num_classes):
                 raise UserError(f"{name} labels are not all in 0..{train.num_classes - 1}")
-            order = _file_order(len(source), name)
             # Test labels are never touched.
-            arrays, columns = _label_columns(source, labels if name == "train" else {"label_true": LabelSpec()}, order)
-            arrays = {"clean_label": source.labels[order], "index": order, **arrays}
+            columns = labels if name == "train" else {"label_true": LabelSpec()}
             corrupt = pixel_corruption(pixels, name, statistics)
-            path = temporary / f"{name}.beton"
-            some = [_nbytes(data) for data, *_ in _encoded(source, order[:_CHUNK], spec, corrupt, workers)]
-            _check_room(folder.parent, round(sum(some) / len(some) * len(source)))
-            with Writer(path, len(source), arrays) as writer:
-                encoded = _encoded(source, order, spec, corrupt, workers)
-                for data, mode, width, height in _progress(encoded, len(source), f"baking {name}"):
-                    writer.append(data, mode, width, height)
-                hashes = writer.finish()
-            beton = Beton(path)
-            image: dict[str, Any] = {
-                "height": None,
-                "width": None,
-                "jpeg_files": int((beton.mode == JPEG).sum()),
-            }
-            if beton.fixed_size:
-                image["height"], image["width"] = beton.fixed_size
-            elif pixels.kind == "shuffled":
+            described[name] = _bake_split(unfinished / f"{name}.beton", source, name, columns, spec, corrupt, workers)
+            if pixels.kind == "shuffled" and described[name].image["height"] is None:
                 raise UserError(
                     "data.pixels.kind=shuffled is one permutation for all images, and these differ in size; "
                     "set bake.square=true and bake.resolution"
                 )
-            described[name] = describe(path, beton, hashes, image, columns)
         made_by = {"numpy": np.__version__, "pillow": PIL.__version__}
         manifest = Manifest(plan, train.class_names, train.channels, described, made_by)
-        _write_durably(temporary / MANIFEST, manifest.to_json())
-        BakedSet(temporary, manifest, hashlib.sha256(manifest.to_json().encode()).hexdigest()).write_stamp()
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        temporary.rename(folder)
+        _write_durably(unfinished / MANIFEST, manifest.to_json())
+        BakedSet(unfinished, manifest, hashlib.sha256(manifest.to_json().encode()).hexdigest()).write_stamp()
+        unfinished.rename(folder)
         _sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for name in splits:
+            _done_path(folder / f"{name}.beton").unlink()
+    except UserError:
+        shutil.rmtree(unfinished, ignore_errors=True)  # what is wrong must change, and then this is another set
         raise
+
+
+def _unfinished(folder: Path) -> Path:
+    """Where a set is baked until it is whole. A bake that was stopped goes on from what it finds there."""
+    return folder.with_name(f".{folder.name}.unfinished")
+
+
+def _done_path(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.done.json")
+
+
+def _bake_split(
+    path: Path,
+    source: Source,
+    split: str,
+    labels: dict[str, LabelSpec],
+    spec: BakeSpec,
+    corrupt: Callable[[np.ndarray, int], np.ndarray],
+    workers: int,
+) -> Split:
+    """Write one file, or what is missing of it, and return the manifest's entry."""
+    order = _file_order(len(source), split)
+    arrays, columns = _label_columns(source, labels, order)
+    arrays = {"clean_label": source.labels[order], "index": order, **arrays}
+    done = _done_path(path)
+    if done.exists():
+        hashes = Hashes(**json.loads(done.read_text()))
+        if Beton(path).names == list(arrays) and Beton(path).hashes() == hashes:
+            return describe(path, Beton(path), hashes, columns)
+        done.unlink()
+    with Writer(path, len(source), arrays, resumable=True) as writer:
+        rest = order[writer.count :]
+        some = [_nbytes(data) for data, *_ in _encoded(source, rest[:_CHUNK], spec, corrupt, workers)]
+        _check_room(path.parent, round(sum(some) / max(1, len(some)) * len(rest)))
+        encoded = _encoded(source, rest, spec, corrupt, workers)
+        for data, mode, width, height in _progress(encoded, len(order), f"baking {split}", done=writer.count):
+            writer.append(data, mode, width, height)
+        hashes = writer.finish()
+    _write_durably(done, json.dumps(asdict(hashes)))
+    return describe(path, Beton(path), hashes, columns)
 
 
 def _check_room(folder: Path, need: int) -> None:
@@ -360,7 +384,7 @@ def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
     return Statistics(tuple(mean.tolist()), tuple(std.tolist()), source.channels)
 
 
-def _progress(items: Iterable, total: int, what: str) -> Iterator:  # type: ignore[type-arg]
+def _progress(items: Iterable, total: int, what: str, done: int = 0) -> Iterator:  # type: ignore[type-arg]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as bar:
-        yield from bar.track(items, total=total, description=what)
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
+        yield from bar.track(items, total=total, completed=done, description=what)

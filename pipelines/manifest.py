@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.beton import Beton, Hashes
+from pipelines.beton import JPEG, Beton, Hashes
 from pipelines.registry import UserError
 
 SCHEMA = 1
@@ -165,8 +165,10 @@ def _check(folder: Path, split: Split, payload: bool) -> Beton:
     return beton
 
 
-def describe(path: Path, beton: Beton, hashes: Hashes, image: dict[str, Any], columns: dict[str, Column]) -> Split:
+def describe(path: Path, beton: Beton, hashes: Hashes, columns: dict[str, Column]) -> Split:
     """The manifest's entry for a file just written."""
+    height, width = beton.fixed_size or (None, None)
+    image = {"height": height, "width": width, "jpeg_files": int((beton.mode == JPEG).sum())}
     return Split(
         file=path.name,
         bytes=path.stat().st_size,

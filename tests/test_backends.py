@@ -12,12 +12,13 @@ from PIL import Image
 
 from pipelines.backends import BACKENDS, open_engine
 from pipelines.bake import BakeSpec, bake
-from pipelines.beton import JPEG, RAW, Beton, Writer
+from pipelines.beton import JPEG, RAW, Beton
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.regions import View, ViewSpec
 from pipelines.registry import UserError
 from pipelines.sampler import Sampler
 from pipelines.sources import SourceSpec
+from pipelines.writer import Writer
 
 N, SIDE, CPU = 203, 24, torch.device("cpu")
 RNG = np.random.default_rng(0)

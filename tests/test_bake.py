@@ -14,15 +14,18 @@ from conftest import real
 from PIL import Image
 
 from pipelines import bake as bake_module
+from pipelines import beton as beton_module
+from pipelines import writer as writer_module
 from pipelines.bake import BakeSpec, bake
-from pipelines.beton import JPEG
+from pipelines.beton import JPEG, RAW
 from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec
 from pipelines.manifest import BakedSet, Manifest
 from pipelines.registry import UserError
 from pipelines.sources import SourceSpec, SyntheticSpec, open_source
+from pipelines.writer import Writer
 
 SYNTHETIC = SourceSpec("synthetic", synthetic=SyntheticSpec(300, 60, 16))
-TRUE, NONE = LabelSpec(), PixelSpec()
+TRUE, RANDOM, NONE = LabelSpec(), LabelSpec("random"), PixelSpec()
 
 
 def files(baked: BakedSet) -> dict[str, bytes]:
@@ -150,15 +153,84 @@ def test_a_killed_bake_leaves_nothing_that_looks_whole(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=_bake_slowly, args=(tmp_path,))
     process.start()
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "baked").glob(".*.tmp-*/train.beton")) and time.monotonic() < deadline:
+    while not list((tmp_path / "baked").glob(".*.unfinished/train.beton")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    (unfinished,) = (tmp_path / "baked").glob(".*.tmp-*")
+    (unfinished,) = (tmp_path / "baked").glob(".*.unfinished")
     with pytest.raises(UserError, match="is no baked set"):
         BakedSet.open(unfinished)
     baked = bake(SYNTHETIC, TRUE, NONE, BakeSpec(), tmp_path)
     assert len(baked.betons) == 2 and not unfinished.exists()
+
+
+LARGE = SourceSpec("synthetic", synthetic=SyntheticSpec(samples=20_000, test_samples=2000, size=64))
+
+
+def _bake_large(folder: Path) -> None:
+    """Says on the disk which samples it encodes."""
+    encode = bake_module._encode
+    with open(folder / "encoded", "ab", buffering=0) as file:
+
+        def noted(source, index, *rest):
+            file.write(index.to_bytes(4, "little"))
+            return encode(source, index, *rest)
+
+        bake_module._encode = noted
+        bake(LARGE, RANDOM, NONE, BakeSpec(), folder)
+
+
+def test_a_bake_killed_five_times_goes_on_and_ends_with_the_same_bytes(tmp_path):
+    whole = bake(LARGE, RANDOM, NONE, BakeSpec(), tmp_path / "whole")
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    spawn, random = multiprocessing.get_context("spawn"), np.random.default_rng(0)
+    for kill in range(6):
+        process = spawn.Process(target=_bake_large, args=(folder,))
+        process.start()
+        before = (folder / "encoded").stat().st_size if kill else 0
+        goal = before + 4 * int(random.integers(1000, 7000))
+        while kill < 5 and process.is_alive():
+            if (folder / "encoded").exists() and (folder / "encoded").stat().st_size > goal:
+                os.kill(process.pid, signal.SIGKILL)
+            time.sleep(0.002)
+        process.join()
+    (baked,) = (p for p in (folder / "baked").iterdir() if p.is_dir())
+    for file in ("train.beton", "val.beton", "manifest.json"):
+        assert (baked / file).read_bytes() == (whole.path / file).read_bytes()
+    assert sorted(p.name for p in baked.iterdir()) == sorted(p.name for p in whole.path.iterdir())
+    # Each kill lost less than a part of 64 MiB, and what the threads held.
+    images_of_a_part = 8 * (2**23 // (64 * 64 * 3))
+    assert (folder / "encoded").stat().st_size / 4 < 22_000 + 5 * (images_of_a_part + 1000)
+
+
+def test_a_part_that_changed_on_the_disk_is_written_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(beton_module, "PART_PAGES", 1)
+    monkeypatch.setattr(writer_module, "PART_PAGES", 1)
+    images = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), dtype=np.uint8)
+    columns = {"index": np.arange(400)}
+
+    def write(path: Path, upto: int) -> int:
+        with Writer(path, 400, columns, page_bytes=1 << 13, resumable=True) as writer:
+            first = writer.count
+            for image in images[first:upto]:
+                writer.append(image, RAW, 8, 8)
+            if upto == 400:
+                writer.finish()
+        return first
+
+    assert write(tmp_path / "whole.beton", 400) == 0
+    path = tmp_path / "killed.beton"
+    assert write(path, 300) == 0
+    data = bytearray(path.read_bytes())
+    data[-3 * (1 << 13)] ^= 1
+    path.write_bytes(data)
+    with open(path.with_suffix(".parts"), "a") as file:
+        file.write('{"rows": 99')  # cut in the middle of a line
+    first = write(path, 400)
+    assert 100 < first < 300 and first % ((1 << 13) // 192) == 0
+    assert path.read_bytes() == (tmp_path / "whole.beton").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["killed.beton", "whole.beton"]
 
 
 def test_several_at_once_bake_once(tmp_path, monkeypatch):

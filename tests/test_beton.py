@@ -5,8 +5,9 @@ import contextlib
 import numpy as np
 import pytest
 
-from pipelines.beton import JPEG, RAW, Beton, Writer, add_columns
+from pipelines.beton import JPEG, RAW, Beton
 from pipelines.registry import UserError
+from pipelines.writer import Writer, add_columns
 
 RNG = np.random.default_rng(0)
 N, SIDE = 500, 16

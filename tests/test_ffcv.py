@@ -15,9 +15,10 @@ pytest.importorskip("ffcv")
 
 from pipelines.backends import ffcv as backend
 from pipelines.backends import open_engine
-from pipelines.beton import JPEG, Beton, Writer
+from pipelines.beton import JPEG, Beton
 from pipelines.registry import UserError
 from pipelines.sampler import Sampler
+from pipelines.writer import Writer
 
 CPU = torch.device("cpu")
 CHECKSUM = """
