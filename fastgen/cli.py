@@ -78,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or "--help" in arguments or "-h" in arguments:
         _show_help()
         return 0 if arguments else 2
+    from fastgen.errors import LostProcess
     from pipelines.registry import UserError, did_you_mean
 
     command, *rest = arguments
@@ -97,6 +98,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ArithmeticError as error:
         print(f"fastgen: {error}", file=sys.stderr)
         return 1
+    except LostProcess as error:
+        print(f"fastgen: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # the communication library's threads may wait for the lost one for ever
     except KeyboardInterrupt:
         print("fastgen: interrupted", file=sys.stderr)
         return 130

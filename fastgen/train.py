@@ -31,6 +31,7 @@ from fastgen.training.launch import (
     StopSignal,
     check_launcher,
     make_accelerator,
+    noticing_lost_processes,
     on_main,
 )
 from fastgen.training.meter import Meter
@@ -126,7 +127,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     agreement = Agreement(accelerator)
     saved_at = time.monotonic()
     decision, result, measured_at = CONTINUE, {}, -1
-    with StopSignal() as signal, display:
+    with StopSignal() as signal, display, noticing_lost_processes(accelerator, folder):
         display.say(
             f"{recipe.recipe} in {folder}: {recipe.model.name}, {parameter_count(bare):,} parameters, "
             f"{data.baked.path.name}, {accelerator.num_processes} x {accelerator.device.type}"

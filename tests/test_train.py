@@ -1,103 +1,26 @@
 """The training loop for real: every recipe, every backend, resume at every step, several processes, signals."""
 
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from safetensors.torch import load_file
 
 from fastgen import cli
-from fastgen.recipe import known_recipes, load
+from fastgen.recipe import load
 from fastgen.train import train
 from fastgen.training import checkpoints
 from fastgen.training.optimization import SCHEDULES, learning_rate
 from fastgen.training.tracking import read_metrics
 from pipelines.backends import BACKENDS
 from pipelines.registry import UserError
-
-ROOT = Path(__file__).resolve().parent.parent
-SUMMARY_KEYS = {
-    "recipe", "seed", "params", "epochs", "steps", "train_top1", "train_top1_clean_part",
-    "train_top1_corrupted_part", "train_loss", "test_top1", "test_top5", "best_test_top1", "interpolation_epoch",
-    "images_per_second", "data_stall_fraction", "wall_seconds", "manifest_sha256",
-}  # fmt: skip
-# A small run that uses every kind of state: batch norm would need a convolution, so dropout and augmentation.
-SMALL = [
-    "data.source=synthetic", "data.synthetic.samples=100", "data.synthetic.test_samples=30", "data.synthetic.size=12",
-    "data.image_size=10", "data.batch_size=30", "data.augment.random_crop=true", "data.augment.flip=true",
-    "model.dropout=0.3", "schedule.kind=cosine", "train.epochs=4", "track.log_steps=1",
-    "train.stop_at_interpolation=false", "run.keep_checkpoints=100",
-]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate(monkeypatch, tmp_path):
-    """Accelerate keeps its state for the process; every test starts anew, in a folder of its own."""
-    monkeypatch.chdir(tmp_path)
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
-
-
-def weights(folder: Path, step: int | None = None) -> dict[str, torch.Tensor]:
-    found = sorted((folder / "checkpoints").glob("step_*"))
-    chosen = found[-1] if step is None else folder / "checkpoints" / f"step_{step:08d}"
-    return load_file(chosen / "model.safetensors")
-
-
-def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def lines(folder: Path, key: str) -> dict[int, float]:
-    return {line["step"]: line[key] for line in read_metrics(folder / "metrics.jsonl") if key in line}
-
-
-def importorskip_backend(backend: str) -> None:
-    if backend != "resident":
-        pytest.importorskip({"ffcv": "ffcv", "dali": "nvidia.dali"}[backend])
-
-
-# ---------------------------------------------------------------- every recipe, model and backend
-
-
-@pytest.mark.parametrize("name", known_recipes())
-def test_every_recipe_runs_two_steps(name, tmp_path):
-    recipe = load(name)
-    importorskip_backend(recipe.data.backend)
-    large = recipe.data.source == "imagenet"  # seconds for an image
-    samples, test_samples, batch = (16, 8, 8) if large else (128, 40, min(recipe.data.batch_size, 64))
-    overrides = ["train.max_steps=2", f"data.limit={samples}", f"data.limit_test={test_samples}"]
-    data = os.environ.get("FASTGEN_DATA", "")
-    if recipe.data.source != "digits" and not (Path(data) / recipe.data.source).is_dir():
-        overrides += ["data.source=synthetic", f"data.synthetic.samples={samples}", f"data.synthetic.jpeg={large}"]
-        overrides += [f"data.synthetic.test_samples={test_samples}", "data.synthetic.size=64"]
-    if large and recipe.model.options.get("aux_logits") is not True:  # the auxiliary head needs all of its 299 pixels
-        overrides += ["data.image_size=96", "data.progressive.start_size=null", "data.eval_size=null"]
-    summary = train(load(name, [*overrides, f"data.batch_size={batch}", f"run.dir={tmp_path / 'run'}"]))
-    assert summary.keys() >= SUMMARY_KEYS and summary["steps"] == 2 and summary["status"] == "finished"
-    assert 0 <= summary["train_top1"] <= 100 and math.isfinite(summary["train_loss"])
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
-    for file in ("recipe.yaml", "manifest.json", "metrics.jsonl"):
-        assert (tmp_path / "run" / file).stat().st_size > 0
-
-
-@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224"])
-def test_any_timm_model_works(name, tmp_path):
-    size = 32 if name.startswith("vit") else 16
-    settings = [f"model.name={name}", "train.max_steps=2", "data.source=synthetic", f"data.synthetic.size={size}",
-                "data.limit=64", "data.limit_test=16", "data.batch_size=32"]  # fmt: skip
-    assert train(load("quickstart", settings))["steps"] == 2
+from runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -315,83 +238,6 @@ def test_warm_up_and_cosine():
     spec = load("quickstart", ["schedule.kind=cosine", "schedule.warmup_samples=100"]).schedule
     rates = [learning_rate(spec, 1.0, p, 1000, 10_000) for p in (0, 50, 100, 5000, 10_000)]
     assert rates == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-3)
-
-
-# ---------------------------------------------------------------- several processes
-
-
-def launch(*arguments: str, processes: int = 2, **more) -> subprocess.CompletedProcess:
-    config = ["--config_file", str(ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml")]
-    port = ["--main_process_port", "0"] if processes > 1 else []
-    command = [sys.executable, "-m", "accelerate.commands.launch", *config, *port, str(ROOT / "fastgen" / "train.py")]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, **more)
-
-
-def test_two_processes_give_the_losses_of_one(tmp_path):
-    settings = [*SMALL, "model.dropout=0", "data.synthetic.samples=101", "data.synthetic.test_samples=31"]
-    done = launch("recipe=quickstart", *settings, f"run.dir={tmp_path / 'two'}")
-    assert done.returncode == 0, done.stderr
-    one, two = (train(load("quickstart", [*settings, f"run.dir={tmp_path / 'one'}"])),
-                json.loads((tmp_path / "two" / "summary.json").read_text()))  # fmt: skip
-    assert (one["processes"], two["processes"]) == (1, 2)
-    losses = [lines(tmp_path / name, "train_running_loss_nats") for name in ("one", "two")]
-    assert losses[0].keys() == losses[1].keys() and len(losses[0]) == 12
-    assert np.allclose(list(losses[0].values()), list(losses[1].values()), rtol=1e-5)
-    for key in ("train_loss", "test_loss"):
-        assert one[key] == pytest.approx(two[key], rel=1e-4)
-    for key in ("train_top1", "test_top1", "test_top5", "train_top1_corrupted_part"):
-        assert one[key] == pytest.approx(two[key], abs=1.1)  # one sample's rounding
-    # A run of two processes goes on with one, and ends as if it had always been one.
-    AcceleratorState._reset_state(True)
-    more = [*settings, "train.epochs=6", "schedule.kind=cosine"]
-    resumed = train(load("quickstart", [*more, f"run.dir={tmp_path / 'two'}", "run.resume=true"]))
-    assert (resumed["steps"], resumed["processes"]) == (18, 1)
-
-
-def test_a_mistake_in_two_processes_is_told_once(tmp_path):
-    done = launch("recipe=quickstart", "data.source=parquet", "data.root=/nowhere", cwd=tmp_path)
-    assert done.returncode != 0 and done.stderr.count("fastgen: ") == 1 and "/nowhere does not exist" in done.stderr
-
-
-def test_the_launch_that_starts_one_process_of_two_is_refused(tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    done = subprocess.run(
-        [*command, str(ROOT / "fastgen" / "train.py"), "recipe=quickstart"],
-        capture_output=True, text=True, timeout=120, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode != 0 and "recipes/accelerate/cpu_2.yaml" in done.stderr
-    assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("processes, number", [(1, signal.SIGTERM), (2, signal.SIGTERM), (1, signal.SIGINT)])
-def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, processes, number):
-    """SIGTERM to the launcher alone, as a cluster sends it; Ctrl-C to the whole group, as a terminal does."""
-    folder = tmp_path / "run"
-    config = ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += ["--main_process_port", "0"] if processes > 1 else []
-    command += [str(ROOT / "fastgen" / "train.py"), "recipe=quickstart", "train.stop_at_interpolation=false"]
-    command += ["train.epochs=100000", "track.log_steps=5", f"run.dir={folder}"]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        while checkpoints.latest(folder / "checkpoints") is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.wait(60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    found = checkpoints.latest(folder / "checkpoints")
-    step = json.loads((found / "position.json").read_text())["step"]
-    assert found.name == f"step_{step:08d}" and step > 0
 
 
 # ---------------------------------------------------------------- tracking

@@ -3,9 +3,11 @@
 import ctypes
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -13,11 +15,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
 
+from fastgen.errors import LostProcess
 from fastgen.recipe import Recipe
 from pipelines.registry import UserError
 
 T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
+# What gloo and NCCL say, for which PyTorch has no one class.
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "imed out", "NCCL")
 CONTINUE, CHECKPOINT, STOP = 0, 1, 2  # what the processes agree to do next, in rising urgency
 
 
@@ -69,6 +74,24 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     # The same seed everywhere: initial weights must agree, and dropout differs by device and process below.
     set_seed(recipe.seed)
     return accelerator
+
+
+@contextmanager
+def noticing_lost_processes(accelerator: Accelerator, folder: Path) -> Iterator[None]:
+    """Turns what the communication library says when a process is gone into a LostProcess with the remedy."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        if accelerator.num_processes == 1 or not (
+            isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in _LOST)
+        ):
+            raise
+        raise LostProcess(
+            f"process {accelerator.process_index} of {accelerator.num_processes} lost another one ({reason}): it or "
+            f"its machine ended, or did not answer for train.timeout_minutes. The run in {folder} ends; "
+            f"run.resume=true run.dir={folder} continues it from its last checkpoint, on any number of processes"
+        ) from error
 
 
 class StopSignal:

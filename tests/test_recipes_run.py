@@ -1,0 +1,47 @@
+"""Every recipe runs."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+
+from fastgen.recipe import known_recipes, load
+from fastgen.train import train
+from runs import fresh_accelerate, importorskip_backend  # noqa: F401
+
+SUMMARY_KEYS = {
+    "recipe", "seed", "params", "epochs", "steps", "train_top1", "train_top1_clean_part",
+    "train_top1_corrupted_part", "train_loss", "test_top1", "test_top5", "best_test_top1", "interpolation_epoch",
+    "images_per_second", "data_stall_fraction", "wall_seconds", "manifest_sha256",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", known_recipes())
+def test_every_recipe_runs_two_steps(name, tmp_path):
+    recipe = load(name)
+    importorskip_backend(recipe.data.backend)
+    large = recipe.data.source == "imagenet"  # seconds for an image
+    samples, test_samples, batch = (16, 8, 8) if large else (128, 40, min(recipe.data.batch_size, 64))
+    overrides = ["train.max_steps=2", f"data.limit={samples}", f"data.limit_test={test_samples}"]
+    data = os.environ.get("FASTGEN_DATA", "")
+    if recipe.data.source != "digits" and not (Path(data) / recipe.data.source).is_dir():
+        overrides += ["data.source=synthetic", f"data.synthetic.samples={samples}", f"data.synthetic.jpeg={large}"]
+        overrides += [f"data.synthetic.test_samples={test_samples}", "data.synthetic.size=64"]
+    if large and recipe.model.options.get("aux_logits") is not True:  # the auxiliary head needs all of its 299 pixels
+        overrides += ["data.image_size=96", "data.progressive.start_size=null", "data.eval_size=null"]
+    summary = train(load(name, [*overrides, f"data.batch_size={batch}", f"run.dir={tmp_path / 'run'}"]))
+    assert summary.keys() >= SUMMARY_KEYS and summary["steps"] == 2 and summary["status"] == "finished"
+    assert 0 <= summary["train_top1"] <= 100 and math.isfinite(summary["train_loss"])
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    for file in ("recipe.yaml", "manifest.json", "metrics.jsonl"):
+        assert (tmp_path / "run" / file).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224"])
+def test_any_timm_model_works(name, tmp_path):
+    size = 32 if name.startswith("vit") else 16
+    settings = [f"model.name={name}", "train.max_steps=2", "data.source=synthetic", f"data.synthetic.size={size}",
+                "data.limit=64", "data.limit_test=16", "data.batch_size=32"]  # fmt: skip
+    assert train(load("quickstart", settings))["steps"] == 2
