@@ -45,7 +45,12 @@ def run_fastgen(steps: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         # The warm-up steps are a tenth of the whole and run as fast as the others but for the first, which is not
         # counted; images_per_second leaves evaluation out.
-        settings = [f"train.max_steps={steps + WARM_UP}", f"run.dir={folder}", "train.stop_at_interpolation=false"]
+        settings = [
+            f"data.batch_size={BATCH}",
+            f"train.max_steps={steps + WARM_UP}",
+            f"run.dir={folder}",
+            "train.stop_at_interpolation=false",
+        ]
         return train(load("cifar10_mlp_1x512_random", settings))["images_per_second"]
 
 

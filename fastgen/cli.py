@@ -10,6 +10,7 @@ _HELP = """fastgen: the randomization test of "Understanding deep learning requi
   fastgen bake    recipe=NAME [key=value ...]   make the recipe's baked set, or find it
   fastgen verify  PATH | recipe=NAME ...        hash every byte of a baked set and compare with its manifest
   fastgen inspect PATH | recipe=NAME ...        what is in a baked set [--images OUT.png: a sheet of samples]
+  fastgen export  PATH | recipe=NAME ... --to webdataset [--output FOLDER] [--shard-mb 512]
   fastgen doctor                                what is installed, which devices and data sets are found
 
   --print   show the resolved recipe and stop        --help   this text, recipes and keys
@@ -57,6 +58,12 @@ def _inspect(arguments: list[str]) -> None:
     inspect(arguments)
 
 
+def _export(arguments: list[str]) -> None:
+    from fastgen.inspection import export_set
+
+    export_set(arguments)
+
+
 def _doctor(arguments: list[str]) -> None:
     from fastgen.doctor import doctor
 
@@ -68,6 +75,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "bake": _bake,
     "verify": _verify,
     "inspect": _inspect,
+    "export": _export,
     "doctor": _doctor,
 }
 

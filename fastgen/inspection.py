@@ -9,6 +9,7 @@ from rich.table import Table
 from fastgen.recipe import parse
 from fastgen.terminal import console
 from fastgen.training.data import bake_recipe
+from pipelines.export import EXPORTS, export
 from pipelines.manifest import BakedSet
 from pipelines.registry import UserError
 
@@ -46,6 +47,28 @@ def inspect(arguments: list[str]) -> None:
     if out is not None:
         draw_samples(baked).save(out)
         print(f"sample images with true -> given label: {out}")
+
+
+def export_set(arguments: list[str]) -> None:
+    """Write a baked set as shards: PATH --to FORMAT [--output FOLDER] [--shard-mb N]."""
+    options = {"--to": "", "--output": "", "--shard-mb": "512"}
+    for option in options:
+        if option in arguments:
+            at = arguments.index(option)
+            if at + 1 == len(arguments):
+                raise UserError(f"{option} needs a value")
+            options[option] = arguments[at + 1]
+            arguments = arguments[:at] + arguments[at + 2 :]
+    if not options["--to"]:
+        raise UserError(f"export needs --to with one of: {', '.join(EXPORTS)}")
+    if not options["--shard-mb"].isdigit() or int(options["--shard-mb"]) < 1:
+        raise UserError(f"--shard-mb={options['--shard-mb']} must be a whole number of megabytes")
+    baked = _open(arguments, full=False)
+    output = Path(options["--output"] or f"{baked.path.name}-{options['--to']}")
+    shards = export(baked, options["--to"], output, int(options["--shard-mb"]) << 20)
+    for split, files in shards.items():
+        samples, size = sum(shard.samples for shard in files), sum(shard.bytes for shard in files)
+        print(f"{output}: {split}, {samples:,} samples in {len(files)} files, {size / 1e6:,.1f} MB")
 
 
 def show_summary(baked: BakedSet) -> None:

@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import shutil
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,12 +21,12 @@ import numpy as np
 import PIL
 from filelock import FileLock
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.beton import JPEG, PAGE_BYTES, RAW, Beton, Hashes
 from pipelines.corruptions import LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
 from pipelines.locations import cache_root
 from pipelines.manifest import MANIFEST, BakedSet, Column, Manifest, Split, describe
+from pipelines.progress import shown
 from pipelines.randomness import permutation
 from pipelines.registry import UserError, did_you_mean
 from pipelines.sources import SPLITS, Source, SourceSpec, identity, open_source
@@ -223,7 +222,7 @@ def _bake_split(
         some = [_nbytes(data) for data, *_ in _encoded(source, rest[:_CHUNK], spec, corrupt, workers)]
         _check_room(path.parent, round(sum(some) / max(1, len(some)) * len(rest)))
         encoded = _encoded(source, rest, spec, corrupt, workers)
-        for data, mode, width, height in _progress(encoded, len(order), f"baking {split}", done=writer.count):
+        for data, mode, width, height in shown(encoded, len(order), f"baking {split}", done=writer.count):
             writer.append(data, mode, width, height)
         hashes = writer.finish()
     _write_durably(done, json.dumps(asdict(hashes)))
@@ -377,14 +376,8 @@ def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
         return total
 
     chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
-    measured = _progress(_in_order(sums, chunks, workers), len(chunks), "measuring mean and variance")
+    measured = shown(_in_order(sums, chunks, workers), len(chunks), "measuring mean and variance")
     count, first, second = sum(measured, np.zeros((3, 3), np.int64)).astype(np.float64)
     mean = first / count
     std = np.sqrt(second / count - mean**2)
     return Statistics(tuple(mean.tolist()), tuple(std.tolist()), source.channels)
-
-
-def _progress(items: Iterable, total: int, what: str, done: int = 0) -> Iterator:  # type: ignore[type-arg]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
-        yield from bar.track(items, total=total, completed=done, description=what)

@@ -1,0 +1,136 @@
+"""A baked set as shards of another format, for object stores and other tools: the same samples and label columns.
+
+WebDataset: tar files of about one size, samples in file order (a fixed shuffle). Sample k of a split has the members
+KKKKKKKK.jpg (the stored bytes) or .png (raw pixels, lossless), .cls (the label of the first label column, as text) and
+one .NAME.i64 (little-endian int64) for each column: index, clean_label, and every labelling. Beside each tar lies the
+index file that DALI's reader takes (version 1.2, as its wds2idx writes).
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines.beton import JPEG, Beton
+from pipelines.manifest import BakedSet
+from pipelines.progress import shown
+from pipelines.registry import Registry, UserError
+
+_BLOCK = 512  # bytes of a tar header, and what members are padded to
+DONE = "export.json"
+
+
+@dataclass
+class Shard:
+    """A file of an export: how many samples and bytes it has, and its hash."""
+
+    file: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+def export(baked: BakedSet, to: str, output: Path, shard_bytes: int = 512 << 20) -> dict[str, list[Shard]]:
+    """Write all splits of `baked` to the new folder `output` in the format `to`; returns the shards of each split.
+
+    shard_bytes: about the size of a shard. The files are written aside and renamed when all are there, with
+    export.json (the manifest's hash, and the shards). Equal sets give equal bytes. Raises UserError when `output`
+    exists, the disk is too small, or the format is unknown.
+    """
+    write = EXPORTS[to]
+    if output.exists():
+        raise UserError(f"{output} exists already; name another folder with --output")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    headers = {split: beton.samples * 2 * _BLOCK * (3 + len(beton.names)) for split, beton in baked.betons.items()}
+    need = sum(int(beton.sizes.sum()) + headers[split] for split, beton in baked.betons.items())
+    free = shutil.disk_usage(output.parent).free
+    if need > free:
+        raise UserError(f"{output.parent} has {free / 1e9:.1f} GB free and the export needs up to {need / 1e9:.1f}")
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    shards = {split: write(beton, unfinished, split, shard_bytes) for split, beton in baked.betons.items()}
+    described = {split: [asdict(shard) for shard in files] for split, files in shards.items()}
+    about = {"format": to, "manifest_sha256": baked.sha256, "splits": described}
+    (unfinished / DONE).write_text(json.dumps(about, indent=1) + "\n")
+    unfinished.rename(output)
+    return shards
+
+
+def _webdataset(beton: Beton, folder: Path, split: str, shard_bytes: int) -> list[Shard]:
+    columns, data = beton.columns, beton.map()
+    label = next(name for name in beton.names if name not in ("index", "clean_label"))
+    digits = max(8, len(str(beton.samples)))
+    shards: list[Shard] = []
+    tar: _Tar | None = None
+    for row in shown(range(beton.samples), beton.samples, f"exporting {split}"):
+        if tar is not None and tar.offset >= shard_bytes:
+            shards.append(tar.close())
+            tar = None
+        if tar is None:
+            tar = _Tar(folder / f"{split}-{len(shards):06d}.tar")
+        key = f"{row:0{digits}d}"
+        tar.begin_sample()
+        tar.add(key, *_image(beton, row, data))
+        tar.add(key, "cls", str(columns[label][row]).encode())
+        for name, values in columns.items():
+            tar.add(key, f"{name}.i64", values[row].astype("<i8").tobytes())
+    assert tar is not None, "a baked set is not empty"
+    shards.append(tar.close())
+    return shards
+
+
+def _image(beton: Beton, row: int, data: np.ndarray) -> tuple[str, bytes]:
+    """Extension and bytes of an image file."""
+    if beton.mode[row] == JPEG:
+        begin = int(beton.ptr[row])
+        return "jpg", data[begin : begin + int(beton.sizes[row])].tobytes()
+    out = io.BytesIO()
+    Image.fromarray(beton.image(row, data)).save(out, "PNG", compress_level=1)
+    return "png", out.getvalue()
+
+
+class _Tar:
+    """A tar file and its index. Members carry no time, owner or mode of this machine, so that bytes repeat."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.offset = path, 0
+        self._file, self._hash = open(path, "wb"), hashlib.sha256()  # noqa: SIM115 (closed by close)
+        self._samples: list[list[str]] = []
+
+    def begin_sample(self) -> None:
+        self._samples.append([])
+
+    def add(self, key: str, extension: str, content: bytes) -> None:
+        member = tarfile.TarInfo(f"{key}.{extension}")
+        member.size = len(content)
+        self._write(member.tobuf(tarfile.USTAR_FORMAT))
+        self._samples[-1].append(f"{extension} {self.offset} {len(content)} {member.name}")
+        self._write(content + bytes(-len(content) % _BLOCK))
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self.offset += len(data)
+
+    def close(self) -> Shard:
+        self._write(bytes(2 * _BLOCK))
+        self._write(bytes(-self.offset % tarfile.RECORDSIZE))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        lines = [f"v1.2 {len(self._samples)}", *(" ".join(parts) for parts in self._samples)]
+        self._path.with_suffix(".idx").write_text("\n".join(lines) + "\n")
+        return Shard(self._path.name, len(self._samples), self.offset, self._hash.hexdigest())
+
+
+EXPORTS: Registry[Callable[[Beton, Path, str, int], list[Shard]]] = Registry("--to")
+EXPORTS.add("webdataset", _webdataset)
