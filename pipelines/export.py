@@ -1,9 +1,9 @@
 """A baked set as shards of another format, for object stores and other tools: the same samples and label columns.
 
 WebDataset: tar files of about one size, samples in file order (a fixed shuffle). Sample k of a split has the members
-KKKKKKKK.jpg (the stored bytes) or .png (raw pixels, lossless), .cls (the label of the first label column, as text) and
-one .NAME.i64 (little-endian int64) for each column: index, clean_label, and every labelling. Beside each tar lies the
-index file that DALI's reader takes (version 1.2, as its wds2idx writes).
+KKKKKKKK.jpg (the stored bytes) or .png (raw pixels, lossless), .cls (the true label, as text) and one .NAME.i64
+(little-endian int64) for each column: index, clean_label, and every labelling. Beside each tar lies the index file that
+DALI's reader takes (version 1.2, as its wds2idx writes).
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,20 +55,28 @@ def export(baked: BakedSet, to: str, output: Path, shard_bytes: int = 512 << 20)
     free = shutil.disk_usage(output.parent).free
     if need > free:
         raise UserError(f"{output.parent} has {free / 1e9:.1f} GB free and the export needs up to {need / 1e9:.1f}")
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    shards = {split: write(beton, unfinished, split, shard_bytes) for split, beton in baked.betons.items()}
-    described = {split: [asdict(shard) for shard in files] for split, files in shards.items()}
-    about = {"format": to, "manifest_sha256": baked.sha256, "splits": described}
-    (unfinished / DONE).write_text(json.dumps(about, indent=1) + "\n")
-    unfinished.rename(output)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        shards = {split: write(beton, unfinished, split, shard_bytes) for split, beton in baked.betons.items()}
+        about = {
+            "format": to,
+            "manifest_sha256": baked.sha256,
+            "class_names": baked.manifest.class_names,
+            "channels": baked.channels,
+            "columns": {split: beton.names for split, beton in baked.betons.items()},
+            "splits": {split: [asdict(shard) for shard in files] for split, files in shards.items()},
+        }
+        (unfinished / DONE).write_text(json.dumps(about, indent=1) + "\n")
+        unfinished.chmod(0o755)  # mkdtemp makes it private
+        unfinished.rename(output)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     return shards
 
 
 def _webdataset(beton: Beton, folder: Path, split: str, shard_bytes: int) -> list[Shard]:
     columns, data = beton.columns, beton.map()
-    label = next(name for name in beton.names if name not in ("index", "clean_label"))
     digits = max(8, len(str(beton.samples)))
     shards: list[Shard] = []
     tar: _Tar | None = None
@@ -80,7 +89,7 @@ def _webdataset(beton: Beton, folder: Path, split: str, shard_bytes: int) -> lis
         key = f"{row:0{digits}d}"
         tar.begin_sample()
         tar.add(key, *_image(beton, row, data))
-        tar.add(key, "cls", str(columns[label][row]).encode())
+        tar.add(key, "cls", str(columns["clean_label"][row]).encode())
         for name, values in columns.items():
             tar.add(key, f"{name}.i64", values[row].astype("<i8").tobytes())
     assert tar is not None, "a baked set is not empty"

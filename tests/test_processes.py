@@ -8,22 +8,26 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from accelerate.state import AcceleratorState
+from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines  # noqa: F401
 
 from fastgen.recipe import load
 from fastgen.train import train
 from fastgen.training import checkpoints
-from runs import ROOT, SMALL, fresh_accelerate, lines  # noqa: F401
+from pipelines.backends import BACKENDS
+
+TRAIN = ROOT / "fastgen" / "train.py"
 
 
-def launch(*arguments: str, processes: int = 2, **more) -> subprocess.CompletedProcess:
+def launch(*arguments: str, processes: int = 2, script: Path = TRAIN, **more) -> subprocess.CompletedProcess:
     config = ["--config_file", str(ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml")]
     port = ["--main_process_port", "0"] if processes > 1 else []
-    command = [sys.executable, "-m", "accelerate.commands.launch", *config, *port, str(ROOT / "fastgen" / "train.py")]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *config, *port, str(script)]
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, **more)
 
 
@@ -48,6 +52,24 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     assert (resumed["steps"], resumed["processes"]) == (18, 1)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_sample_once_over_two_processes(backend, tmp_path):
+    """Sizes that neither the processes nor the batch divide: training drops its tail, evaluation nothing."""
+    importorskip_backend(backend)
+    settings = ["data.source=synthetic", "data.synthetic.samples=53", "data.synthetic.test_samples=31"]
+    settings += ["data.synthetic.size=40", "data.synthetic.jpeg=true", "data.batch_size=10", "data.eval_batch_size=12"]
+    settings += ["data.image_size=32"]
+    done = launch(str(tmp_path / "seen"), backend, *settings, script=ROOT / "tests" / "log_indices.py")
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2))
+    for epoch in range(2):
+        trained = first["training"][epoch] + second["training"][epoch]
+        assert len(trained) == len(set(trained)) == 50
+        assert sorted(first["train"][epoch] + second["train"][epoch]) == list(range(53))
+        assert sorted(first["val"][epoch] + second["val"][epoch]) == list(range(31))
+    assert first["training"][0] != first["training"][1]
+
+
 def test_a_mistake_in_two_processes_is_told_once(tmp_path):
     done = launch("recipe=quickstart", "data.source=parquet", "data.root=/nowhere", cwd=tmp_path)
     assert done.returncode != 0 and done.stderr.count("fastgen: ") == 1 and "/nowhere does not exist" in done.stderr
@@ -56,7 +78,7 @@ def test_a_mistake_in_two_processes_is_told_once(tmp_path):
 def test_the_launch_that_starts_one_process_of_two_is_refused(tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     done = subprocess.run(
-        [*command, str(ROOT / "fastgen" / "train.py"), "recipe=quickstart"],
+        [*command, str(TRAIN), "recipe=quickstart"],
         capture_output=True, text=True, timeout=120, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode != 0 and "recipes/accelerate/cpu_2.yaml" in done.stderr
@@ -70,7 +92,7 @@ def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, processes, numbe
     config = ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
     command += ["--main_process_port", "0"] if processes > 1 else []
-    command += [str(ROOT / "fastgen" / "train.py"), "recipe=quickstart", "train.stop_at_interpolation=false"]
+    command += [str(TRAIN), "recipe=quickstart", "train.stop_at_interpolation=false"]
     command += ["train.epochs=100000", "track.log_steps=5", f"run.dir={folder}"]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -101,7 +123,7 @@ def start_machine(rank: int, port: int, *settings: str) -> subprocess.Popen:
     command += ["--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank)]
     command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
     return subprocess.Popen(
-        [*command, str(ROOT / "fastgen" / "train.py"), "recipe=quickstart", *settings],
+        [*command, str(TRAIN), "recipe=quickstart", *settings],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from whole_runs import fresh_accelerate, importorskip_backend  # noqa: F401
 
 from fastgen.recipe import known_recipes, load
 from fastgen.train import train
-from runs import fresh_accelerate, importorskip_backend  # noqa: F401
 
 SUMMARY_KEYS = {
     "recipe", "seed", "params", "epochs", "steps", "train_top1", "train_top1_clean_part",

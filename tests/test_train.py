@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from PIL import Image
+from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
 
 from fastgen import cli
 from fastgen.recipe import load
@@ -20,7 +21,6 @@ from fastgen.training.optimization import SCHEDULES, learning_rate
 from fastgen.training.tracking import read_metrics
 from pipelines.backends import BACKENDS
 from pipelines.registry import UserError
-from runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
