@@ -14,7 +14,7 @@ import torch
 
 from pipelines.beton import Beton
 from pipelines.regions import View
-from pipelines.registry import Registry
+from pipelines.registry import Registry, UserError
 from pipelines.sampler import Sampler
 
 
@@ -43,6 +43,15 @@ class Engine(Protocol):
         work ahead. Closing it frees its threads and buffers.
         """
         ...
+
+
+def check_shown(beton: Beton, view: View | None) -> None:
+    """Raises UserError where a batch would have to hold images of different sizes."""
+    if view is None and beton.fixed_size is None:
+        raise UserError(
+            f"{beton.path}: the images differ in size; resize them to one: data.view.fraction=0.875 "
+            "data.image_size=..., or bake them to one (bake.resolution=... bake.square=true)"
+        )
 
 
 _MODULES: Registry[str] = Registry("data.backend")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.backends import Batch
+from pipelines.backends import Batch, check_shown
 from pipelines.backends.columns import Columns
 from pipelines.beton import JPEG, RAW, Beton
 from pipelines.regions import View
@@ -58,11 +58,7 @@ class DALIEngine:
         rows_of_batches = sampler.batches()
         if not rows_of_batches:
             return
-        if view is None and self._beton.fixed_size is None:
-            raise UserError(
-                f"{self._beton.path}: the images differ in size; resize them to one: data.view.fraction=0.875 "
-                "data.image_size=..., or bake them to one (bake.resolution=... bake.square=true)"
-            )
+        check_shown(self._beton, view)
         labels_of_batches = self._columns.of(rows_of_batches, label)
         pipeline = self._pipeline(rows_of_batches, view)
         for number, labels in enumerate(labels_of_batches):

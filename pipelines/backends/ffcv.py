@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.backends import Batch
+from pipelines.backends import Batch, check_shown
 from pipelines.backends.columns import Columns
 from pipelines.beton import Beton
 from pipelines.regions import View
@@ -203,12 +203,9 @@ class FFCVEngine:
 
     def _decoding(self, view: View | None) -> tuple[Callable, tuple[int, int]]:
         """The loop over a batch that a stream needs, and the height and width of its images."""
+        check_shown(self._beton, view)
         if view is None:
-            if self._beton.fixed_size is None:
-                raise UserError(
-                    f"{self._beton.path}: the images differ in size; resize them to one: data.view.fraction=0.875 "
-                    "data.image_size=..., or bake them to one (bake.resolution=... bake.square=true)"
-                )
+            assert self._beton.fixed_size is not None
             return ffcv_kernels.decode_fixed_kernel, self._beton.fixed_size
         # Decoded whole by each thread in turn. (FFCV's own decoders hold such an image for each sample of a batch.)
         largest = int((self._beton.height.astype(np.int64) * self._beton.width).max()) * 3

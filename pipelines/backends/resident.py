@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipelines.backends import Batch
+from pipelines.backends import Batch, check_shown
 from pipelines.backends.columns import Columns
 from pipelines.beton import RAW, Beton
 from pipelines.regions import View
@@ -41,11 +41,7 @@ class ResidentEngine:
         rows_of_batches = sampler.batches()
         if not rows_of_batches:
             return
-        if view is None and self._beton.fixed_size is None:
-            raise UserError(
-                f"{self._beton.path}: the images differ in size; resize them to one: data.view.fraction=0.875 "
-                "data.image_size=..., or bake them to one (bake.resolution=... bake.square=true)"
-            )
+        check_shown(self._beton, view)
         images = self._whole(rows_of_batches) if view is None else self._shown(rows_of_batches, view)
         for pixels, labels in zip(images, self._columns.of(rows_of_batches, label), strict=True):
             yield Batch(pixels, *labels)
