@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.registry import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_files
-from pipelines.sources.layouts import IMAGE_SUFFIXES, named_root, split_of
+from pipelines.sources.layouts import IMAGE_SUFFIXES, is_image, named_root, split_of
 
 
 class ImageFolderSource(Source):
@@ -27,7 +27,7 @@ class ImageFolderSource(Source):
         labels: list[int] = []
         for label, name in enumerate(self.class_names):
             if (folder / name).is_dir():
-                files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+                files = sorted(p for p in (folder / name).rglob("*") if is_image(p.name))
                 self.paths += files
                 labels += [label] * len(files)
         if not self.paths:
