@@ -78,21 +78,31 @@ def test_accumulation_gives_the_same_losses(tmp_path):
 # ---------------------------------------------------------------- stopping and resuming
 
 
-def test_resume_at_every_step_is_as_if_never_stopped(tmp_path):
+# The state that ImageNet's recipes add to it: an average, RMSProp, random regions of other sizes from epoch to epoch.
+LIKE_IMAGENET = [
+    "optim.name=rmsprop", "optim.lr=0.01", "optim.clip=1.0", "optim.decay_all=false", "optim.weight_decay=0.01",
+    "train.ema=0.9", "train.label_smoothing=0.1", "data.augment.random_crop=false", "data.view.fraction=0.9",
+    "data.view.random=tensorflow", "model.name=resnet10t", "data.image_size=64", "data.progressive.start_size=32",
+    "data.progressive.start_epoch=1", "data.progressive.end_epoch=3", "train.epochs=3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings, steps, stops", [((), 12, range(1, 12)), (LIKE_IMAGENET, 9, (2, 4, 6))])
+def test_resume_at_every_step_is_as_if_never_stopped(settings, steps, stops, tmp_path):
     """Stopped after each step in turn (in the middle of epochs too): the same weights, bit for bit."""
     whole = tmp_path / "whole"
-    expected = train(load("quickstart", [*SMALL, f"run.dir={whole}"]))
-    assert expected["steps"] == 12
-    for step in range(1, 12):
+    expected = train(load("quickstart", [*SMALL, *settings, f"run.dir={whole}"]))
+    assert expected["steps"] == steps
+    for step in stops:
         folder = tmp_path / f"stopped{step}"
         before = os.environ.copy()
         AcceleratorState._reset_state(True)
         with stop_after(step), pytest.raises(SystemExit) as ended:
-            train(load("quickstart", [*SMALL, f"run.dir={folder}"]))
+            train(load("quickstart", [*SMALL, *settings, f"run.dir={folder}"]))
         assert ended.value.code == 128 + signal.SIGTERM
         assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
         AcceleratorState._reset_state(True)
-        summary = train(load("quickstart", [*SMALL, f"run.dir={folder}", "run.resume=true"]))
+        summary = train(load("quickstart", [*SMALL, *settings, f"run.dir={folder}", "run.resume=true"]))
         assert os.environ == before
         assert same_weights(weights(folder), weights(whole))
         for key in ("train_running_loss_nats", "learning_rate", "train_loss_nats", "test_top1_percent"):

@@ -1,0 +1,112 @@
+"""The parts that ImageNet's recipes use, against their formulas: average, optimizer, loss, sizes, staging."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastgen.recipe import OptimSpec, ProgressiveSpec, TrainSpec
+from fastgen.training.averaging import WeightAverage
+from fastgen.training.objective import logits_of, training_loss
+from fastgen.training.optimization import make_optimizer
+from pipelines import staging
+from pipelines.bake import BakeSpec, bake
+from pipelines.corruptions import LabelSpec, PixelSpec
+from pipelines.manifest import BakedSet
+from pipelines.registry import UserError
+from pipelines.sources import SourceSpec, SyntheticSpec
+
+
+def test_the_average_is_tensorflows():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    average = WeightAverage(network, 0.5)
+    expected = {name: value.clone() for name, value in network.state_dict().items()}
+    for n in range(1, 12):
+        with torch.no_grad():
+            for value in network.state_dict().values():
+                value.add_(1) if value.dtype == torch.int64 else value.normal_()
+        average.update(network)
+        decay = min(0.5, (1 + n) / (10 + n))
+        for name, value in network.state_dict().items():
+            whole = value.dtype == torch.int64  # BatchNorm's count of batches
+            expected[name] = value.clone() if whole else decay * expected[name] + (1 - decay) * value
+    for name, value in average.network.state_dict().items():
+        assert torch.allclose(value, expected[name], atol=1e-6)
+    other = WeightAverage(network, 0.5)
+    other.load_state_dict(average.state_dict())
+    for one in (average, other):
+        one.update(network)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(average.network.state_dict().values(), other.network.state_dict().values(), strict=True)
+    )
+    assert not any(p.requires_grad for p in average.network.parameters())
+
+
+def test_rmsprop_is_tensorflows():
+    """ms = d ms + (1 - d) g^2 from 1; mom = m mom + lr g / sqrt(ms + eps); w -= mom."""
+    spec = OptimSpec(name="rmsprop", lr=0.1, momentum=0.9, decay=0.9, eps=1.0, weight_decay=0.01, decay_all=False)
+    network = torch.nn.Linear(3, 2)
+    optimizer = make_optimizer(network, spec)
+    rng = np.random.default_rng(0)
+    for name, parameter in network.named_parameters():
+        values, square, step = parameter.detach().numpy().copy(), np.ones(parameter.shape), np.zeros(parameter.shape)
+        gradients = rng.normal(size=(5, *parameter.shape))
+        for gradient in gradients:
+            network.zero_grad()
+            parameter.grad = torch.tensor(gradient, dtype=torch.float32)
+            optimizer.step()
+            gradient = gradient + (0.01 * values if name == "weight" else 0)  # weight decay spares the bias
+            square = 0.9 * square + 0.1 * gradient**2
+            step = 0.9 * step + 0.1 * gradient / np.sqrt(square + 1.0)
+            values = values - step
+        assert np.allclose(parameter.detach().numpy(), values, atol=1e-5)
+
+
+def test_the_auxiliary_loss_is_added_with_its_weight():
+    torch.manual_seed(0)
+    main, side, labels = torch.randn(6, 5), torch.randn(6, 5), torch.arange(6) % 5
+    spec = TrainSpec(label_smoothing=0.1, aux_weight=0.4)
+    one, two = (F.cross_entropy(x, labels, label_smoothing=0.1) for x in (main, side))
+    assert torch.allclose(training_loss((main, side), labels, spec), one + 0.4 * two)
+    assert torch.allclose(training_loss(main, labels, spec), one)
+    assert logits_of((main, side)) is main and logits_of(main) is main
+
+
+def test_sizes_grow_linearly_in_steps_of_32():
+    spec = ProgressiveSpec(start_size=160, start_epoch=16, end_epoch=30)
+    sizes = [spec.size(epoch, 299) for epoch in range(40)]
+    assert sizes[:17] == [160] * 17 and sizes[30:] == [299] * 10
+    assert sizes == sorted(sizes) and set(sizes) <= {160, 192, 224, 256, 288, 299}
+    assert ProgressiveSpec().size(0, 224) == 224
+
+
+@pytest.fixture
+def baked(tmp_path):
+    source = SourceSpec("synthetic", synthetic=SyntheticSpec(40, 10, 8))
+    return bake(source, LabelSpec(), PixelSpec(), BakeSpec(), tmp_path / "cache")
+
+
+def test_a_set_is_staged_once_and_again_when_it_has_changed(baked, tmp_path):
+    local = tmp_path / "local"
+    threads = [threading.Thread(target=staging.staged, args=(baked.path, local)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    copy = staging.staged(baked.path, local)
+    assert BakedSet.open(copy, full=True).sha256 == baked.sha256
+    made = (copy / "train.beton").stat().st_mtime_ns
+    assert (staging.staged(baked.path, local) / "train.beton").stat().st_mtime_ns == made
+    source = SourceSpec("synthetic", synthetic=SyntheticSpec(40, 10, 8))
+    extended = bake(source, LabelSpec("random"), PixelSpec(), BakeSpec(), tmp_path / "cache")
+    assert BakedSet.open(staging.staged(extended.path, local)).sha256 == extended.sha256 != baked.sha256
+
+
+def test_a_full_local_disk_is_named(baked, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    with pytest.raises(UserError, match="data.stage=.* has 0.0 GB free"):
+        staging.staged(baked.path, tmp_path / "local")
