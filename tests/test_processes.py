@@ -1,24 +1,17 @@
-"""Runs of several processes, on one machine or two, and signals to their launchers."""
+"""Runs of several processes: the losses of one, each sample once, mistakes told once."""
 
-import contextlib
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from accelerate.state import AcceleratorState
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines  # noqa: F401
 
 from fastgen.recipe import load
 from fastgen.train import train
-from fastgen.training import checkpoints
 from pipelines.backends import BACKENDS
 
 TRAIN = ROOT / "fastgen" / "train.py"
@@ -83,80 +76,3 @@ def test_the_launch_that_starts_one_process_of_two_is_refused(tmp_path):
     )  # fmt: skip
     assert done.returncode != 0 and "recipes/accelerate/cpu_2.yaml" in done.stderr
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize("processes, number", [(1, signal.SIGTERM), (2, signal.SIGTERM), (1, signal.SIGINT)])
-def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, processes, number):
-    """SIGTERM to the launcher alone, as a cluster sends it; Ctrl-C to the whole group, as a terminal does."""
-    folder = tmp_path / "run"
-    config = ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += ["--main_process_port", "0"] if processes > 1 else []
-    command += [str(TRAIN), "recipe=quickstart", "train.stop_at_interpolation=false"]
-    command += ["train.epochs=100000", "track.log_steps=5", f"run.dir={folder}"]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        while checkpoints.latest(folder / "checkpoints") is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.wait(60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    found = checkpoints.latest(folder / "checkpoints")
-    step = json.loads((found / "position.json").read_text())["step"]
-    assert found.name == f"step_{step:08d}" and step > 0
-
-
-def start_machine(rank: int, port: int, *settings: str) -> subprocess.Popen:
-    """One of two machines, as its user starts it."""
-    config = ROOT / "recipes" / "accelerate" / "cpu_2.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command += ["--num_machines", "2", "--num_processes", "2", "--machine_rank", str(rank)]
-    command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
-    return subprocess.Popen(
-        [*command, str(TRAIN), "recipe=quickstart", *settings],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def switch_off(machine: subprocess.Popen) -> None:
-    """End the launcher and all that it started; its worker has a session of its own."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        launcher = psutil.Process(machine.pid)
-        for process in [*launcher.children(recursive=True), launcher]:
-            process.kill()
-
-
-def test_a_lost_machine_is_noticed_and_the_run_goes_on_without_it(tmp_path):
-    folder = tmp_path / "run"
-    settings = [*SMALL, "train.epochs=100000", f"run.dir={folder}", "run.checkpoint_minutes=0.001"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    machines = [start_machine(rank, port, *settings) for rank in range(2)]
-    try:
-        deadline = time.monotonic() + 120
-        while checkpoints.latest(folder / "checkpoints") is None:
-            assert all(machine.poll() is None for machine in machines) and time.monotonic() < deadline
-            time.sleep(0.05)
-        switch_off(machines[1])
-        _, said = machines[0].communicate(timeout=60)
-    finally:
-        for machine in machines:
-            switch_off(machine)
-    assert machines[0].returncode == 1
-    assert "fastgen: process 0 of 2 lost another one" in said and f"run.resume=true run.dir={folder}" in said
-    before = json.loads((checkpoints.latest(folder / "checkpoints") / "position.json").read_text())
-    assert before["world_size"] == 2
-    steps = before["step"] + 2
-    resumed = train(load("quickstart", [*settings, "run.resume=true", f"train.max_steps={steps}"]))
-    assert (resumed["steps"], resumed["processes"]) == (steps, 1)
