@@ -47,8 +47,9 @@ class _Split(Source):
             (hashlib.sha256(self.read(index)).digest() for index in range(len(names))),
         )
 
+    @abstractmethod
     def read(self, index: int) -> bytes:
-        raise NotImplementedError
+        """The image file's bytes."""
 
 
 class FolderSplit(_Split):
