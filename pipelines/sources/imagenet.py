@@ -17,6 +17,7 @@ import io
 import os
 import re
 import tarfile
+from abc import abstractmethod
 from itertools import islice
 from pathlib import Path
 
