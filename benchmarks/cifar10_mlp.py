@@ -1,15 +1,17 @@
 """CIFAR-10 training of the MLP 1x512: fastgen beside a bare loop over tensors and a torchvision DataLoader.
 
-    FASTGEN_DATA=... python benchmarks/cifar10_mlp.py [--repeats 5] [--steps 400] [--json OUT.json]
+    FASTGEN_DATA=... python benchmarks/cifar10_mlp.py [--repeats 5] [--steps 400] [--precision bf16] [--json OUT.json]
 
 All do the same work: batches of 128 in random order, central 28x28 pixels, per-image whitening, forward, backward,
-SGD with momentum. They run in turn, each in a process of its own, with warm-up outside; medians and ranges of the
-rates are shown, and their ratios.
+SGD with momentum, in the same precision. They run in turn, each in a process of its own, with warm-up outside; medians
+and ranges of the rates are shown, and their ratios.
 
   fastgen      the recipe cifar10_mlp_1x512_random through fastgen.train, resident backend
   bare         a loop of ten lines over uint8 tensors in memory, which whitens each batch
   bare-float   the same loop over floats whitened beforehand: no data work at all, the compute limit
-  dataloader   torchvision transforms on PIL images in a DataLoader with one worker per core
+  workers-1    torchvision transforms on PIL images in a DataLoader with one worker, as pluskid/fitting-random-labels
+  workers-0    the same in the training process, the DataLoader's default
+  workers-all  the same with one worker per core
 """
 
 import argparse
@@ -23,8 +25,12 @@ import tempfile
 import time
 from pathlib import Path
 
-LOOPS = ("fastgen", "bare", "bare-float", "dataloader")
+LOOPS = ("fastgen", "bare", "bare-float", "workers-1", "workers-0", "workers-all")
 BATCH, WARM_UP = 128, 50
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def images_and_labels():
@@ -38,7 +44,7 @@ def images_and_labels():
     return torch.from_numpy(beton.raw_images()), torch.from_numpy(beton.columns["random_1_s0"])
 
 
-def run_fastgen(steps: int) -> float:
+def run_fastgen(steps: int, precision: str) -> float:
     from fastgen.recipe import load
     from fastgen.train import train
 
@@ -47,6 +53,7 @@ def run_fastgen(steps: int) -> float:
         # counted; images_per_second leaves evaluation out.
         settings = [
             f"data.batch_size={BATCH}",
+            f"train.precision={precision}",
             f"train.max_steps={steps + WARM_UP}",
             f"run.dir={folder}",
             "train.stop_at_interpolation=false",
@@ -54,18 +61,19 @@ def run_fastgen(steps: int) -> float:
         return train(load("cifar10_mlp_1x512_random", settings))["images_per_second"]
 
 
-def training_step():
-    """A network and a function that takes one step on (float images, labels): what every loop here shares."""
+def training_step(precision: str):
+    """A function that takes one step of a new network on (float images, labels): what every loop here shares."""
     import torch
     import torch.nn.functional as F
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(2352, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, fused=True)
 
     def step(inputs, labels):
-        loss = F.cross_entropy(network(inputs.reshape(len(labels), -1)), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = F.cross_entropy(network(inputs.reshape(len(labels), -1)), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -91,7 +99,7 @@ def whiten(images):
     return pixels / deviation.clamp_min(255 / pixels.shape[1] ** 0.5)
 
 
-def run_bare(steps: int, beforehand: bool) -> float:
+def run_bare(steps: int, precision: str, beforehand: bool) -> float:
     import torch
 
     images, labels = images_and_labels()
@@ -103,10 +111,10 @@ def run_bare(steps: int, beforehand: bool) -> float:
                 if len(rows) == BATCH:
                     yield (inputs[rows] if beforehand else whiten(inputs[rows])), labels[rows]
 
-    return timed(batches(), training_step(), steps)
+    return timed(batches(), training_step(precision), steps)
 
 
-def run_dataloader(steps: int) -> float:
+def run_dataloader(steps: int, precision: str, workers: int) -> float:
     import torch
     from PIL import Image
     from torchvision import transforms
@@ -127,47 +135,50 @@ def run_dataloader(steps: int) -> float:
         def __getitem__(self, i):
             return transform(Image.fromarray(images[i])), int(labels[i])
 
-    workers = len(os.sched_getaffinity(0))
+    method = "fork" if workers else None
     loader = torch.utils.data.DataLoader(
-        Images(), BATCH, shuffle=True, drop_last=True, num_workers=workers, multiprocessing_context="fork"
+        Images(), BATCH, shuffle=True, drop_last=True, num_workers=workers, multiprocessing_context=method
     )
 
     def batches():
         while True:
             yield from loader
 
-    return timed(batches(), training_step(), steps)
+    return timed(batches(), training_step(precision), steps)
 
 
-def measure(loop: str, steps: int) -> float:
+def measure(loop: str, steps: int, precision: str) -> float:
     if loop == "fastgen":
-        return run_fastgen(steps)
-    if loop == "dataloader":
-        return run_dataloader(min(steps, 200))
-    return run_bare(steps, beforehand=loop == "bare-float")
+        return run_fastgen(steps, precision)
+    if loop.startswith("workers-"):
+        number = loop.removeprefix("workers-")
+        return run_dataloader(min(steps, 200), precision, cores() if number == "all" else int(number))
+    return run_bare(steps, precision, beforehand=loop == "bare-float")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--loop", choices=LOOPS, help=argparse.SUPPRESS)  # one measurement, in this process
     arguments = parser.parse_args()
     if arguments.loop:
-        print(f"rate {measure(arguments.loop, arguments.steps)}")
+        print(f"rate {measure(arguments.loop, arguments.steps, arguments.precision)}")
         return
     rates: dict[str, list[float]] = {loop: [] for loop in LOOPS}
     for _ in range(arguments.repeats):
         for loop in LOOPS:
-            command = [sys.executable, __file__, "--loop", loop, "--steps", str(arguments.steps)]
+            options = ["--loop", loop, "--steps", str(arguments.steps), "--precision", arguments.precision]
+            command = [sys.executable, __file__, *options]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             rates[loop].append(float(done.stdout.rpartition("rate ")[2]))
     import torch
 
     result = {
         "command": "python benchmarks/cifar10_mlp.py " + " ".join(sys.argv[1:]),
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, no GPU used",
+        "machine": f"{platform.machine()}, {cores()} cores, no GPU used",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "images_per_second": rates,
         "ratios": {},

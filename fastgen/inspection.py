@@ -9,17 +9,19 @@ from rich.table import Table
 from fastgen.recipe import parse
 from fastgen.terminal import console
 from fastgen.training.data import bake_recipe
-from pipelines.export import EXPORTS, export
+from pipelines.export import EXPORT, EXPORTS, export
 from pipelines.manifest import BakedSet
 from pipelines.registry import UserError
+from pipelines.shards import Export
 
 _SHEET_ROWS, _SHEET_COLUMNS, _CELL = 4, 8, 96
 
 
-def _open(arguments: list[str], full: bool) -> BakedSet:
-    """The baked set of a path, or of a recipe (baked now if it is not there)."""
+def _open(arguments: list[str], full: bool) -> BakedSet | Export:
+    """The baked set or export of a path, or the baked set of a recipe (baked now if it is not there)."""
     if len(arguments) == 1 and "=" not in arguments[0]:
-        return BakedSet.open(arguments[0], full=full)
+        is_export = (Path(arguments[0]) / EXPORT).is_file()
+        return (Export if is_export else BakedSet).open(arguments[0], full=full)
     return BakedSet.open(bake_recipe(parse(arguments)).path, full=full)
 
 
@@ -27,8 +29,10 @@ def verify(arguments: list[str]) -> None:
     """Hash every byte and compare. Raises UserError naming the first difference."""
     started = time.perf_counter()
     baked = _open(arguments, full=True)
-    size = sum(split.bytes for split in baked.manifest.splits.values())
-    files = ", ".join(split.file for split in baked.manifest.splits.values())
+    shards = [shard.name for shard in sorted(baked.path.glob("*.tar"))]
+    names = shards if isinstance(baked, Export) else [split.file for split in baked.manifest.splits.values()]
+    size = sum((baked.path / name).stat().st_size for name in names)
+    files = ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}"
     seconds = time.perf_counter() - started
     print(f"{baked.path}: {files} match the manifest ({size / 1e6:,.1f} MB in {seconds:.1f} s)")
 
@@ -64,6 +68,8 @@ def export_set(arguments: list[str]) -> None:
     if not options["--shard-mb"].isdigit() or int(options["--shard-mb"]) < 1:
         raise UserError(f"--shard-mb={options['--shard-mb']} must be a whole number of megabytes")
     baked = _open(arguments, full=False)
+    if isinstance(baked, Export):
+        raise UserError(f"{baked.path} is an export; name the baked set that it was made from")
     output = Path(options["--output"] or f"{baked.path.name}-{options['--to']}")
     shards = export(baked, options["--to"], output, int(options["--shard-mb"]) << 20)
     for split, files in shards.items():
@@ -71,13 +77,13 @@ def export_set(arguments: list[str]) -> None:
         print(f"{output}: {split}, {samples:,} samples in {len(files)} files, {size / 1e6:,.1f} MB")
 
 
-def show_summary(baked: BakedSet) -> None:
+def show_summary(baked: BakedSet | Export) -> None:
     manifest = baked.manifest
     screen = console()
     pixels, encoding = manifest.specification["pixels"], manifest.specification["image"]
     screen.print(f"{baked.path}")
     screen.print(
-        f"source {manifest.specification['source']['source']}, {baked.num_classes} classes, {manifest.channels} "
+        f"source {manifest.specification['source']['source']}, {manifest.num_classes} classes, {manifest.channels} "
         f"channel(s), pixels {pixels['kind']}, {encoding['encoding']}, manifest {baked.sha256[:12]}"
     )
     table = Table("split", "samples", "MB", "image", "label column", "changed", "of")
@@ -98,17 +104,17 @@ def show_summary(baked: BakedSet) -> None:
     screen.print(table)
 
 
-def draw_samples(baked: BakedSet) -> Image.Image:
+def draw_samples(baked: BakedSet | Export) -> Image.Image:
     """A sheet of the first training images; under each: true label, and the given one of the last column."""
-    beton, names = baked.betons["train"], baked.manifest.class_names
+    stored, names = baked.splits["train"], baked.manifest.class_names
     column = next(reversed(baked.manifest.splits["train"].columns))
-    given, clean = beton.columns[column], beton.columns["clean_label"]
+    given, clean = stored.columns[column], stored.columns["clean_label"]
     line = 12
     sheet = Image.new("RGB", (_SHEET_COLUMNS * _CELL, _SHEET_ROWS * (_CELL + 2 * line)), "white")
     draw = ImageDraw.Draw(sheet)
-    for row in range(min(beton.samples, _SHEET_ROWS * _SHEET_COLUMNS)):
+    for row in range(min(stored.samples, _SHEET_ROWS * _SHEET_COLUMNS)):
         x, y = row % _SHEET_COLUMNS * _CELL, row // _SHEET_COLUMNS * (_CELL + 2 * line)
-        picture = Image.fromarray(beton.image(row))
+        picture = Image.fromarray(stored.image(row))
         picture = picture.resize((_CELL - 2, _CELL - 2), Image.Resampling.NEAREST)
         sheet.paste(picture, (x, y))
         draw.text((x, y + _CELL - 2), names[clean[row]][:15], fill="black")

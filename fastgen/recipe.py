@@ -49,6 +49,7 @@ class DataSpec(SourceSpec):
     eval_batch_size: int | None = None  # global (None: four times batch_size)
     workers: int | None = None  # loader threads of a process (None: its share of the cores)
     stage: str | None = None  # a folder on each machine's own disk to copy the baked set to
+    shards: str | None = None  # a folder that `fastgen export` wrote, to stream instead of baking (backend dali)
     labels: LabelSpec = field(default_factory=LabelSpec)
     pixels: PixelSpec = field(default_factory=PixelSpec)
     view: ViewSpec = field(default_factory=ViewSpec)

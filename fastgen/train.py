@@ -59,12 +59,12 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
     # ------------------------------------------------------------ data
     data = open_data(accelerator, recipe)
-    sampler, batch_size = data.sampler, recipe.data.batch_size
+    manifest, sampler, batch_size = data.baked.manifest, data.sampler, recipe.data.batch_size
     steps_per_epoch = sampler.steps_per_epoch
     total_steps = min(recipe.train.epochs * steps_per_epoch, recipe.train.max_steps or sys.maxsize)
 
     # ------------------------------------------------------------ network and optimizer
-    bare = make_network(recipe, data.baked.num_classes, data.baked.channels, data.image_size, accelerator.device)
+    bare = make_network(recipe, manifest.num_classes, manifest.channels, data.image_size, accelerator.device)
     average = WeightAverage(bare, recipe.train.ema) if recipe.train.ema else None
     measured = average.network if average else bare
     for compiled in {bare, measured}:
@@ -78,7 +78,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     position = Position(manifest_sha256=data.baked.sha256)
     found = checkpoints.latest(folder / "checkpoints") if recipe.run.resume else None
     if found is not None:
-        rundir.check_same_data(folder, data.baked.manifest)
+        rundir.check_same_data(folder, manifest)
         position = checkpoints.restore(accelerator, found)
         sampler.load_state_dict(position.sampler)
     meter = Meter(accelerator, position.running)

@@ -6,13 +6,10 @@ twice. Labels are columns of it: another labelling of the same images copies the
 
 import hashlib
 import io
-import itertools
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +21,10 @@ from PIL import Image
 
 from pipelines.beton import JPEG, PAGE_BYTES, RAW, Beton, Hashes
 from pipelines.corruptions import LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
+from pipelines.durable import sync_folder, write_durably
 from pipelines.locations import cache_root
 from pipelines.manifest import MANIFEST, BakedSet, Column, Manifest, Split, describe
+from pipelines.parallel import in_order
 from pipelines.progress import shown
 from pipelines.randomness import permutation
 from pipelines.registry import UserError, did_you_mean
@@ -92,6 +91,19 @@ def specification(
         "order_seed": 0,
         "page_bytes": PAGE_BYTES,
     }
+
+
+def check_made_as(manifest: Manifest, folder: Path, source: SourceSpec, pixels: PixelSpec, bake: BakeSpec) -> None:
+    """Raises UserError unless the set of `manifest` is of this specification (the source's files are not looked at)."""
+    wanted = specification(source, pixels, bake, manifest.specification["fingerprints"])
+    for part, keys in (("source", "data."), ("pixels", "data.pixels."), ("image", "bake.")):
+        made, asked = manifest.specification[part], wanted[part]
+        for key in sorted(made.keys() | asked.keys()):
+            if made.get(key) != asked.get(key):
+                raise UserError(
+                    f"{folder} was made with {keys}{key}={made.get(key)}, and the recipe says {asked.get(key)}: "
+                    "make them agree, or name another folder"
+                )
 
 
 def bake(
@@ -178,10 +190,10 @@ def _bake_new(
                 )
         made_by = {"numpy": np.__version__, "pillow": PIL.__version__}
         manifest = Manifest(plan, train.class_names, train.channels, described, made_by)
-        _write_durably(unfinished / MANIFEST, manifest.to_json())
+        write_durably(unfinished / MANIFEST, manifest.to_json())
         BakedSet(unfinished, manifest, hashlib.sha256(manifest.to_json().encode()).hexdigest()).write_stamp()
         unfinished.rename(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
         for name in splits:
             _done_path(folder / f"{name}.beton").unlink()
     except UserError:
@@ -225,7 +237,7 @@ def _bake_split(
         for data, mode, width, height in shown(encoded, len(order), f"baking {split}", done=writer.count):
             writer.append(data, mode, width, height)
         hashes = writer.finish()
-    _write_durably(done, json.dumps(asdict(hashes)))
+    write_durably(done, json.dumps(asdict(hashes)))
     return describe(path, Beton(path), hashes, columns)
 
 
@@ -252,10 +264,10 @@ def _extend(baked: BakedSet, source: Source, labels: dict[str, LabelSpec]) -> No
     split.table_sha256 = add_columns(beton, following, arrays)
     split.columns |= described
     split.bytes = following.stat().st_size
-    _write_durably(baked.path / f"{MANIFEST}.next", baked.manifest.to_json())
+    write_durably(baked.path / f"{MANIFEST}.next", baked.manifest.to_json())
     following.rename(path)
     (baked.path / f"{MANIFEST}.next").rename(baked.path / MANIFEST)
-    _sync_folder(baked.path)
+    sync_folder(baked.path)
     # The payload was checked when `baked` was opened, and copied as it was.
     renewed = BakedSet(baked.path, baked.manifest, hashlib.sha256(baked.manifest.to_json().encode()).hexdigest())
     renewed.write_stamp()
@@ -267,19 +279,6 @@ def _finish_extension(folder: Path) -> None:
         following.rename(folder / MANIFEST)
     for left in (renamed, following):
         left.unlink(missing_ok=True)
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
 
 
 Encoded = tuple[bytes | np.ndarray, int, int, int]  # data, mode, width, height
@@ -302,23 +301,8 @@ def _encoded(
         return [_encode(source, int(index), spec, corrupt) for index in chunk]
 
     chunks = np.split(order, range(_CHUNK, len(order), _CHUNK))
-    for done in _in_order(work, chunks, workers):
+    for done in in_order(work, chunks, workers):
         yield from done
-
-
-def _in_order(work: Callable, items: Iterable, workers: int) -> Iterator:  # type: ignore[type-arg]
-    """Like `ThreadPoolExecutor.map`, but works only a little ahead of the consumer: memory stays bounded."""
-    with ThreadPoolExecutor(workers) as pool:
-        remaining = iter(items)
-        pending: deque[Future] = deque(pool.submit(work, item) for item in itertools.islice(remaining, 2 * workers))
-        try:
-            while pending:
-                yield pending.popleft().result()
-                for item in itertools.islice(remaining, 1):
-                    pending.append(pool.submit(work, item))
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def _encode(source: Source, index: int, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]) -> Encoded:
@@ -376,7 +360,7 @@ def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
         return total
 
     chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
-    measured = shown(_in_order(sums, chunks, workers), len(chunks), "measuring mean and variance")
+    measured = shown(in_order(sums, chunks, workers), len(chunks), "measuring mean and variance")
     count, first, second = sum(measured, np.zeros((3, 3), np.int64)).astype(np.float64)
     mean = first / count
     std = np.sqrt(second / count - mean**2)

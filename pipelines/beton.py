@@ -55,6 +55,13 @@ def bytes_of(data: bytes | np.ndarray) -> memoryview:
     return memoryview(data if isinstance(data, bytes) else data.data).cast("B")
 
 
+def fixed_size(height: np.ndarray, width: np.ndarray) -> tuple[int, int] | None:
+    """(height, width) when all images share it, else None."""
+    if not len(height) or np.ptp(height) or np.ptp(width):
+        return None
+    return int(height[0]), int(width[0])
+
+
 class Beton:
     """An open .beton file with one image field and integer columns.
 
@@ -142,9 +149,19 @@ class Beton:
     @property
     def fixed_size(self) -> tuple[int, int] | None:
         """(height, width) when all images share it, else None."""
-        if not self.samples or np.ptp(self.height) or np.ptp(self.width):
-            return None
-        return int(self.height[0]), int(self.width[0])
+        return fixed_size(self.height, self.width)
+
+    @property
+    def raw(self) -> np.ndarray:
+        """Which rows hold pixels, and not a JPEG file: bool (samples,)."""
+        return self.mode == RAW
+
+    def encoded(self, rows_of_batches: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """What is stored of each batch's images, where it lies in the mapped file: uint8 (bytes,) each."""
+        data = np.asarray(self.map())  # slices of a memmap cost five times as much
+        begins, ends = self.ptr.astype(np.int64), (self.ptr + self.sizes).astype(np.int64)
+        for rows in rows_of_batches:
+            yield [data[begin:end] for begin, end in zip(begins[rows].tolist(), ends[rows].tolist(), strict=True)]
 
     def map(self) -> np.memmap:
         """The file's bytes, mapped read-only: uint8 (file size,)."""

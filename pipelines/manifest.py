@@ -52,6 +52,10 @@ class Manifest:
     made_by: dict[str, str]
     schema: int = SCHEMA
 
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
@@ -110,12 +114,8 @@ class BakedSet:
         return baked
 
     @property
-    def num_classes(self) -> int:
-        return len(self.manifest.class_names)
-
-    @property
-    def channels(self) -> int:
-        return self.manifest.channels
+    def splits(self) -> dict[str, Beton]:
+        return self.betons
 
     def write_stamp(self, stamp: dict[str, Any] | None = None) -> None:
         """Remember that these very files were hashed and found whole."""

@@ -121,7 +121,7 @@ def test_a_death_while_adding_a_column_loses_nothing(tmp_path, monkeypatch, stop
         monkeypatch.setattr(owner, name, call)
 
     dying("add_columns", bake_module, 0)
-    dying("_write_durably", bake_module, 1)
+    dying("write_durably", bake_module, 1)
     renames = []
     rename = Path.rename
 

@@ -1,6 +1,6 @@
-"""The data of a run: its baked set, one engine per file, and how batches become network inputs."""
+"""The data of a run: its baked set or an export of it, one engine per split, and how batches become network inputs."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from fastgen.recipe import DataSpec, Recipe
 from fastgen.training.launch import everywhere, on_main
 from pipelines.augment import Preprocess
 from pipelines.backends import Batch, Engine, open_engine
-from pipelines.bake import bake
+from pipelines.bake import bake, check_made_as
 from pipelines.manifest import BakedSet
 from pipelines.regions import View
 from pipelines.registry import UserError
 from pipelines.sampler import Sampler
+from pipelines.shards import Export
 from pipelines.staging import staged
 
 
@@ -27,7 +28,7 @@ class Data:
     set. prepare, prepare_eval: (images uint8, index[, epoch]) -> network input, for training and evaluation.
     """
 
-    baked: BakedSet
+    baked: BakedSet | Export
     engines: dict[str, Engine]
     spec: DataSpec
     image_size: int
@@ -47,7 +48,7 @@ class Data:
     def in_order(self, split: str) -> Generator[Batch]:
         """This process's share of a whole split, for evaluation. Test labels are the true ones."""
         sampler = Sampler(
-            self.baked.betons[split].samples,
+            self.baked.splits[split].samples,
             self.spec.eval_batch_size or 4 * self.spec.batch_size,
             shuffle=False,
             rank=self.sampler.rank,
@@ -67,19 +68,32 @@ def bake_recipe(recipe: Recipe) -> BakedSet:
 
 
 def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
-    """Bake on first use (one process bakes, the others wait), then open on every process."""
+    """Bake on first use (one process bakes, the others wait), then open on every process.
+
+    With data.shards nothing is baked: the export in that folder is streamed, which must be what the recipe describes.
+    """
     data = recipe.data
 
     def path_and_hash() -> tuple[Path, str]:
-        baked = bake_recipe(recipe)
+        if data.shards is None:
+            baked: BakedSet | Export = bake_recipe(recipe)
+        else:
+            baked = Export.open(data.shards)
+            check_made_as(baked.manifest, baked.path, data.source_spec, data.pixels, recipe.bake)
+            if (column := data.labels.column_name) not in (known := baked.splits["train"].names):
+                raise UserError(
+                    f"data.shards={baked.path} has no label column '{column}' but {', '.join(known)}; bake it with "
+                    "that labelling (bake.columns) and export the set again"
+                )
         return baked.path, baked.sha256
 
     path, sha256 = on_main(accelerator, path_and_hash)
-    baked = open_everywhere(accelerator, path, sha256, data.stage)
+    opened = Export.open if data.shards is not None else BakedSet.open
+    baked = open_everywhere(accelerator, opened, path, sha256, data.stage)
     image_size, crop = _sizes(baked, data)
-    data.normalize.validate(baked.channels)
+    data.normalize.validate(baked.manifest.channels)
     sampler = Sampler(
-        baked.betons["train"].samples,
+        baked.splits["train"].samples,
         data.batch_size,
         recipe.seed,
         rank=accelerator.process_index,
@@ -90,8 +104,8 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     return Data(
         baked=baked,
         engines={
-            split: open_engine(data.backend, beton, device, baked.channels, data.workers)
-            for split, beton in baked.betons.items()
+            split: open_engine(data.backend, stored, device, baked.manifest.channels, data.workers)
+            for split, stored in baked.splits.items()
         },
         spec=data,
         image_size=image_size,
@@ -101,24 +115,30 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     )
 
 
-def open_everywhere(accelerator: Accelerator, path: Path, sha256: str, stage: str | None) -> BakedSet:
-    """The baked set on every process, copied to the folder `stage` of each machine first if one is given."""
-    return everywhere(accelerator, lambda: BakedSet.open(staged(path, Path(stage)) if stage else path, expect=sha256))
+def open_everywhere(
+    accelerator: Accelerator,
+    opened: Callable[..., BakedSet | Export],
+    path: Path,
+    sha256: str,
+    stage: str | None,
+) -> BakedSet | Export:
+    """The set on every process, copied to the folder `stage` of each machine first if one is given."""
+    return everywhere(accelerator, lambda: opened(staged(path, Path(stage)) if stage else path, expect=sha256))
 
 
-def _sizes(baked: BakedSet, data: DataSpec) -> tuple[int, int | None]:
+def _sizes(baked: BakedSet | Export, data: DataSpec) -> tuple[int, int | None]:
     """Side of the network's input, and to what the baked images are cropped (None: the view has resized them)."""
     if data.view.fraction is not None:
         assert data.image_size is not None, "validate has seen to it"
         return data.image_size, None
-    sizes = {beton.fixed_size for beton in baked.betons.values()}
+    sizes = {stored.fixed_size for stored in baked.splits.values()}
     square = len(sizes) == 1 and (size := sizes.pop()) is not None and size[0] == size[1]
     if not square:
         raise UserError(
             f"{baked.path}: the baked images are not squares of one size, and networks need such; set "
             "data.view.fraction=0.875 and data.image_size, or bake.square=true and bake.resolution"
         )
-    baked_size = baked.betons["train"].height[0].item()
+    baked_size = baked.splits["train"].height[0].item()
     image_size = data.image_size or baked_size
     if image_size > baked_size:
         raise UserError(f"data.image_size={image_size} is larger than the baked images ({baked_size} pixels)")

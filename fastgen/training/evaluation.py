@@ -23,9 +23,9 @@ def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Da
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, src=0)
     result: dict[str, float | int | None] = dict.fromkeys(("test_loss", "test_top1", "test_top5"))
-    for split, beton in data.baked.betons.items():
+    for split, stored in data.baked.splits.items():
         found = evaluate(accelerator, network, data.in_order(split), data.prepare_eval)
-        assert found["count"] == beton.samples, f"{found['count']} of {beton.samples} {split} samples evaluated"
+        assert found["count"] == stored.samples, f"{found['count']} of {stored.samples} {split} samples evaluated"
         if split == "train":
             result |= {f"train_{key}": value for key, value in found.items()}
         else:

@@ -16,6 +16,7 @@ from pipelines.beton import Beton
 from pipelines.regions import View
 from pipelines.registry import Registry, UserError
 from pipelines.sampler import Sampler
+from pipelines.shards import Shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Batch:
 
 
 class Engine(Protocol):
-    """What a backend module's `open_engine(beton, device, channels, threads)` returns."""
+    """What a backend module's `open_engine(stored, device, channels, threads)` returns."""
 
     def batches(self, sampler: Sampler, label: str, view: View | None = None) -> Generator[Batch]:
         """This process's batches from the sampler's present position to the end of the epoch.
@@ -45,11 +46,11 @@ class Engine(Protocol):
         ...
 
 
-def check_shown(beton: Beton, view: View | None) -> None:
+def check_shown(stored: Beton | Shards, view: View | None) -> None:
     """Raises UserError where a batch would have to hold images of different sizes."""
-    if view is None and beton.fixed_size is None:
+    if view is None and stored.fixed_size is None:
         raise UserError(
-            f"{beton.path}: the images differ in size; resize them to one: data.view.fraction=0.875 "
+            f"{stored.path}: the images differ in size; resize them to one: data.view.fraction=0.875 "
             "data.image_size=..., or bake them to one (bake.resolution=... bake.square=true)"
         )
 
@@ -62,12 +63,14 @@ _MODULES.add("dali", "pipelines.backends.dali")
 BACKENDS = tuple(_MODULES)
 
 
-def open_engine(name: str, beton: Beton, device: torch.device, channels: int = 3, threads: int | None = None) -> Engine:
-    """Open `beton` with the backend `name`.
+def open_engine(
+    name: str, stored: Beton | Shards, device: torch.device, channels: int = 3, threads: int | None = None
+) -> Engine:
+    """Open a baked file, or a split of an export (which the dali backend alone streams), with the backend `name`.
 
     channels: 3, or 1 for sets baked from grayscale images (a .beton always stores three).
     threads: loader threads (None: the cores this process may use).
     Raises UserError for an unknown backend, one whose package is missing, or a file it cannot stream.
     """
     module = importlib.import_module(_MODULES[name])
-    return module.open_engine(beton, device, channels, threads)
+    return module.open_engine(stored, device, channels, threads)

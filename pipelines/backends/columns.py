@@ -7,6 +7,7 @@ import torch
 
 from pipelines.beton import Beton
 from pipelines.registry import UserError, did_you_mean
+from pipelines.shards import Shards
 
 Labels = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -14,9 +15,9 @@ Labels = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class Columns:
     """A file's columns on the device: int64 (N,) each."""
 
-    def __init__(self, beton: Beton, device: torch.device) -> None:
-        self._path, self._device = beton.path, device
-        self._columns = {name: torch.from_numpy(c).to(device) for name, c in beton.columns.items()}
+    def __init__(self, stored: Beton | Shards, device: torch.device) -> None:
+        self._path, self._device = stored.path, device
+        self._columns = {name: torch.from_numpy(c).to(device) for name, c in stored.columns.items()}
 
     def of(self, rows_of_batches: list[np.ndarray], label: str) -> Iterator[Labels]:
         """For each batch the given label, clean label and sample index: int64 (B,) each.

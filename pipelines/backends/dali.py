@@ -1,4 +1,4 @@
-"""NVIDIA DALI over a baked file, fed with JPEG bytes and regions in our sampler's order.
+"""NVIDIA DALI over a baked file or the shards of an export, fed with image files and regions in our sampler's order.
 
 Order, shards, position and crops are the sampler's and the view's; DALI decodes the regions alone, on a GPU with
 its hardware decoder, and resizes. Its hazards that matter here, and what is done about them: its own shuffling is
@@ -18,10 +18,11 @@ import torch
 
 from pipelines.backends import Batch, check_shown
 from pipelines.backends.columns import Columns
-from pipelines.beton import JPEG, RAW, Beton
+from pipelines.beton import Beton
 from pipelines.regions import View
 from pipelines.registry import UserError
 from pipelines.sampler import Sampler
+from pipelines.shards import Shards
 
 try:
     from nvidia.dali import Pipeline, fn, types
@@ -37,28 +38,26 @@ Fed = tuple[list[np.ndarray], np.ndarray, np.ndarray]  # encoded images, starts 
 
 
 class DALIEngine:
-    """A pipeline for each stream, over one mapped file."""
+    """A pipeline for each stream, over one file or the shards of a split."""
 
-    def __init__(self, beton: Beton, device: torch.device, channels: int, threads: int | None) -> None:
-        self._beton, self.device, self._channels = beton, device, channels
-        self._jpeg = bool((beton.mode == JPEG).all())
-        if not self._jpeg and not (beton.mode == RAW).all():
+    def __init__(self, stored: Beton | Shards, device: torch.device, channels: int, threads: int | None) -> None:
+        self._stored, self.device, self._channels = stored, device, channels
+        self._raw = bool(stored.raw.all())
+        if not self._raw and stored.raw.any():
             raise UserError(
-                f"{beton.path}: has raw and JPEG images, and data.backend=dali reads files of one kind; "
+                f"{stored.path}: has raw and JPEG images, and data.backend=dali reads files of one kind; "
                 "bake it with bake.encoding=jpeg or raw"
             )
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._data = np.asarray(beton.map())  # slices of a memmap cost five times as much
-        self._index = beton.columns["index"]
-        self._begin, self._end = beton.ptr.astype(np.int64), (beton.ptr + beton.sizes).astype(np.int64)
-        self._sizes = np.stack([beton.height, beton.width], axis=1).astype(np.int32)
-        self._columns = Columns(beton, device)
+        self._index = stored.columns["index"]
+        self._sizes = np.stack([stored.height, stored.width], axis=1).astype(np.int32)
+        self._columns = Columns(stored, device)
 
     def batches(self, sampler: Sampler, label: str, view: View | None = None) -> Generator[Batch]:
         rows_of_batches = sampler.batches()
         if not rows_of_batches:
             return
-        check_shown(self._beton, view)
+        check_shown(self._stored, view)
         labels_of_batches = self._columns.of(rows_of_batches, label)
         pipeline = self._pipeline(rows_of_batches, view)
         for number, labels in enumerate(labels_of_batches):
@@ -83,18 +82,20 @@ class DALIEngine:
             seed=0,  # nothing in it is random
         )
         with pipeline:
-            # The bytes are read where they lie in the mapped file.
+            # Not copied: a mapped file's bytes are read where they lie.
             stored, start, shape = fn.external_source(
                 source=self._feed(rows_of_batches, view),
                 num_outputs=3,
                 batch=True,
                 no_copy=True,
                 dtype=[types.DALIDataType.UINT8, types.DALIDataType.INT32, types.DALIDataType.INT32],
-                ndim=[1 if self._jpeg else 3, 1, 1],
-                layout=["" if self._jpeg else "HWC", "", ""],
+                ndim=[3 if self._raw else 1, 1, 1],
+                layout=["HWC" if self._raw else "", "", ""],
             )
             images: Any
-            if self._jpeg:
+            if self._raw:
+                images = fn.slice(stored.gpu() if gpu else stored, start=start, shape=shape, axes=[0, 1])
+            else:
                 images = fn.decoders.image_slice(
                     stored,
                     device="mixed" if gpu else "cpu",
@@ -104,8 +105,6 @@ class DALIEngine:
                     output_type=types.DALIImageType.RGB,
                     adjust_orientation=False,  # as every other decoder here
                 )
-            else:
-                images = fn.slice(stored.gpu() if gpu else stored, start=start, shape=shape, axes=[0, 1])
             if view is not None:
                 linear = types.DALIInterpType.INTERP_LINEAR
                 images = fn.resize(images, size=[view.size, view.size], interp_type=linear, antialias=True)
@@ -115,17 +114,13 @@ class DALIEngine:
 
     def _feed(self, rows_of_batches: list[np.ndarray], view: View | None) -> Iterator[Fed]:
         held: deque[Fed] = deque(maxlen=_AHEAD + 3)  # DALI reads them later, and holds no reference
-        for rows in rows_of_batches:
+        for rows, stored in zip(rows_of_batches, self._stored.encoded(rows_of_batches), strict=True):
             sizes = self._sizes[rows]
             if view is None:
                 regions = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
             else:
                 regions = view.regions(self._index[rows], sizes[:, 0], sizes[:, 1])
-            stored = [
-                self._data[begin:end]
-                for begin, end in zip(self._begin[rows].tolist(), self._end[rows].tolist(), strict=True)
-            ]
-            if not self._jpeg:
+            if self._raw:
                 stored = [pixels.reshape(*size, 3) for pixels, size in zip(stored, sizes.tolist(), strict=True)]
             held.append((stored, regions[:, :2].copy(), regions[:, 2:].copy()))
             yield held[-1]
@@ -134,13 +129,13 @@ class DALIEngine:
         """The UserError that names the sample which DALI could not decode, or what DALI said, with the samples."""
         rows = np.concatenate(rows_of_batches)
         for row in rows:
-            self._beton.image(int(row), self._data)  # raises for a damaged image
+            self._stored.image(int(row))  # raises for a damaged image
         about = ", ".join(str(i) for i in self._index[rows[:8]])
         reason = str(error).strip().splitlines()
         return RuntimeError(
-            f"{self._beton.path}: DALI failed in the batch of samples {about}, ...: {' '.join(reason)[:500]}"
+            f"{self._stored.path}: DALI failed in the batch of samples {about}, ...: {' '.join(reason)[:500]}"
         )
 
 
-def open_engine(beton: Beton, device: torch.device, channels: int, threads: int | None) -> DALIEngine:
-    return DALIEngine(beton, device, channels, threads)
+def open_engine(stored: Beton | Shards, device: torch.device, channels: int, threads: int | None) -> DALIEngine:
+    return DALIEngine(stored, device, channels, threads)
