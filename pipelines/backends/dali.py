@@ -84,7 +84,7 @@ class DALIEngine:
         with pipeline:
             # Not copied: a mapped file's bytes are read where they lie.
             stored, start, shape = fn.external_source(
-                source=self._feed(rows_of_batches, view),
+                source=self.feed(rows_of_batches, view),
                 num_outputs=3,
                 batch=True,
                 no_copy=True,
@@ -112,7 +112,8 @@ class DALIEngine:
         pipeline.build()
         return pipeline
 
-    def _feed(self, rows_of_batches: list[np.ndarray], view: View | None) -> Iterator[Fed]:
+    def feed(self, rows_of_batches: list[np.ndarray], view: View | None) -> Iterator[Fed]:
+        """What DALI is given for each batch: image files (or pixels), and their regions' starts and shapes."""
         held: deque[Fed] = deque(maxlen=_AHEAD + 3)  # DALI reads them later, and holds no reference
         for rows, stored in zip(rows_of_batches, self._stored.encoded(rows_of_batches), strict=True):
             sizes = self._sizes[rows]

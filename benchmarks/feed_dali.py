@@ -1,0 +1,130 @@
+"""What feeding DALI from Python costs: how fast image files and regions reach it, with and without decoding.
+
+    python benchmarks/feed_dali.py FOLDER [--repeats 5] [--json OUT.json]
+
+FOLDER: class folders of JPEG files, taken over and over until there are 4,000. Batches of 256 in shuffled order,
+random regions, 224 pixels. All in turn in one process, on one core if it is started on one (taskset -c 0).
+
+  feed .beton    our generator alone: bytes in the mapped file, regions drawn
+  feed shards    the same from the shards of an export: positioned reads in threads, each image's CRC-32 checked
+  hand over      the first through DALI's external_source into a pipeline that only passes it on
+  DALI's reader  its own WebDataset reader over the same shards, which only passes the files on
+  whole, .beton  the dali backend: fed, decoded, resized, labels beside it
+  whole, shards  the same from the shards
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from nvidia.dali import Pipeline, fn, types
+from nvidia.dali import __version__ as dali_version
+
+from pipelines.backends.dali import DALIEngine
+from pipelines.bake import BakeSpec, bake
+from pipelines.corruptions import LabelSpec, PixelSpec
+from pipelines.export import export
+from pipelines.regions import View, ViewSpec
+from pipelines.sampler import Sampler
+from pipelines.shards import Export
+from pipelines.sources import SourceSpec
+
+SAMPLES, BATCH = 4000, 256
+VIEW = View(ViewSpec(0.875, random="area"), 224, seed=0, epoch=0)
+
+
+def photographs(folder: Path, root: Path) -> Path:
+    """`SAMPLES` links to the files below `folder`, in class folders."""
+    files = sorted(folder.glob("*/*"))
+    for number in range(SAMPLES):
+        path = files[number % len(files)]
+        (root / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (root / path.parent.name / f"{number // len(files)}_{path.name}").symlink_to(path.resolve())
+    return root
+
+
+def passed_on(engine: DALIEngine, sampler: Sampler) -> int:
+    """Images handed to DALI, which does nothing with them."""
+    batches = sampler.batches()
+    pipeline = Pipeline(batch_size=BATCH, num_threads=1, device_id=None, prefetch_queue_depth=3)
+    with pipeline:
+        kinds = [types.DALIDataType.UINT8, types.DALIDataType.INT32, types.DALIDataType.INT32]
+        fed = fn.external_source(source=engine.feed(batches, VIEW), num_outputs=3, no_copy=True, dtype=kinds)
+        pipeline.set_outputs(*fed)
+    pipeline.build()
+    return sum(len(pipeline.run()[0]) for _ in batches)
+
+
+def read_by_dali(shards: list[str], batches: int) -> int:
+    pipeline = Pipeline(batch_size=BATCH, num_threads=1, device_id=None, prefetch_queue_depth=3)
+    with pipeline:
+        image, label = fn.readers.webdataset(
+            paths=shards,
+            index_paths=[path.replace(".tar", ".idx") for path in shards],
+            ext=["jpg", "clean_label.i64"],
+            dtypes=[types.DALIDataType.UINT8, types.DALIDataType.INT64],
+            random_shuffle=True,
+            dont_use_mmap=True,
+        )
+        pipeline.set_outputs(image, label)
+    pipeline.build()
+    return sum(len(pipeline.run()[0]) for _ in range(batches))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        source = SourceSpec("imagefolder", str(photographs(arguments.folder, root / "photographs")))
+        baked = bake(source, LabelSpec("random"), PixelSpec(), BakeSpec("jpeg"), root)
+        export(baked, "webdataset", root / "export", shard_bytes=64 << 20)
+        cpu, column = torch.device("cpu"), LabelSpec("random").column_name
+        mapped = DALIEngine(baked.betons["train"], cpu, 3, None)
+        sharded = DALIEngine(Export.open(root / "export").splits["train"], cpu, 3, None)
+        sampler = Sampler(SAMPLES, BATCH)
+        batches = sampler.batches()
+        shards = [str(path) for path in sorted((root / "export").glob("train-*.tar"))]
+        loops: dict[str, Callable[[], int]] = {
+            "feed .beton": lambda: sum(len(fed[0]) for fed in mapped.feed(batches, VIEW)),
+            "feed shards": lambda: sum(len(fed[0]) for fed in sharded.feed(batches, VIEW)),
+            "hand over": lambda: passed_on(mapped, sampler),
+            "DALI's reader": lambda: read_by_dali(shards, len(batches)),
+            "whole, .beton": lambda: sum(len(batch.index) for batch in mapped.batches(sampler, column, VIEW)),
+            "whole, shards": lambda: sum(len(batch.index) for batch in sharded.batches(sampler, column, VIEW)),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in loops}
+        for _ in range(arguments.repeats + 1):
+            for name, loop in loops.items():
+                started = time.perf_counter()
+                images = loop()
+                rates[name].append(images / (time.perf_counter() - started))
+    rates = {name: values[1:] for name, values in rates.items()}  # the first round warms up
+    print(f"{'':14} {'images/s':>9} {'range':>19} {'of whole, .beton':>17}")
+    for name, values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(values, rates["whole, .beton"], strict=True))
+        median = statistics.median(values)
+        print(f"{name:14} {median:9,.0f} {min(values):9,.0f}-{max(values):9,.0f} {ratio:15.2f} x")
+    if arguments.json:
+        result = {
+            "command": "python benchmarks/feed_dali.py " + " ".join(map(str, sys.argv[1:])),
+            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, no GPU used",
+            "versions": {"python": platform.python_version(), "dali": dali_version, "torch": torch.__version__},
+            "images_per_second": rates,
+        }
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
