@@ -109,6 +109,7 @@ class TrainSpec:
     max_steps: int | None = None  # optimizer steps, if that is reached first
     stop_at_interpolation: bool = False  # end when every training sample is classified as labelled
     evaluate_epochs: int = 1  # evaluate every this many epochs
+    checks_per_epoch: int = 1  # with stop_at_interpolation, evaluations in an epoch once nearly all is fitted
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
     compile: bool | None = None  # torch.compile (None: on a GPU)
     channels_last: bool | None = None  # memory format of convolutions (None: on)

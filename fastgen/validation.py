@@ -17,7 +17,8 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _AT_LEAST_1 = (
     "data.batch_size", "data.eval_batch_size", "data.workers", "data.image_size", "data.limit", "data.limit_test",
     "data.eval_size", "data.progressive.start_size", "schedule.every_samples", "train.epochs", "train.max_steps",
-    "train.evaluate_epochs", "train.accumulate", "train.threads", "run.keep_checkpoints", "track.log_steps",
+    "train.evaluate_epochs", "train.checks_per_epoch", "train.accumulate", "train.threads", "run.keep_checkpoints",
+    "track.log_steps",
 )  # fmt: skip
 _AT_LEAST_0 = (
     "seed", "data.labels.seed", "data.pixels.seed", "optim.lr", "optim.momentum", "optim.decay", "optim.eps",

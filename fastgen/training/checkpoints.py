@@ -22,7 +22,7 @@ POSITION = "position.json"
 @dataclass
 class Position:
     """Where a run stands. sampler: its state; best_test_top1, best_test_top5 in percent; seconds: of training and
-    evaluation so far; running: the meter's totals."""
+    evaluation so far; running: the meter's totals; nearly: whether the last epoch fitted nearly all samples."""
 
     step: int = 0
     sampler: dict[str, int] = field(default_factory=dict)
@@ -32,6 +32,7 @@ class Position:
     seconds: float = 0.0
     world_size: int = 1
     running: list[list[float]] = field(default_factory=list)
+    nearly: bool = False
     manifest_sha256: str = ""
 
 
