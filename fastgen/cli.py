@@ -11,6 +11,9 @@ _HELP = """fastgen: the randomization test of "Understanding deep learning requi
   fastgen verify  PATH | recipe=NAME ...        hash every byte of a baked set and compare with its manifest
   fastgen inspect PATH | recipe=NAME ...        what is in a baked set [--images OUT.png: a sheet of samples]
   fastgen export  PATH | recipe=NAME ... --to webdataset [--output FOLDER] [--shard-mb 512]
+  fastgen sweep   recipe=NAME key=a,b,c ...     all combinations [--jobs N] [--output FOLDER] [--wandb-file FILE.yaml]
+  fastgen reproduce table1 | table2 | table4 | fig1a | fig1b | fig1c | fig2a | fig2b | all
+                  [--models a,b] [--seeds 0,1,2] [--scale smoke] [--jobs N] [--output FOLDER] [key=value ...]
   fastgen doctor                                what is installed, which devices and data sets are found
 
   --print   show the resolved recipe and stop        --help   this text, recipes and keys
@@ -64,6 +67,18 @@ def _export(arguments: list[str]) -> None:
     export_set(arguments)
 
 
+def _sweep(arguments: list[str]) -> None:
+    from fastgen.sweep import sweep
+
+    sweep(arguments)
+
+
+def _reproduce(arguments: list[str]) -> None:
+    from fastgen.paper.reproduce import reproduce
+
+    reproduce(arguments)
+
+
 def _doctor(arguments: list[str]) -> None:
     from fastgen.doctor import doctor
 
@@ -76,6 +91,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "verify": _verify,
     "inspect": _inspect,
     "export": _export,
+    "sweep": _sweep,
+    "reproduce": _reproduce,
     "doctor": _doctor,
 }
 

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from fastgen.terminal import console
 from pipelines.locations import cache_root, data_root
+from pipelines.registry import UserError
+from pipelines.sources import SourceSpec, open_source
 from pipelines.sources.layouts import find_parquet
 
 _PACKAGES = {
@@ -32,12 +34,22 @@ def _version(package: str) -> str:
 
 def _found(name: str) -> str:
     layouts = {"cifar10": "cifar-10-batches-py", "mnist": "MNIST/raw"}
-    for folder in (data_root() / name, data_root()):
+    own = data_root() / name
+    for folder in (own, data_root()):
         if (folder / layouts[name]).is_dir():
             return f"{folder} (torchvision's layout)"
-        if folder.is_dir() and find_parquet(folder, "train"):
-            return f"{folder} (Parquet)"
+    if own.is_dir() and find_parquet(own, "train"):
+        return f"{own} (Parquet)"
     return "not found: downloaded on first use"
+
+
+def _found_imagenet() -> str:
+    try:
+        source = open_source(SourceSpec("imagenet"), "train")
+    except UserError as error:
+        return str(error)
+    assert source is not None, "a training split is there, or an error says so"
+    return f"{data_root() / 'imagenet'}: {len(source):,} training images, {source.num_classes:,} classes"
 
 
 def doctor() -> None:
@@ -60,6 +72,7 @@ def doctor() -> None:
     machine.add_row("raw data (FASTGEN_DATA)", str(data_root()))
     for name in ("cifar10", "mnist"):
         machine.add_row(f"  {name}", _found(name))
+    machine.add_row("  imagenet", _found_imagenet())
     out.print(machine)
 
 

@@ -58,6 +58,9 @@ class AugmentSpec:
                 raise UserError(f"data.augment.{name}={getattr(self, name)} must be 0 to 1")
         if not 0 <= self.hue <= 0.5:
             raise UserError(f"data.augment.hue={self.hue} must be 0 to 0.5 of the colour circle")
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            if not self.color and getattr(self, name) != getattr(AugmentSpec, name):
+                raise UserError(f"data.augment.{name} has no effect without data.augment.color=true")
 
     def check_room(self, source_size: int, image_size: int) -> None:
         """Sizes are sides in pixels. Raises UserError where a random crop could only be the whole image."""

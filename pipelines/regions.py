@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipelines.randomness import derive_key, philox
-from pipelines.registry import Registry, UserError
+from pipelines.registry import Registry, UserError, did_you_mean
 
 _MASK = 0xFFFFFFFF
 
@@ -37,7 +37,8 @@ class ViewSpec:
         if self.fraction is not None and not 0 < self.fraction <= 1:
             raise UserError(f"data.view.fraction={self.fraction} must be above 0 and at most 1")
         if self.random != "none":
-            _RANDOM[self.random]
+            if self.random not in _RANDOM:
+                raise UserError(f"unknown data.view.random '{self.random}': {did_you_mean(self.random, RANDOM)}")
             if self.fraction is None:
                 raise UserError(
                     f"data.view.random={self.random} needs data.view.fraction, the part that evaluation shows (0.875)"
@@ -160,3 +161,5 @@ def _fallback(height: np.ndarray, width: np.ndarray, spec: ViewSpec) -> np.ndarr
 _RANDOM: Registry[tuple] = Registry("data.view.random")  # type: ignore[type-arg]
 _RANDOM.add("area", (_by_area, 10))
 _RANDOM.add("tensorflow", (_by_height, 100))
+
+RANDOM = ("none", *_RANDOM)

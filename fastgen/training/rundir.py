@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -46,6 +47,12 @@ def choose(recipe: Recipe) -> Path:
         raise UserError(f"run.dir={folder} is not empty; run.resume=true continues it, another run.dir starts anew")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """What decides a run's result: all keys but where it lives, how it is observed and on which machine it runs."""
+    several = ("train.epochs", "train.max_steps")  # which may change when a run goes on, and then make another one
+    return {key: value for key, value in recipe.flat().items() if key in several or not key.startswith(_FREE)}
 
 
 def _numbered(name: str) -> list[Path]:

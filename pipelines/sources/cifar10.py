@@ -19,7 +19,8 @@ def open_split(spec: SourceSpec, split: str) -> Source:
     for folder in folders:
         if (folder / "cifar-10-batches-py").is_dir():
             return _from_torchvision(folder, split, download=False)
-        files = find_parquet(folder, split)
+        # Parquet files directly in the folder of all data sets may be any set's.
+        files = find_parquet(folder, split) if folder == folders[0] else []
         if files:
             return ParquetSource(folder, files, class_names=CLASSES)
     return _from_torchvision(download_folder(spec, "cifar10"), split, download=True)

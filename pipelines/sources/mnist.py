@@ -14,10 +14,12 @@ CLASSES = [str(digit) for digit in range(10)]
 
 
 def open_split(spec: SourceSpec, split: str) -> Source:
-    for folder in search_folders(spec, "mnist"):
+    folders = search_folders(spec, "mnist")
+    for folder in folders:
         if (folder / "MNIST" / "raw").is_dir():
             return _from_torchvision(folder, split, download=False)
-        files = find_parquet(folder, split)
+        # Parquet files directly in the folder of all data sets may be any set's.
+        files = find_parquet(folder, split) if folder == folders[0] else []
         if files:
             return ParquetSource(folder, files, class_names=CLASSES, channels=1)
     return _from_torchvision(download_folder(spec, "mnist"), split, download=True)

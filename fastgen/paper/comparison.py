@@ -1,0 +1,89 @@
+"""Our runs beside the paper's numbers: means over seeds, spreads, and the tables that show both."""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import t
+
+from fastgen.executor import Job
+from fastgen.paper.experiments import Entry, Experiment
+
+
+@dataclass(frozen=True)
+class Result:
+    """An entry and its runs, one for each seed."""
+
+    entry: Entry
+    jobs: list[Job]
+
+    @property
+    def summaries(self) -> list[dict[str, Any]]:
+        """Of the finished runs."""
+        return [summary for job in self.jobs if (summary := job.summary) is not None]
+
+    def values(self, key: str) -> list[float]:
+        """What the finished runs have for a key of summary.json; those that have nothing there are left out."""
+        return [summary[key] for summary in self.summaries if summary[key] is not None]
+
+
+def interval(values: list[float]) -> tuple[float, float] | None:
+    """Where one more run would lie with 95 % confidence, if runs spread normally (Student's t); None for one value.
+
+    The paper's number is one run, so this, and not the mean's narrower interval, is what it is compared with.
+    """
+    if len(values) < 2:
+        return None
+    n, mean = len(values), statistics.mean(values)
+    half = float(t.ppf(0.975, n - 1)) * statistics.stdev(values) * (1 + 1 / n) ** 0.5
+    return mean - half, mean + half
+
+
+def shown(values: list[float], digits: int = 2) -> str:
+    """Mean and standard deviation, "-" for none."""
+    if not values:
+        return "-"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table that shows paper and ours side by side.
+
+    With several seeds a column says whether the paper's number lies in the interval of `interval`.
+    """
+    has_paper = any(result.entry.paper for result in results)
+    several = any(len(result.jobs) > 1 for result in results)
+    header = list(results[0].entry.labels)
+    for heading in experiment.columns.values():
+        header += [f"{heading}, paper"] * has_paper + [f"{heading}, ours"] + ["inside"] * (has_paper and several)
+    header += ["seeds", "epochs", "minutes"]
+    rows = []
+    for result in results:
+        row = list(result.entry.labels.values())
+        for key in experiment.columns:
+            values, printed = result.values(key), result.entry.paper.get(key, "")
+            row += [printed] * has_paper + [shown(values) if values else _why_nothing(result, key)]
+            row += [_inside(values, printed)] * (has_paper and several)
+        row += [
+            str(len(result.summaries)),
+            shown(result.values("epochs"), 0),
+            shown([seconds / 60 for seconds in result.values("wall_seconds")], 1),
+        ]
+        rows.append(row)
+    return header, rows
+
+
+def _why_nothing(result: Result, key: str) -> str:
+    if not result.summaries:
+        return next((job.state for job in result.jobs if job.problem), "not run")
+    return "never" if key == "interpolation_epoch" else "-"
+
+
+def _inside(values: list[float], printed: str) -> str:
+    around = interval(values)
+    try:
+        number = float(printed)
+    except ValueError:
+        return ""
+    return "" if around is None else "yes" if around[0] <= number <= around[1] else "no"

@@ -1,0 +1,209 @@
+"""The paper's experiments as grids of recipes, and the paper's number for each of their points."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fastgen.grid import Point
+from fastgen.paper.numbers import Row, table
+from pipelines.registry import Registry, UserError
+
+MODELS = {
+    "inception": "Inception",
+    "inception_nobn": "Inception w/o BatchNorm",
+    "alexnet": "AlexNet",
+    "mlp_3x512": "MLP 3x512",
+    "mlp_1x512": "MLP 1x512",
+}
+CONDITIONS = {
+    "true": "true labels",
+    "random": "random labels",
+    "shuffled_pixels": "shuffled pixels",
+    "random_pixels": "random pixels",
+    "gaussian": "gaussian",
+}
+LEVELS = tuple(round(0.1 * i, 1) for i in range(11))
+SMOKE_SAMPLES = 1000
+# A subset and a rate of logging that show a curve within minutes on a CPU.
+_SMOKE = (f"data.limit={SMOKE_SAMPLES}", f"data.limit_test={SMOKE_SAMPLES}", "track.log_steps=10")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a table, or a curve's point: what it is, the recipe that measures it, and what the paper says.
+
+    labels: column -> text. paper: key of summary.json -> the paper's number (percent, or a word). level: of corruption.
+    """
+
+    labels: dict[str, str]
+    recipe: str
+    settings: tuple[str, ...] = ()
+    paper: dict[str, str] = field(default_factory=dict)
+    level: float | None = None
+
+    def point(self, seed: int, more: tuple[str, ...]) -> Point:
+        # A labelling, an order and an initialisation of its own for each seed.
+        seeds = () if seed == 0 else (f"seed={seed}", f"data.labels.seed={seed}", f"data.pixels.seed={seed}")
+        return Point(self.recipe, (*self.settings, *seeds, *more))
+
+
+@dataclass(frozen=True)
+class Options:
+    """models: which networks (None: the experiment's own). smoke: the small scale."""
+
+    models: list[str] | None
+    smoke: bool
+
+    def among(self, known: tuple[str, ...], smoke: tuple[str, ...] | None = None) -> list[str]:
+        """The chosen ones of an experiment's networks. Raises UserError for one that it does not have."""
+        chosen = self.models or list(smoke if self.smoke and smoke else known)
+        for model in chosen:
+            if model not in known:
+                raise UserError(f"--models has '{model}', and this experiment has {', '.join(known)}")
+        return chosen
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """title: what the paper calls it. entries: its rows or points. columns: summary.json's key -> heading."""
+
+    title: str
+    entries: Callable[[Options], list[Entry]]
+    columns: dict[str, str]
+    smoke: bool = True
+
+
+def _yes(value: str) -> bool:
+    return value == "yes"
+
+
+def table1_recipe(row: Row) -> str:
+    switches = [name for name, on in (("crop", row["random_crop"]), ("decay", row["weight_decay"])) if _yes(on)]
+    return "_".join(["cifar10", row["model"], row["labels"], *switches])
+
+
+def _table1(options: Options) -> list[Entry]:
+    rows = table(1)
+    models = options.among(tuple(dict.fromkeys(row["model"] for row in rows)))
+    return [
+        Entry(
+            {
+                "model": MODELS[row["model"]],
+                "labels": row["labels"],
+                "random crop": row["random_crop"],
+                "weight decay": row["weight_decay"],
+            },
+            table1_recipe(row),
+            _SMOKE if options.smoke else (),
+            {"train_top1": row["train_acc"], "test_top1": row["test_acc"]},
+        )
+        for row in rows
+        if row["model"] in models
+    ]
+
+
+def _table2(options: Options) -> list[Entry]:
+    options.among(("inception_v3",))
+    entries = []
+    for row in table(2):
+        switches = [
+            name
+            for name, on in (("aug", row["data_aug"]), ("dropout", row["dropout"]), ("decay", row["weight_decay"]))
+            if _yes(on)
+        ]
+        # The recipe without a suffix is the first row of its labels: everything on, or for random labels nothing.
+        suffix = {
+            "true": {3: "", 1: "_aug" if "aug" in switches else "_decay", 0: "_plain"},
+            "random": {2: "_dropout_decay", 1: "_decay", 0: ""},
+        }[row["labels"]][len(switches)]
+        labels = {"labels": row["labels"], "augmentation": row["data_aug"]}
+        labels |= {"dropout": row["dropout"], "weight decay": row["weight_decay"]}
+        paper = {"train_top1": "top1_train", "train_top5": "top5_train", "test_top1": "top1_test"}
+        paper |= {"test_top5": "top5_test", "best_test_top1": "best_top1_test", "best_test_top5": "best_top5_test"}
+        entries.append(
+            Entry(labels, f"imagenet_inception_{row['labels']}{suffix}", (), {k: row[v] for k, v in paper.items()})
+        )
+    return entries
+
+
+def _table4(options: Options) -> list[Entry]:
+    rows = table(4)
+    models = options.among(tuple(dict.fromkeys(row["model"] for row in rows)))
+    suffix = {"weight_decay": "decay", "random_cropping": "crop", "augmentation": "augment"}
+    return [
+        Entry(
+            {"regularizer": row["regularizer"].replace("_", " "), "model": MODELS[row["model"]]},
+            f"cifar10_{row['model']}_random_{suffix[row['regularizer']]}",
+            _SMOKE if options.smoke else (),
+            {"train_top1": row["train_acc_on_random_labels"]},
+        )
+        for row in rows
+        if row["model"] in models
+    ]
+
+
+def _fig1a(options: Options) -> list[Entry]:
+    (model, *others) = (
+        options.among(tuple(MODELS), ("mlp_1x512",)) if options.models or options.smoke else ["inception"]
+    )
+    if others:
+        raise UserError("fig1a shows one network: name one with --models")
+    return [
+        Entry(
+            {"condition": text, "model": MODELS[model]},
+            f"cifar10_{model}_{condition}",
+            (*(_SMOKE if options.smoke else ()), "train.stop_at_interpolation=true"),
+        )
+        for condition, text in CONDITIONS.items()
+    ]
+
+
+def _by_corruption(options: Options) -> list[Entry]:
+    models = options.among(("inception", "alexnet", "mlp_1x512"), ("mlp_1x512",))
+    return [
+        Entry(
+            {"model": MODELS[model], "corruption": f"{level:g}"},
+            f"cifar10_{model}_partial",
+            (f"data.labels.p={level}", *(_SMOKE if options.smoke else ())),
+            level=level,
+        )
+        for model in models
+        for level in LEVELS
+    ]
+
+
+def _fig2a(options: Options) -> list[Entry]:
+    options.among(("inception_v3",))
+    return [
+        Entry({"curve": "all regularizers"}, "imagenet_inception_true"),
+        Entry({"curve": "none"}, "imagenet_inception_true_plain"),
+    ]
+
+
+def _fig2b(options: Options) -> list[Entry]:
+    models = options.among(tuple(MODELS), ("mlp_3x512",)) if options.models or options.smoke else list(MODELS)[:2]
+    return [
+        Entry({"curve": MODELS[model]}, f"cifar10_{model}_true", _SMOKE if options.smoke else ()) for model in models
+    ]
+
+
+_ACCURACIES = {"train_top1": "training", "test_top1": "test"}
+_ALL_ACCURACIES = {
+    "train_top1": "training top-1", "train_top5": "training top-5", "test_top1": "test top-1",
+    "test_top5": "test top-5", "best_test_top1": "best test top-1", "best_test_top5": "best test top-5",
+}  # fmt: skip
+_FITTED = {**_ACCURACIES, "interpolation_epoch": "fitted at epoch"}
+
+EXPERIMENTS: Registry[Experiment] = Registry("experiment")
+EXPERIMENTS.add("table1", Experiment("Table 1: CIFAR-10", _table1, _ACCURACIES))
+EXPERIMENTS.add("table2", Experiment("Table 2: ImageNet, Inception V3", _table2, _ALL_ACCURACIES, smoke=False))
+EXPERIMENTS.add(
+    "table4", Experiment("Table 4: regularizers on random labels, CIFAR-10", _table4, {"train_top1": "training"})
+)
+EXPERIMENTS.add("fig1a", Experiment("Figure 1a: learning curves", _fig1a, _FITTED))
+EXPERIMENTS.add("fig1b", Experiment("Figure 1b: time to overfit", _by_corruption, _FITTED))
+EXPERIMENTS.add("fig1c", Experiment("Figure 1c: test error", _by_corruption, _FITTED))
+EXPERIMENTS.add("fig2a", Experiment("Figure 2a: ImageNet, early stopping", _fig2a, _ALL_ACCURACIES, smoke=False))
+EXPERIMENTS.add("fig2b", Experiment("Figure 2b: with and without batch norm", _fig2b, _ACCURACIES))
+
+# Where a figure is more than 1.5 points from the paper's: what the paper leaves open, varied, and what that moves.
+WHAT_MOVES_IT: dict[str, str] = {}

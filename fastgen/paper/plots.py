@@ -1,0 +1,100 @@
+"""The paper's figures from plain data, with matplotlib. Equal data give equal files."""
+
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+matplotlib.rcParams["svg.hashsalt"] = "fastgen"  # or the ids in an SVG are new every time
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; markers too, for print without colour.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+Curve = tuple[list[float], list[float]]  # x, y
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line with its spread: y's mean, low and high at each x."""
+
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def loss_curves(curves: dict[str, Curve]) -> Figure:
+    """Figure 1a: average training loss (nats) against optimizer steps, a line for each condition."""
+    figure, axes = _figure("steps", "average loss (nats)")
+    for (name, (steps, losses)), colour, marker in zip(curves.items(), COLOURS, _MARKERS, strict=False):
+        every = max(1, len(steps) // 8)
+        axes.plot(steps, losses, color=colour, label=name, marker=marker, markevery=every, markersize=4)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    _legend(axes, len(curves))
+    return figure
+
+
+def against_corruption(series: dict[str, Series], ylabel: str) -> Figure:
+    """Figures 1b and 1c: something against the level of label corruption (fraction), a line for each network.
+
+    A band shows lowest and highest of several seeds.
+    """
+    figure, axes = _figure("label corruption", ylabel)
+    for (name, line), colour, marker in zip(series.items(), COLOURS, _MARKERS, strict=False):
+        axes.plot(line.x, line.mean, color=colour, marker=marker, markersize=5, label=name)
+        if line.low != line.high:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(bottom=0)
+    _legend(axes, len(series))
+    return figure
+
+
+def accuracy_curves(curves: dict[str, tuple[Curve, Curve]]) -> Figure:
+    """Figure 2: accuracy (percent) against steps: (training, test) for each name, training solid, test dashed.
+
+    The best test accuracy so far, which early stopping would keep, is dotted.
+    """
+    figure, axes = _figure("steps", "accuracy (%)")
+    for (name, (training, test)), colour in zip(curves.items(), COLOURS, strict=False):
+        axes.plot(*training, color=colour, label=f"{name}, training")
+        if test[0]:
+            axes.plot(*test, color=colour, linestyle="--", label=f"{name}, test")
+            best = [max(test[1][: i + 1]) for i in range(len(test[1]))]
+            axes.plot(test[0], best, color=colour, linestyle=":", label=f"{name}, best test so far")
+    axes.set_ylim(0, 102)
+    axes.set_xlim(left=0)
+    _legend(axes, 3 * len(curves))
+    return figure
+
+
+def parts_curves(parts: dict[str, Curve]) -> Figure:
+    """Accuracy (percent) against epochs on parts of the training set and on the test set, a line each."""
+    figure, axes = _figure("epoch", "accuracy (%)")
+    for (name, curve), colour, marker in zip(parts.items(), COLOURS, _MARKERS, strict=False):
+        axes.plot(*curve, color=colour, marker=marker, markersize=3, label=name)
+    axes.set_ylim(0, 102)
+    axes.set_xlim(left=0)
+    _legend(axes, len(parts))
+    return figure
+
+
+def _figure(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _legend(axes: Axes, lines: int) -> None:
+    if lines:
+        axes.legend(frameon=False, fontsize="small")
+    else:
+        axes.text(0.5, 0.5, "no finished runs", ha="center", va="center", transform=axes.transAxes)

@@ -1,0 +1,214 @@
+"""fastgen reproduce: run what is missing of the paper's experiments, and show the paper's numbers beside ours."""
+
+import os
+import platform
+import shlex
+import statistics
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from fastgen.executor import Job, run_points
+from fastgen.grid import Point
+from fastgen.paper.comparison import Result, comparison
+from fastgen.paper.experiments import EXPERIMENTS, LEVELS, SMOKE_SAMPLES, WHAT_MOVES_IT, Entry, Options
+from fastgen.paper.page import Page
+from fastgen.paper.plots import Curve, Series, accuracy_curves, against_corruption, loss_curves
+from fastgen.sweep import LiveTable, job_count, split_options, tell_failures
+from fastgen.terminal import console
+from fastgen.training.tracking import read_metrics
+from pipelines.registry import UserError
+
+_OPTIONS = ("--models", "--seeds", "--scale", "--jobs", "--output")
+
+
+def reproduce(arguments: list[str]) -> None:
+    """NAME | all [--models a,b] [--seeds 0,1,2] [--scale full|smoke] [--jobs N] [--output FOLDER] [key=value ...].
+
+    Finished runs are not repeated: they lie in FOLDER/runs, named after what they are, and experiments share them.
+    Raises UserError for mistakes, and SystemExit(1) at the end when runs failed.
+    """
+    command = shlex.join(["fastgen", "reproduce", *arguments])
+    arguments, given = split_options(arguments, *_OPTIONS)
+    names = [argument for argument in arguments if "=" not in argument]
+    settings = tuple(argument for argument in arguments if "=" in argument)
+    if len(names) != 1:
+        raise UserError(f"name one experiment: {', '.join(EXPERIMENTS)}, or all")
+    if given["--scale"] not in ("", "full", "smoke"):
+        raise UserError(f"--scale={given['--scale']} must be full or smoke")
+    options = Options(given["--models"].split(",") if given["--models"] else None, given["--scale"] == "smoke")
+    seeds = _seeds(given["--seeds"] or "0")
+    root = Path(given["--output"] or "reproduce")
+    wanted = [name for name in EXPERIMENTS if not options.smoke or EXPERIMENTS[name].smoke]
+    wanted = wanted if names == ["all"] else names
+    if options.smoke and not all(EXPERIMENTS[name].smoke for name in wanted):
+        raise UserError(f"{names[0]} trains on ImageNet and has no small scale; leave --scale out")
+    entries = {name: EXPERIMENTS[name].entries(options) for name in wanted}
+    points = {
+        point.folder_name: point for name in wanted for e in entries[name] for point in _points(e, seeds, settings)
+    }
+    with LiveTable(["run"], lambda job: [" ".join((job.point.recipe, *job.point.settings))]) as live:
+        jobs = run_points(points.values(), root / "runs", job_count(given["--jobs"]), live.show)
+    by_folder = {job.folder.name: job for job in jobs}
+    for name in wanted:
+        results = [Result(e, [by_folder[p.folder_name] for p in _points(e, seeds, settings)]) for e in entries[name]]
+        _show(name, results, root, command, options.smoke)
+    tell_failures(jobs)
+
+
+def _seeds(text: str) -> list[int]:
+    seeds = text.split(",")
+    if not all(seed.isdigit() for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds={text} must be different whole numbers, such as 0,1,2")
+    return [int(seed) for seed in seeds]
+
+
+def _points(entry: Entry, seeds: list[int], settings: tuple[str, ...]) -> list[Point]:
+    return [entry.point(seed, settings) for seed in seeds]
+
+
+def _show(name: str, results: list[Result], root: Path, command: str, smoke: bool) -> None:
+    """Print the table of an experiment, and write it with its plots below `root`."""
+    experiment = EXPERIMENTS[name]
+    header, rows = comparison(experiment, results)
+    screen = console()
+    table = Table(*header, title=experiment.title)
+    for row in rows:
+        table.add_row(*row)
+    screen.print(table)
+    page = Page(experiment.title)
+    page.table(header, rows)
+    for note in notes(name, results, smoke):
+        page.text(note)
+        screen.print(note)
+    for title, figure in FIGURES[name](results) if name in FIGURES else []:
+        page.figure(name, figure, title)
+    page.code(command)
+    page.text(
+        f"{_machine()}. Each run: its whole recipe, metrics and manifest are in {root / 'runs'}; minutes are those of "
+        "one run, of which several may have shared the machine."
+    )
+    page.write(root / f"{name}.html")
+    print(f"{root / name}.html, .md and figures in {name}_files")
+
+
+def notes(name: str, results: list[Result], smoke: bool) -> list[str]:
+    """What a reader must know about the table: the subset, what failed, and what moves a figure that is far away."""
+    out = []
+    if smoke:
+        out.append(
+            f"Small scale: the first {SMOKE_SAMPLES:,} training and test samples, so the numbers are not the paper's."
+        )
+    limited = {s for r in results for s in (*r.entry.settings, *r.jobs[0].point.settings) if "data.limit=" in s}
+    if limited and not smoke:
+        out.append(f"Not the whole training set: {', '.join(sorted(limited))}.")
+    out += [
+        f"{job.point.recipe} {' '.join(job.point.settings)}: {job.state}, {job.problem}"
+        for result in results
+        for job in result.jobs
+        if job.problem
+    ]
+    far = {
+        moves
+        for result in results
+        for (recipe, moves) in WHAT_MOVES_IT.items()
+        if not limited and result.entry.recipe == recipe and _far(result)
+    }
+    return out + sorted(far)
+
+
+def _far(result: Result) -> bool:
+    """Whether a figure is more than 1.5 points from the paper's."""
+    for key, printed in result.entry.paper.items():
+        try:
+            if abs(statistics.mean(result.values(key)) - float(printed)) > 1.5:
+                return True
+        except (statistics.StatisticsError, ValueError):
+            continue
+    return False
+
+
+def _machine() -> str:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    cores = len(os.sched_getaffinity(0))
+    return (
+        f"{platform.machine()}, {cores} cores, {device}, Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+# ------------------------------------------------------------ figures
+
+
+def _fig1a(results: list[Result]) -> list[tuple[str, Figure]]:
+    curves = {}
+    for result in results:
+        steps, losses = _curve(result.jobs[0], "train_running_loss_nats")
+        if steps:
+            curves[result.entry.labels["condition"]] = (steps, losses)
+    return [("Training loss (average over steps) against steps, seed 0", loss_curves(curves))]
+
+
+def _fig1b(results: list[Result]) -> list[tuple[str, Figure]]:
+    """Relative to the same seed's time at level 0, as the paper draws it."""
+    series = {}
+    for model, by_level in _by_model(results).items():
+        base = [(job.summary or {}).get("interpolation_epoch") for job in by_level[0.0].jobs]
+        values = [
+            [
+                summary["interpolation_epoch"] / first
+                for job, first in zip(by_level[level].jobs, base, strict=True)
+                if first and (summary := job.summary) and summary["interpolation_epoch"]
+            ]
+            for level in LEVELS
+        ]
+        series[model] = _series(values)
+    return [("Time to fit the training set, relative to true labels", against_corruption(series, "time to overfit"))]
+
+
+def _fig1c(results: list[Result]) -> list[tuple[str, Figure]]:
+    series = {
+        model: _series([[100 - top1 for top1 in by_level[level].values("test_top1")] for level in LEVELS])
+        for model, by_level in _by_model(results).items()
+    }
+    return [("Test error when the training set is fitted, percent", against_corruption(series, "test error (%)"))]
+
+
+def _fig2(results: list[Result]) -> list[tuple[str, Figure]]:
+    curves = {
+        result.entry.labels["curve"]: (
+            _curve(result.jobs[0], "train_top1_percent"),
+            _curve(result.jobs[0], "test_top1_percent"),
+        )
+        for result in results
+        if result.summaries
+    }
+    return [("Accuracy against steps, seed 0", accuracy_curves(curves))]
+
+
+def _curve(job: Job, key: str) -> Curve:
+    path = job.folder / "metrics.jsonl"
+    lines = [line for line in read_metrics(path) if line.get(key) is not None] if path.exists() else []
+    return [line["step"] for line in lines], [line[key] for line in lines]
+
+
+def _by_model(results: list[Result]) -> dict[str, dict[float, Result]]:
+    out: dict[str, dict[float, Result]] = {}
+    for result in results:
+        assert result.entry.level is not None
+        out.setdefault(result.entry.labels["model"], {})[result.entry.level] = result
+    return out
+
+
+def _series(values: list[list[float]]) -> Series:
+    present = [(level, found) for level, found in zip(LEVELS, values, strict=True) if found]
+    return Series(
+        x=[level for level, _ in present],
+        mean=[statistics.mean(found) for _, found in present],
+        low=[min(found) for _, found in present],
+        high=[max(found) for _, found in present],
+    )
+
+
+FIGURES = {"fig1a": _fig1a, "fig1b": _fig1b, "fig1c": _fig1c, "fig2a": _fig2, "fig2b": _fig2}

@@ -1,0 +1,125 @@
+"""Sweeps: the grid, points that are never repeated, points that fail, and a sweep that is killed."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from whole_runs import ROOT
+
+from fastgen import cli
+from fastgen.executor import DONE, FAILED, run_points
+from fastgen.grid import Grid, Point
+from fastgen.sweep import wandb_sweep
+from fastgen.training.tracking import read_metrics
+from pipelines.registry import UserError
+
+TINY = ("data.limit=64", "data.limit_test=16", "data.batch_size=32", "train.epochs=2", "model.name=fastgen_mlp_1x512")
+
+
+def test_points_are_all_combinations_in_order():
+    grid = Grid.parse(["recipe=quickstart", "data.labels.p=0.0,0.5", "data.labels.kind=partial", "seed=0,1"])
+    assert [tuple(grid.label(point).values()) for point in grid.points] == [
+        ("0.0", "0"), ("0.0", "1"), ("0.5", "0"), ("0.5", "1")
+    ]  # fmt: skip
+    assert all("data.labels.kind=partial" in point.settings for point in grid.points)
+    assert len({point.folder_name for point in grid.points}) == 4
+    # Commas of lists belong to one value.
+    areas = Grid.parse(["recipe=quickstart", "data.view.area=[0.1,1.0],[0.5,1.0]", "track.tags=[a,b]"])
+    assert areas.varied == {"data.view.area": ["[0.1,1.0]", "[0.5,1.0]"]} and areas.fixed == ("track.tags=[a,b]",)
+    assert len(Grid.parse(["recipe=quickstart"]).points) == 1
+
+
+def test_equal_experiments_have_one_folder():
+    same = [("seed=1", "optim.lr=0.1"), ("optim.lr=0.10", "seed=1"), ("seed=1", "optim.lr=0.1", "track.log_steps=7")]
+    assert len({Point("quickstart", settings).folder_name for settings in same}) == 1
+    other = [("seed=2",), ("seed=1", "train.epochs=7"), ("seed=1", "data.limit=5"), ("seed=1", "train.max_steps=3")]
+    assert len({Point("quickstart", settings).folder_name for settings in [*other, ("seed=1",)]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["seed=0,1"], "name a recipe"),
+        (["recipe=quickstart,other"], "one recipe"),
+        (["recipe=quickstart", "seed"], "'seed' is no setting"),
+        (["recipe=quickstart", "seed=0,,1"], "empty value"),
+        (["recipe=quickstart", "run.dir=here"], "run.dir is chosen by the sweep"),
+        (["recipe=quickstart", "seed=0,1", "seed=2,3"], "seed is given twice"),
+        (["recipe=quickstart", "seed=0,0"], "the same point twice: seed=0"),
+        (["recipe=quickstart", "sed=0,1"], "did you mean 'seed'"),
+        (["recipe=quickstart", "optim.name=sgd,adm"], "did you mean 'adamw'"),
+        (["recipe=quickstart", "seed=0,1", "--jobs", "0"], "--jobs=0"),
+        (["recipe=quickstart", "seed=0,1", "--job", "2"], "unknown option --job"),
+        (["recipe=quickstart", "seed=0,1", "--output"], "--output needs a value"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["sweep", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wandb_file_is_the_same_grid(tmp_path, capsys):
+    arguments = ["recipe=quickstart", "data.labels.p=0.0,0.5", "data.labels.kind=partial", "optim.name=sgd,adamw"]
+    path = tmp_path / "sweep.yaml"
+    assert cli.main(["sweep", *arguments, "--wandb-file", str(path)]) == 0
+    assert "wandb agent" in capsys.readouterr().out
+    sweep = yaml.safe_load(path.read_text())
+    assert path.read_text() == wandb_sweep(Grid.parse(arguments))
+    assert sweep["method"] == "grid"
+    assert sweep["parameters"] == {
+        "data.labels.p": {"values": [0.0, 0.5]}, "optim.name": {"values": ["sgd", "adamw"]}
+    }  # fmt: skip
+    # What an agent runs for a point is a command that works: ${args_no_hyphens} becomes key=value for each parameter.
+    command = [part for part in sweep["command"] if part != "${env}"]
+    assert command[0] == "python" and command[-1] == "${args_no_hyphens}"
+    ours = [*command[3:-1], "data.labels.p=0.5", "optim.name=adamw"]
+    assert cli.main([*ours, "--print"]) == 0
+    assert "name: adamw" in capsys.readouterr().out
+
+
+def test_a_killed_sweep_repeats_nothing_and_failures_do_not_end_it(tmp_path, capfd):
+    """Three points: done before the sweep is killed, running then, diverging later."""
+    root, rates = tmp_path / "sweep", ("0.1", "0.05", "1e30")
+    settings = ["recipe=quickstart", *TINY, "train.epochs=150", "train.stop_at_interpolation=false", "optim.name=sgd"]
+    arguments = ["sweep", *settings, f"optim.lr={','.join(rates)}", "track.log_steps=1", "--jobs", "1"]
+    arguments += ["--output", str(root)]
+    done, running, _ = (root / point.folder_name for point in Grid.parse([*settings, arguments[-5]]).points)
+    sweep = subprocess.Popen([sys.executable, "-m", "fastgen.cli", *arguments], cwd=ROOT)
+    while not ((running / "metrics.jsonl").is_file() and (running / "metrics.jsonl").stat().st_size):
+        assert sweep.poll() is None
+        time.sleep(0.02)
+    sweep.kill()
+    sweep.wait()
+    before = (done / "summary.json").stat().st_mtime_ns
+    # What it left behind ends by itself, with a checkpoint; the second sweep waits for that.
+    assert cli.main(arguments) == 1
+    assert (done / "summary.json").stat().st_mtime_ns == before
+    log = (root / "logs" / f"{running.name}.txt").read_text()
+    assert log.count("quickstart in ") == 2 and "stopped" in log
+    steps = [line["step"] for line in read_metrics(running / "metrics.jsonl") if "learning_rate" in line]
+    assert steps == list(range(1, 301))  # no step is missing, none was logged twice
+    said = capfd.readouterr()
+    assert "diverged" in said.err and "2 of 3 points done" in said.out
+    with open(root / "results.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["optim.lr"], line["state"]) for line in lines] == [*zip(rates, (DONE, DONE, FAILED), strict=True)]
+    summary = json.loads((done / "summary.json").read_text())
+    assert float(lines[0]["train_top1"]) == summary["train_top1"] and lines[0]["run_dir"] == str(done)
+
+
+def test_two_sweeps_do_not_share_a_folder(tmp_path, monkeypatch):
+    import fcntl
+
+    monkeypatch.setattr("fastgen.executor._LOCK_SECONDS", 0)
+    handle = os.open(tmp_path / ".lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match="another process is running points"):
+        run_points([Point("quickstart", TINY)], tmp_path, 1)
+    os.close(handle)
