@@ -145,7 +145,7 @@ def bake_together(points: list[Point]) -> None:
 def _locked(root: Path) -> Iterator[int]:
     """Hold the lock of `root`; its file descriptor. Trainings inherit it, so those that outlive a killed sweep keep
     another one out until they have written their checkpoints."""
-    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT)
+    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         for left in range(_LOCK_SECONDS * 10, -1, -1):
             try:

@@ -4,6 +4,7 @@ import gzip
 import io
 import pickle
 import struct
+from urllib.error import URLError
 
 import numpy as np
 import pyarrow as pa
@@ -135,7 +136,7 @@ def test_downloaded_by_torchvision_when_nowhere_found(name, tmp_path, monkeypatc
         raise RuntimeError("no network in this test")
 
     monkeypatch.setattr(f"torchvision.datasets.{name.upper()}.__init__", download)
-    with pytest.raises(RuntimeError, match="no network"):
+    with pytest.raises(UserError, match="no network in this test"):
         open_source(SourceSpec(name), "train")
     assert asked == [(str(tmp_path / name), True, True)]
 
@@ -216,3 +217,14 @@ def test_real_photographs(data_folder):
     source = open_source(SourceSpec("imagefolder", str(real(data_folder, "imagenet_sample"))), "train")
     assert len(source) == source.num_classes == 250
     assert source.image(0).ndim == 3
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
+def test_a_download_that_fails_says_what_to_do(name, tmp_path, monkeypatch):
+    def download(self, root, train, download):
+        raise URLError("no network")
+
+    monkeypatch.setenv("FASTGEN_DATA", str(tmp_path))
+    monkeypatch.setattr(f"torchvision.datasets.{name.upper()}.__init__", download)
+    with pytest.raises(UserError, match=f"{name} was not found below .* set FASTGEN_DATA or data.root"):
+        open_source(SourceSpec(name), "train")

@@ -22,7 +22,7 @@ CONDITIONS = {
     "gaussian": "gaussian",
 }
 LEVELS = tuple(round(0.1 * i, 1) for i in range(11))
-SMOKE_SAMPLES = 1000
+SMOKE_SAMPLES = 5000
 # A subset and a rate of logging that show a curve within minutes on a CPU.
 _SMOKE = (f"data.limit={SMOKE_SAMPLES}", f"data.limit_test={SMOKE_SAMPLES}", "track.log_steps=10")
 

@@ -5,10 +5,12 @@ Hub's Parquet, else downloaded by torchvision. The Hub's order is not torchvisio
 fingerprints, and tables of noisy labels (CIFAR-10N) are in torchvision's order.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 
 from pipelines.sources.base import ArraySource, Source, SourceSpec, fingerprint_files
-from pipelines.sources.layouts import download_folder, find_parquet, search_folders
+from pipelines.sources.layouts import download_folder, downloading, find_parquet, search_folders
 from pipelines.sources.parquet import ParquetSource
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -29,7 +31,8 @@ def open_split(spec: SourceSpec, split: str) -> Source:
 def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # type: ignore[no-untyped-def]
     from torchvision.datasets import CIFAR10
 
-    data = CIFAR10(str(folder), train=split == "train", download=download)
+    with downloading("cifar10", folder) if download else nullcontext():
+        data = CIFAR10(str(folder), train=split == "train", download=download)
     names = data.train_list if split == "train" else data.test_list
     batches = folder / "cifar-10-batches-py"
     digest = fingerprint_files(batches, [batches / name for name, _ in names])

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.locations import data_root
@@ -37,6 +39,18 @@ def download_folder(spec: SourceSpec, name: str) -> Path:
             "leave data.root out to have it downloaded"
         )
     return data_root() / name
+
+
+@contextmanager
+def downloading(name: str, folder: Path) -> Iterator[None]:
+    """Turns what a failing download says into a UserError with the remedy."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # URLError; torchvision's RuntimeError for a file that is not whole
+        raise UserError(
+            f"{name} was not found below {data_root()} and could not be downloaded to {folder} ({error}); set "
+            f"FASTGEN_DATA or data.root to where it is, or download it on a machine with a network"
+        ) from error
 
 
 def is_image(name: str) -> bool:

@@ -4,10 +4,12 @@ Found under data.root or FASTGEN_DATA in torchvision's layout (MNIST/raw) or as 
 Parquet, else downloaded by torchvision.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 
 from pipelines.sources.base import ArraySource, Source, SourceSpec, fingerprint_files
-from pipelines.sources.layouts import download_folder, find_parquet, search_folders
+from pipelines.sources.layouts import download_folder, downloading, find_parquet, search_folders
 from pipelines.sources.parquet import ParquetSource
 
 CLASSES = [str(digit) for digit in range(10)]
@@ -28,7 +30,8 @@ def open_split(spec: SourceSpec, split: str) -> Source:
 def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # type: ignore[no-untyped-def]
     from torchvision.datasets import MNIST
 
-    data = MNIST(str(folder), train=split == "train", download=download)
+    with downloading("mnist", folder) if download else nullcontext():
+        data = MNIST(str(folder), train=split == "train", download=download)
     raw = folder / "MNIST" / "raw"
     stem = "train" if split == "train" else "t10k"
     files = [raw / f"{stem}-images-idx3-ubyte", raw / f"{stem}-labels-idx1-ubyte"]
