@@ -7,9 +7,9 @@ quickstart: setup
 	$(BIN)/python -m fastgen.quickstart
 
 # Tests of real data read the folder FASTGEN_DATA and are skipped where it has none. A file's tests share a
-# process, and so what they compiled and baked.
+# process, and so what they compiled and baked. Three of them keep two cores busy: many tests wait for processes.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

@@ -42,9 +42,14 @@ def real(folder: Path, name: str) -> Path:
     return folder / name
 
 
+# These start many processes. They come first, so that the workers end together (make test keeps this order).
+_LONG = ("test_stopping", "test_processes", "test_ffcv", "test_sweep", "test_packaging", "test_train", "test_cli")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
+    items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:

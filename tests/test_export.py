@@ -3,8 +3,6 @@
 import hashlib
 import io
 import json
-import subprocess
-import sys
 import tarfile
 
 import numpy as np
@@ -153,8 +151,3 @@ def test_an_export_that_fails_leaves_nothing_that_looks_whole(baked, tmp_path, m
     monkeypatch.setattr("pipelines.export.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(UserError, match="the export needs"):
         export(baked, "webdataset", tmp_path / "out")
-
-
-def test_help_names_it():
-    said = subprocess.run([sys.executable, "-m", "fastgen.cli", "--help"], capture_output=True, text=True, check=True)
-    assert "fastgen export" in said.stdout

@@ -23,7 +23,7 @@ def test_every_recipe_runs_two_steps(name, tmp_path):
     recipe = load(name)
     importorskip_backend(recipe.data.backend)
     large = recipe.data.source == "imagenet"  # seconds for an image
-    samples, test_samples, batch = (16, 8, 8) if large else (128, 40, min(recipe.data.batch_size, 64))
+    samples, test_samples, batch = (4, 2, 2) if large else (32, 10, 16)
     overrides = ["train.max_steps=2", f"data.limit={samples}", f"data.limit_test={test_samples}"]
     data = os.environ.get("FASTGEN_DATA", "")
     if recipe.data.source != "digits" and not (Path(data) / recipe.data.source).is_dir():

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 matplotlib.rcParams["svg.hashsalt"] = "fastgen"  # or the ids in an SVG are new every time
+matplotlib.rcParams["svg.fonttype"] = "none"  # letters as text, which can be searched, and not as outlines
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; markers too, for print without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

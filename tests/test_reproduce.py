@@ -1,0 +1,217 @@
+"""The paper's grids, tables and figures: every row measures what it says, and nothing is shown that was not run."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import t
+
+from fastgen import cli
+from fastgen.executor import DONE, FAILED, Job
+from fastgen.grid import Point
+from fastgen.paper.comparison import Result, comparison, interval, shown
+from fastgen.paper.experiments import EXPERIMENTS, Entry, Options
+from fastgen.paper.numbers import table
+from fastgen.paper.page import Page
+from fastgen.paper.plots import Series, accuracy_curves, against_corruption, loss_curves, parts_curves
+from fastgen.paper.reproduce import FIGURES, notes
+
+FULL = Options(None, smoke=False)
+
+
+def test_the_papers_tables_are_whole():
+    assert [len(table(number)) for number in (1, 2, 3, 4)] == [19, 7, 5, 6]
+    assert {"model": "mlp_1x512", "labels": "random", "train_acc": "99.34"}.items() <= table(1)[-1].items()
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table4"])
+def test_a_rows_recipe_has_the_rows_switches(name):
+    rows = table(int(name[-1]))
+    entries = EXPERIMENTS[name].entries(FULL)
+    assert len(entries) == len(rows) == len({entry.recipe for entry in entries})
+    for row, entry in zip(rows, entries, strict=True):
+        recipe = entry.point(0, ()).load()
+        assert recipe.data.labels.kind == row.get("labels", "random")
+        augment, decay = recipe.data.augment, recipe.optim.weight_decay > 0
+        if name == "table1":
+            assert (augment.random_crop, decay) == (row["random_crop"] == "yes", row["weight_decay"] == "yes")
+            assert not augment.flip and not augment.rotate and recipe.model.dropout == 0
+        elif name == "table2":
+            random_regions = recipe.data.view.random != "none" and augment.flip and augment.color
+            assert random_regions == (row["data_aug"] == "yes") and decay == (row["weight_decay"] == "yes")
+            assert (recipe.model.dropout > 0) == (row["dropout"] == "yes")
+        else:
+            kind = row["regularizer"]
+            assert decay == (kind == "weight_decay") and augment.random_crop == (kind == "random_cropping")
+            assert (augment.flip, augment.rotate) == ((True, 25) if kind == "augmentation" else (False, 0))
+            assert recipe.schedule.factor == (0.95 if kind == "weight_decay" else 0.999)
+        for printed in entry.paper.values():
+            assert printed in row.values()
+
+
+@pytest.mark.parametrize("name", list(EXPERIMENTS))
+@pytest.mark.parametrize("smoke", [False, True])
+def test_every_entry_is_a_valid_recipe(name, smoke):
+    if smoke and not EXPERIMENTS[name].smoke:
+        pytest.skip("trains on ImageNet")
+    entries = EXPERIMENTS[name].entries(Options(None, smoke))
+    recipes = [entry.point(3, ("train.max_steps=2",)).load() for entry in entries]
+    assert {(recipe.seed, recipe.data.labels.seed, recipe.train.max_steps) for recipe in recipes} == {(3, 3, 2)}
+    assert len({entry.point(0, ()).folder_name for entry in entries}) == len(entries)
+    assert all((recipe.data.limit is not None) == smoke for recipe in recipes)
+
+
+def test_levels_of_corruption_are_those_of_the_paper():
+    entries = EXPERIMENTS["fig1b"].entries(Options(["alexnet"], smoke=False))
+    levels = [entry.point(0, ()).load().data.labels.p for entry in entries]
+    assert levels == [entry.level for entry in entries] and np.allclose(levels, np.arange(11) / 10)
+
+
+def finished(folder, key="run", **summary):
+    """A job whose run directory says this."""
+    job = Job(Point("quickstart", (f"track.project={key}",)), folder / key, state=DONE)
+    job.folder.mkdir(parents=True)
+    summary = {"status": "finished", "epochs": 3.0, "wall_seconds": 90.0, "interpolation_epoch": 2.5, **summary}
+    (job.folder / "summary.json").write_text(json.dumps(summary))
+    return job
+
+
+def test_the_interval_is_where_one_more_run_would_lie():
+    assert interval([50.0]) is None
+    low, high = interval([50.0, 52.0, 51.0])
+    assert (low + high) / 2 == pytest.approx(51) and (high - low) / 2 == pytest.approx(t.ppf(0.975, 2) * (4 / 3) ** 0.5)
+    # Of many draws, 95 % lie in the interval of the five before them.
+    draws = np.random.default_rng(0).normal(50, 3, (4000, 6))
+    inside = [a <= row[5] <= b for row in draws if (bounds := interval(row[:5].tolist())) for a, b in [bounds]]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
+    assert shown([]) == "-" and shown([50.126]) == "50.13" and shown([50.0, 52.0]) == "51.00 ± 1.41"
+
+
+def test_the_table_shows_means_and_what_is_missing(tmp_path):
+    entry = Entry({"model": "M"}, "quickstart", paper={"train_top1": "100.0", "test_top1": "50.51"})
+    runs = [finished(tmp_path, f"s{i}", train_top1=100.0, test_top1=50.0 + i) for i in range(3)]
+    lost = Job(Point("quickstart"), tmp_path / "lost", state=FAILED, problem="it diverged")
+    experiment = EXPERIMENTS["table1"]
+    header, rows = comparison(experiment, [Result(entry, runs), Result(entry, [lost, lost, lost])])
+    first, second = (dict(zip(header, row, strict=True)) for row in rows)
+    assert first["training, paper"] == "100.0" and first["training, ours"] == "100.00 ± 0.00"
+    assert first["test, ours"] == "51.00 ± 1.00" and first["seeds"] == "3" and first["minutes"] == "1.5 ± 0.0"
+    assert header.count("inside") == 2 and rows[0][header.index("inside")] == "yes"
+    assert second["test, ours"] == "failed" and second["seeds"] == "0" and second["epochs"] == "-"
+    assert any("it diverged" in note for note in notes("table1", [Result(entry, [lost])], smoke=False))
+    never = finished(tmp_path, "never", train_top1=99.0, test_top1=9.0, interpolation_epoch=None)
+    header, rows = comparison(EXPERIMENTS["fig1b"], [Result(Entry({"model": "M"}, "quickstart"), [never])])
+    assert "never" in rows[0] and "paper" not in " ".join(header)
+
+
+def test_time_to_overfit_is_relative_to_the_same_seeds_true_labels(tmp_path):
+    options = Options(["mlp_1x512"], smoke=True)
+    results = []
+    for entry in EXPERIMENTS["fig1b"].entries(options):
+        level = entry.level
+        jobs = [
+            finished(tmp_path, f"{level}-{s}", test_top1=50 - 40 * level, interpolation_epoch=(s + 1) * (2 + level))
+            for s in range(2)
+        ]
+        results.append(Result(entry, jobs))
+    ((_, figure),) = FIGURES["fig1b"](results)
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([(2 + entry.entry.level) / 2 for entry in results])
+    ((_, figure),) = FIGURES["fig1c"](results)
+    assert figure.axes[0].lines[0].get_ydata() == pytest.approx([50 + 40 * entry.entry.level for entry in results])
+
+
+CURVE = ([0, 10, 20], [2.3, 1.0, 0.1])
+DRAWN = {
+    "loss": lambda: loss_curves({"true labels": CURVE, "<random>": CURVE}),
+    "corruption": lambda: against_corruption({"M": Series([0, 1], [1, 2], [1, 1.5], [1, 3])}, "time"),
+    "accuracy": lambda: accuracy_curves({"M": (CURVE, CURVE), "no test": (CURVE, ([], []))}),
+    "parts": lambda: parts_curves({"clean": CURVE, "corrupted": CURVE}),
+    "nothing": lambda: loss_curves({}),
+}
+
+
+class Seen(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.links, self.open = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.tags.append(tag)
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [v for k, v in attributes if k in ("src", "href", "xlink:href") and v]
+
+
+def test_a_page_needs_no_network_and_says_everything(tmp_path):
+    page = Page("A <b>title</b>")
+    page.heading("Part")
+    page.text("1 < 2 & so on")
+    page.table(["a", "b|c"], [["1", "<script>"], ["2", "x"]])
+    for name, draw in DRAWN.items():
+        page.figure(name, draw(), f"caption of {name}")
+    page.image(Image.new("RGB", (4, 4)), "a picture")
+    page.code("fastgen train\n  recipe=x")
+    page.code("long", folded="the whole of it")
+    page.write(tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    seen = Seen(text)
+    assert seen.tags.count("svg") == len(DRAWN) and seen.tags.count("table") == 1 and "script" not in seen.tags
+    assert len(seen.ids) == len(set(seen.ids))
+    references = [link.removeprefix("#") for link in seen.links if link.startswith("#")]
+    references += re.findall(r"url\(#([^)]*)\)", text)
+    assert references and set(references) <= set(seen.ids)
+    assert all(link.startswith(("#", "data:")) for link in seen.links)
+    markdown = (tmp_path / "page.md").read_text()
+    assert "| 1 | <script> |" in markdown and "b\\|c" in markdown and "    fastgen train" in markdown
+    for name in DRAWN:
+        assert f"(page_files/{name}.svg)" in markdown
+        assert Image.open(tmp_path / "page_files" / f"{name}.png").size > (500, 300)
+    # Equal data, equal bytes.
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = Page("x")
+    for name, draw in DRAWN.items():
+        again.figure(name, draw(), "")
+    again.write(tmp_path / "again.html")
+    for name in DRAWN:
+        assert (tmp_path / "again_files" / f"{name}.svg").read_bytes() == before[tmp_path / f"page_files/{name}.svg"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name one experiment: table1"),
+        (["table1", "table4"], "name one experiment"),
+        (["tabel1"], "did you mean 'table1'"),
+        (["table1", "--models", "mlp_1x51"], "--models has 'mlp_1x51'"),
+        (["table1", "--seeds", "0,0"], "--seeds=0,0"),
+        (["table1", "--scale", "tiny"], "--scale=tiny"),
+        (["table2", "--scale", "smoke"], "no small scale"),
+        (["fig1a", "--models", "alexnet,inception"], "one network"),
+        (["table1", "optim.lrr=1"], "did you mean 'optim.lr'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_runs(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["reproduce", *arguments]) == 2
+    assert message in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_the_command_runs_what_is_missing_and_shows_it(tmp_path, capfd):
+    arguments = ["reproduce", "table4", "--models", "mlp_1x512", "--output", str(tmp_path), "data.source=synthetic"]
+    arguments += ["data.synthetic.samples=64", "data.synthetic.test_samples=16", "train.max_steps=1", "data.limit=60"]
+    arguments += ["data.batch_size=20"]
+    for _ in range(2):
+        assert cli.main(arguments) == 0
+    (run,) = (tmp_path / "runs").glob("cifar10_*")
+    assert (tmp_path / "runs" / "logs" / f"{run.name}.txt").read_text().count("finished after") == 1
+    summary = json.loads((run / "summary.json").read_text())
+    markdown = (tmp_path / "table4.md").read_text()
+    assert f"| 99.21 | {summary['train_top1']:.2f} |" in markdown and "data.limit=60" in markdown
+    assert "fastgen reproduce table4" in markdown
+    said = capfd.readouterr().out
+    assert "99.21" in said and Path(tmp_path, "table4.html").is_file()
