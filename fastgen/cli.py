@@ -14,6 +14,7 @@ _HELP = """fastgen: the randomization test of "Understanding deep learning requi
   fastgen sweep   recipe=NAME key=a,b,c ...     all combinations [--jobs N] [--output FOLDER] [--wandb-file FILE.yaml]
   fastgen reproduce table1 | table2 | table4 | fig1a | fig1b | fig1c | fig2a | fig2b | all
                   [--models a,b] [--seeds 0,1,2] [--scale smoke] [--jobs N] [--output FOLDER] [key=value ...]
+  fastgen report  RUN... [--output FILE.html]   what runs did, in one file: tables, curves, sample images
   fastgen doctor                                what is installed, which devices and data sets are found
 
   --print   show the resolved recipe and stop        --help   this text, recipes and keys
@@ -79,6 +80,12 @@ def _reproduce(arguments: list[str]) -> None:
     reproduce(arguments)
 
 
+def _report(arguments: list[str]) -> None:
+    from fastgen.paper.report import report
+
+    report(arguments)
+
+
 def _doctor(arguments: list[str]) -> None:
     from fastgen.doctor import doctor
 
@@ -93,6 +100,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "export": _export,
     "sweep": _sweep,
     "reproduce": _reproduce,
+    "report": _report,
     "doctor": _doctor,
 }
 

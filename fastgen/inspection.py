@@ -104,10 +104,10 @@ def show_summary(baked: BakedSet | Export) -> None:
     screen.print(table)
 
 
-def draw_samples(baked: BakedSet | Export) -> Image.Image:
-    """A sheet of the first training images; under each: true label, and the given one of the last column."""
+def draw_samples(baked: BakedSet | Export, column: str | None = None) -> Image.Image:
+    """A sheet of the first training images; under each: true label, and the given one of `column` (None: the last)."""
     stored, names = baked.splits["train"], baked.manifest.class_names
-    column = next(reversed(baked.manifest.splits["train"].columns))
+    column = column or next(reversed(baked.manifest.splits["train"].columns))
     given, clean = stored.columns[column], stored.columns["clean_label"]
     line = 12
     sheet = Image.new("RGB", (_SHEET_COLUMNS * _CELL, _SHEET_ROWS * (_CELL + 2 * line)), "white")

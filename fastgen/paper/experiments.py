@@ -206,4 +206,14 @@ EXPERIMENTS.add("fig2a", Experiment("Figure 2a: ImageNet, early stopping", _fig2
 EXPERIMENTS.add("fig2b", Experiment("Figure 2b: with and without batch norm", _fig2b, _ACCURACIES))
 
 # Where a figure is more than 1.5 points from the paper's: what the paper leaves open, varied, and what that moves.
-WHAT_MOVES_IT: dict[str, str] = {}
+# Each figure is of one whole run, seed 0, made with `fastgen train recipe=NAME` and the key that is named.
+WHAT_MOVES_IT: dict[str, str] = {
+    "cifar10_mlp_3x512_true": (
+        "MLP 3x512, true labels: what moves the test accuracy is the batch size, which the paper leaves open; "
+        "data.batch_size=64: 55.15 %, 128 (ours): 54.21 %, 256: 53.30 %, all with 100 % training accuracy."
+    ),
+    "cifar10_mlp_1x512_true_decay": (
+        "MLP 1x512, weight decay: what moves the test accuracy is the coefficient, which the paper leaves open; "
+        "optim.weight_decay=0: 51.35 %, 5e-4 (ours): 52.38 %, 4e-3: 55.62 % (with 97.17 % training accuracy)."
+    ),
+}

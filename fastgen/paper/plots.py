@@ -1,6 +1,9 @@
 """The paper's figures from plain data, with matplotlib. Equal data give equal files."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -29,9 +32,9 @@ class Series:
 def loss_curves(curves: dict[str, Curve]) -> Figure:
     """Figure 1a: average training loss (nats) against optimizer steps, a line for each condition."""
     figure, axes = _figure("steps", "average loss (nats)")
-    for (name, (steps, losses)), colour, marker in zip(curves.items(), COLOURS, _MARKERS, strict=False):
+    for (name, (steps, losses)), style in zip(curves.items(), _styles(), strict=False):
         every = max(1, len(steps) // 8)
-        axes.plot(steps, losses, color=colour, label=name, marker=marker, markevery=every, markersize=4)
+        axes.plot(steps, losses, label=name, markevery=every, markersize=4, **style)
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     _legend(axes, len(curves))
@@ -44,10 +47,10 @@ def against_corruption(series: dict[str, Series], ylabel: str) -> Figure:
     A band shows lowest and highest of several seeds.
     """
     figure, axes = _figure("label corruption", ylabel)
-    for (name, line), colour, marker in zip(series.items(), COLOURS, _MARKERS, strict=False):
-        axes.plot(line.x, line.mean, color=colour, marker=marker, markersize=5, label=name)
+    for (name, line), style in zip(series.items(), _styles(), strict=False):
+        axes.plot(line.x, line.mean, markersize=5, label=name, **style)
         if line.low != line.high:
-            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.2, linewidth=0)
     axes.set_xlim(-0.03, 1.03)
     axes.set_ylim(bottom=0)
     _legend(axes, len(series))
@@ -60,7 +63,7 @@ def accuracy_curves(curves: dict[str, tuple[Curve, Curve]]) -> Figure:
     The best test accuracy so far, which early stopping would keep, is dotted.
     """
     figure, axes = _figure("steps", "accuracy (%)")
-    for (name, (training, test)), colour in zip(curves.items(), COLOURS, strict=False):
+    for (name, (training, test)), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
         axes.plot(*training, color=colour, label=f"{name}, training")
         if test[0]:
             axes.plot(*test, color=colour, linestyle="--", label=f"{name}, test")
@@ -75,12 +78,19 @@ def accuracy_curves(curves: dict[str, tuple[Curve, Curve]]) -> Figure:
 def parts_curves(parts: dict[str, Curve]) -> Figure:
     """Accuracy (percent) against epochs on parts of the training set and on the test set, a line each."""
     figure, axes = _figure("epoch", "accuracy (%)")
-    for (name, curve), colour, marker in zip(parts.items(), COLOURS, _MARKERS, strict=False):
-        axes.plot(*curve, color=colour, marker=marker, markersize=3, label=name)
+    for (name, curve), style in zip(parts.items(), _styles(), strict=False):
+        axes.plot(*curve, markersize=3, label=name, **style)
     axes.set_ylim(0, 102)
     axes.set_xlim(left=0)
     _legend(axes, len(parts))
     return figure
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    """Colour and marker of each next line; after the last colour the first one again, dashed."""
+    for linestyle in itertools.cycle(("-", "--", ":", "-.")):
+        for colour, marker in zip(COLOURS, _MARKERS, strict=True):
+            yield {"color": colour, "marker": marker, "linestyle": linestyle}
 
 
 def _figure(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
@@ -95,7 +105,9 @@ def _figure(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
 
 
 def _legend(axes: Axes, lines: int) -> None:
-    if lines:
+    if lines > 7:  # beside the axes, where it hides nothing
+        axes.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    elif lines:
         axes.legend(frameon=False, fontsize="small")
     else:
         axes.text(0.5, 0.5, "no finished runs", ha="center", va="center", transform=axes.transAxes)

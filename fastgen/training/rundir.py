@@ -55,6 +55,11 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in recipe.flat().items() if key in several or not key.startswith(_FREE)}
 
 
+def flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Dotted key -> value of a parsed recipe.yaml."""
+    return dict(_leaves(Recipe, settings))
+
+
 def _numbered(name: str) -> list[Path]:
     pattern = re.compile(re.escape(name) + r"-\d{3,}")
     found = [p for p in _RUNS.glob(f"{name}-*") if pattern.fullmatch(p.name)]
@@ -79,7 +84,7 @@ def _new_numbered(name: str) -> Path:
 
 
 def _check_same(recipe: Recipe, folder: Path) -> None:
-    before = dict(_leaves(Recipe, yaml.safe_load((folder / "recipe.yaml").read_text())))
+    before = flat(yaml.safe_load((folder / "recipe.yaml").read_text()))
     for key, value in recipe.flat().items():
         if not key.startswith(_FREE) and before.get(key) != value:
             raise UserError(
