@@ -15,6 +15,8 @@ _HELP = """fastgen: the randomization test of "Understanding deep learning requi
   fastgen reproduce table1 | table2 | table4 | fig1a | fig1b | fig1c | fig2a | fig2b | all
                   [--models a,b] [--seeds 0,1,2] [--scale smoke] [--jobs N] [--output FOLDER] [key=value ...]
   fastgen report  RUN... [--output FILE.html]   what runs did, in one file: tables, curves, sample images
+=======
+  fastgen dynamics RUN_DIR                      how clean and corrupted samples were learned (train.dynamics=true)
   fastgen doctor                                what is installed, which devices and data sets are found
 
   --print   show the resolved recipe and stop        --help   this text, recipes and keys
@@ -86,6 +88,12 @@ def _report(arguments: list[str]) -> None:
     report(arguments)
 
 
+def _dynamics(arguments: list[str]) -> None:
+    from fastgen.dynamics import show
+
+    show(arguments)
+
+
 def _doctor(arguments: list[str]) -> None:
     from fastgen.doctor import doctor
 
@@ -101,6 +109,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "sweep": _sweep,
     "reproduce": _reproduce,
     "report": _report,
+    "dynamics": _dynamics,
     "doctor": _doctor,
 }
 

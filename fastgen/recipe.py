@@ -117,6 +117,7 @@ class TrainSpec:
     label_smoothing: float = 0.0
     aux_weight: float = 0.0  # of an auxiliary classifier's loss (model.options.aux_logits=true)
     ema: float = 0.0  # decay of a moving average of the weights, which is then what is evaluated
+    dynamics: bool = False  # record every training sample in every epoch, into RUN_DIR/dynamics
     threads: int | None = None  # CPU threads of a process (None: its share of the cores)
     timeout_minutes: float = 10.0  # a process that others wait for so long is taken for lost
 

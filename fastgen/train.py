@@ -22,6 +22,7 @@ from fastgen.training import checkpoints, rundir
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.checkpoints import Position
 from fastgen.training.data import open_data
+from fastgen.training.dynamics import Dynamics
 from fastgen.training.evaluation import evaluate_splits
 from fastgen.training.launch import (
     CHECKPOINT,
@@ -72,8 +73,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
         compile_network(compiled, recipe, accelerator.device)
     optimizer = make_optimizer(bare, recipe.optim)
     network, optimizer = accelerator.prepare(bare, optimizer)
-    if average:
-        accelerator.register_for_checkpointing(average)
+    dynamics = Dynamics(accelerator, data, folder) if recipe.train.dynamics else None
+    accelerator.register_for_checkpointing(*(kept for kept in (average, dynamics) if kept))
 
     # ------------------------------------------------------------ resume
     position = Position(manifest_sha256=data.baked.sha256)
@@ -82,6 +83,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
         rundir.check_same_data(folder, manifest)
         position = checkpoints.restore(accelerator, found)
         sampler.load_state_dict(position.sampler)
+    if dynamics:
+        dynamics.start(sampler.epoch)
     meter = Meter(accelerator, position.running)
     seconds_before = position.seconds
 
@@ -159,7 +162,10 @@ def train(recipe: Recipe) -> dict[str, Any]:
                                 accelerator.clip_grad_norm_(bare.parameters(), recipe.optim.clip)
                             optimizer.step()
                             optimizer.zero_grad()
-                        meter.add(loss.detach(), logits_of(output).detach(), batch.label)
+                        logits = logits_of(output).detach()
+                        meter.add(loss.detach(), logits, batch.label)
+                        if dynamics:
+                            dynamics.add(logits, batch)
                     if average:
                         average.update(bare)
                     position.step += 1
@@ -203,6 +209,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
             # -------- the end of an epoch
             if sampler.offset >= steps_per_epoch * batch_size:
+                if dynamics:
+                    dynamics.write(epoch)
                 sampler.epoch, sampler.offset = epoch + 1, 0
                 position.nearly = meter.take_epoch() >= _NEARLY_ALL and recipe.train.stop_at_interpolation
                 if decision != STOP and (sampler.epoch % recipe.train.evaluate_epochs == 0 or position.nearly):
@@ -212,6 +220,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
         if decision != STOP and measured_at != position.step:
             result = measure()
         check_finite(result.get("train_loss", 0.0), position.step, recipe, folder)
+        if dynamics and decision != STOP:
+            dynamics.finish(sampler.epoch, sampler.offset)
         save()
         summary = {
             "status": "interrupted" if decision == STOP else "finished",

@@ -103,7 +103,7 @@ def test_a_killed_sweep_repeats_nothing_and_failures_do_not_end_it(tmp_path, cap
         cli.main(arguments)
     assert (done / "summary.json").stat().st_mtime_ns == before
     log = (root / "logs" / f"{running.name}.txt").read_text()
-    assert log.count("quickstart in ") == 2 and "stopped" in log
+    assert log.count("quickstart in ") == 2 and "interrupted after" in log
     steps = [line["step"] for line in read_metrics(running / "metrics.jsonl") if "learning_rate" in line]
     assert steps == list(range(1, 301))  # no step is missing, none was logged twice
     said = capfd.readouterr()

@@ -22,6 +22,7 @@ _FREE = (
     "data.backend",
     "data.workers",
     "data.stage",
+    "data.shards",
     "data.root",
     "bake.workers",
 )
