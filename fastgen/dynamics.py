@@ -2,7 +2,8 @@
 
 epoch-00012.parquet holds one row per training sample, in order of the sample index, as recorded during that epoch
 (`fastgen.training.dynamics`); labels.parquet the labels; samples.parquet one row per sample over all epochs;
-pred_probs.npy the latest probabilities of all classes. Epochs count from 1, as in metrics.jsonl: the first ends at 1.
+pred_probs.npy the latest probabilities of all classes. Epochs count from 1, so that an epoch's number is that of
+metrics.jsonl at its end.
 """
 
 import os
@@ -13,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.table import Table
-from sklearn.metrics import roc_auc_score
 
 from fastgen.terminal import console
 from pipelines.registry import UserError
@@ -134,7 +135,9 @@ def separation(samples: pa.Table) -> dict[str, float | None]:
     Returns the area under the ROC curve of each, in [0, 1], 0.5 for chance; None where one of the parts is empty.
     samples: of `per_sample`. A sample that was never learned counts as learned after all others.
     """
-    samples = samples.filter(pa.compute.greater(samples["epochs_seen"], 0))
+    from sklearn.metrics import roc_auc_score  # a second to import, which training need not wait for
+
+    samples = samples.filter(pc.greater(samples["epochs_seen"], 0))
     corrupted = samples["corrupted"].to_numpy()
     late = samples["first_learned_epoch"].fill_null(np.iinfo(np.int32).max).to_numpy()
     scores = {
@@ -154,7 +157,7 @@ def show(arguments: list[str]) -> None:
     run_dir = Path(arguments[0])
     samples = write_samples(run_dir)
     table = Table("median of", "clean", "corrupted", "AUROC")
-    parts = [samples.filter(samples["corrupted"]), samples.filter(pa.compute.invert(samples["corrupted"]))][::-1]
+    parts = [samples.filter(pc.equal(samples["corrupted"], corrupted)) for corrupted in (False, True)]
     table.add_row("samples", *(f"{len(part):,}" for part in parts), "")
     never = [f"{part['first_learned_epoch'].null_count:,}" for part in parts]
     table.add_row("never learned", *never, "")
