@@ -1,181 +1,299 @@
-"""Per-example dynamics: against plain numpy, against the definitions by hand, and across stops and processes."""
+"""Per-example dynamics: against a slow reference loop, against definitions by hand, across stops and processes."""
 
 import json
-import os
-import subprocess
-import sys
+import math
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
-from whole_runs import ROOT, SMALL, fresh_accelerate  # noqa: F401
+from test_processes import launch
+from test_train import stop_after
+from timm.models import register_model
+from whole_runs import SMALL, fresh_accelerate  # noqa: F401
 
 from fastgen import cli, dynamics
 from fastgen.recipe import load
 from fastgen.train import train
-from fastgen.training import checkpoints
-from fastgen.training.dynamics import Dynamics, measure
+from fastgen.training import dynamics as recording
+from pipelines.registry import UserError
 
-RECORDED = [*SMALL, "train.dynamics=true", "data.labels.kind=partial", "data.labels.p=0.5"]
-
-
-def tables(run):
-    return {path.name: pq.read_table(path).to_pydict() for path in sorted((run / "dynamics").glob("*.parquet"))}
+PARTIAL = [*SMALL, "train.dynamics=true", "data.labels.kind=partial", "data.labels.p=0.5"]
 
 
-def test_measures_are_those_of_plain_numpy():
-    rng = np.random.default_rng(0)
-    logits, label, true = rng.normal(size=(50, 7)) * 5, rng.integers(0, 7, 50), rng.integers(0, 7, 50)
-    found, probabilities = measure(*(torch.from_numpy(a) for a in (logits.astype(np.float32), label, true)))
-    for row in range(50):
-        exp = np.exp(logits[row] - logits[row].max())
-        p = exp / exp.sum()
-        others = np.delete(logits[row], label[row])
-        best = logits[row].argmax()
-        expected = {
-            "loss_nats": -np.log(p[label[row]]), "probability": p[label[row]],
-            "margin": logits[row, label[row]] - others.max(), "correct_given": best == label[row],
-            "correct_true": best == true[row], "seen": 1,
-        }  # fmt: skip
-        assert found[row].tolist() == pytest.approx(
-            [float(expected[name]) for name in dynamics.MEASURES], rel=1e-4, abs=1e-5
-        )
-        assert probabilities[row].numpy() == pytest.approx(p, abs=1e-5)
+def run(folder, *settings, resume=False):
+    AcceleratorState._reset_state(True)
+    return train(load("quickstart", [*PARTIAL, *settings, f"run.dir={folder}", f"run.resume={resume}"]))
 
 
-def test_definitions_by_hand(tmp_path):
-    """Four samples over five epochs; the last one is never seen."""
-    folder = tmp_path / "dynamics"
-    dynamics.write_labels(folder, np.array([0, 1, 2, 3]), np.array([0, 1, 0, 3]))
-    correct = [[0, 1, 0, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]]
-    seen = [[1, 1, 1, 1, 1], [1, 0, 1, 1, 0], [1, 1, 1, 1, 1]]
-    probability = [[0.1, 0.9, 0.3, 0.6, 0.8], [0.5, 9, 0.7, 0.9, 9], [0.1, 0.1, 0.1, 0.1, 0.1]]
-    for epoch in range(5):
-        rows = np.zeros((4, len(dynamics.MEASURES)), np.float32)
-        for i in range(3):
-            values = {"probability": probability[i][epoch], "margin": i + epoch, "correct_given": correct[i][epoch]}
-            for name, value in {**values, "seen": 1}.items():
-                rows[i, dynamics.MEASURES.index(name)] = value * seen[i][epoch]
-        dynamics.write_epoch(folder, epoch + 1, rows)
-    samples = dynamics.per_sample(tmp_path).to_pydict()
-    assert samples["corrupted"] == [False, False, True, False] and samples["epochs_seen"] == [5, 3, 5, 0]
-    assert samples["first_learned_epoch"] == [2, 1, None, None]
-    assert samples["forgetting_count"] == [1, 0, 0, None]
-    assert samples["aum"] == [2.0, pytest.approx((1 + 3 + 4) / 3), 4.0, None]
-    expected = [np.array(probability[0]), np.array([0.5, 0.7, 0.9]), np.full(5, 0.1)]
-    assert samples["confidence"][:3] == pytest.approx([e.mean() for e in expected])
-    assert samples["variability"][:3] == pytest.approx([e.std() for e in expected], abs=1e-6)
-    epoch = pq.read_table(folder / "epoch-00002.parquet").to_pydict()
-    assert epoch["loss_nats"][1] is None and epoch["seen"] == [True, False, True, False]
-    areas = dynamics.separation(dynamics.per_sample(tmp_path))
-    assert areas["first_learned_epoch"] == 1.0
-    assert areas["confidence"] == roc_auc_score([0, 0, 1], [-e.mean() for e in expected])
+def files(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "dynamics").iterdir()}
 
 
-def test_a_run_records_what_its_steps_computed(tmp_path, monkeypatch):
-    """Each step's logits, caught on their way, give the same rows; the dropped tail is null."""
-    caught = {}
-    original = Dynamics.add
+def epochs(folder) -> list[pa.Table]:
+    return [pq.read_table(path) for path in sorted((folder / "dynamics").glob("epoch-*.parquet"))]
 
-    def add(self, logits, batch):
-        for row, index, label in zip(logits.numpy(), batch.index.tolist(), batch.label.tolist(), strict=True):
-            caught.setdefault(index, []).append((row.astype(np.float64), label))
-        original(self, logits, batch)
 
-    monkeypatch.setattr(Dynamics, "add", add)
-    run = tmp_path / "run"
-    train(load("quickstart", [*RECORDED, "train.epochs=2", "train.accumulate=3", f"run.dir={run}"]))
-    epochs = [pq.read_table(run / "dynamics" / f"epoch-0000{n}.parquet").to_pydict() for n in (1, 2)]
-    taken = dict.fromkeys(caught, 0)
-    for epoch in epochs:
-        assert epoch["index"] == list(range(100)) and sum(epoch["seen"]) == 90
-        for index in range(100):
-            if epoch["seen"][index]:
-                logits, label = caught[index][taken[index]]
-                taken[index] += 1
-                others = np.delete(logits, label)
-                assert epoch["margin"][index] == pytest.approx(logits[label] - others.max(), rel=1e-4, abs=1e-5)
-                loss = np.log(np.exp(logits).sum()) - logits[label]
-                assert epoch["loss_nats"][index] == pytest.approx(loss, rel=1e-4, abs=1e-5)
+# ---------------------------------------------------------------- what is recorded
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """What every micro-batch of a run gave, copied at once and kept as numpy: (logits, given, true, index)."""
+    kept = []
+    original = recording.Dynamics.add
+
+    def add(recorder, logits, batch):
+        tensors = logits.float(), batch.label, batch.clean_label, batch.index
+        kept.append([tensor.clone().numpy() for tensor in tensors])
+        original(recorder, logits, batch)
+
+    monkeypatch.setattr(recording.Dynamics, "add", add)
+    return kept
+
+
+class TwoHeads(torch.nn.Module):
+    """With an auxiliary classifier in training mode, as timm's Inception V3 with aux_logits=true."""
+
+    def __init__(self, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0, **_: object) -> None:
+        super().__init__()
+        self.main, self.side = (torch.nn.Linear(in_chans * 100, num_classes) for _ in range(2))
+
+    def forward(self, images):
+        images = images.flatten(1)
+        return (self.main(images), self.side(images)) if self.training else self.main(images)
+
+
+@register_model
+def two_heads_of_test_dynamics(pretrained: bool = False, **arguments: object) -> torch.nn.Module:
+    return TwoHeads(**arguments)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("train.accumulate=3",),
+        ("train.precision=bf16", "train.label_smoothing=0.1"),
+        ("model.name=two_heads_of_test_dynamics", "train.aux_weight=0.4"),
+    ],
+)
+def test_every_number_against_a_slow_loop(settings, captured, tmp_path):
+    run(tmp_path / "run", "train.epochs=2", *settings)
+    tables = epochs(tmp_path / "run")
+    samples, half = 100, len(captured) // 2
+    expected: list[dict[int, tuple]] = [{}, {}]
+    latest = np.full((samples, 10), np.nan)
+    for i, (logits, given, true, index) in enumerate(captured):
+        for z, y, t, at in zip(logits.astype(np.float64), given, true, index, strict=True):
+            p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+            others = max(value for k, value in enumerate(z) if k != y)
+            row = -math.log(p[y]), p[y], z[y] - others, z.argmax() == y, z.argmax() == t, y, t
+            expected[i >= half][int(at)] = row
+            latest[at] = p
+    assert len(tables) == 2 and len(expected[0]) == len(expected[1]) == 90
+    labels = pq.read_table(tmp_path / "run" / "dynamics" / "labels.parquet").to_pydict()
+    for number, (table, rows) in enumerate(zip(tables, expected, strict=True), 1):
+        assert table["index"].to_pylist() == list(range(samples)) and set(table["epoch"].to_pylist()) == {number}
+        for at, found in enumerate(table.to_pylist()):
+            assert found["seen"] == (at in rows)
+            values = [found[name] for name in dynamics.MEASURES[:-1]]
+            if found["seen"]:
+                assert values == pytest.approx(rows[at][:5], rel=1e-4, abs=1e-5)
+                assert (labels["given_label"][at], labels["true_label"][at]) == rows[at][5:]
             else:
-                assert epoch["loss_nats"][index] is None
-    # What cleanlab takes: a row per sample in order, probabilities that add up to one.
-    probabilities = np.load(run / "dynamics" / "pred_probs.npy")
-    assert probabilities.shape == (100, 10) and probabilities.dtype == np.float32
-    known = ~np.isnan(probabilities).any(1)
-    assert known.tolist() == [index in caught for index in range(100)]
-    assert probabilities[known].sum(1) == pytest.approx(1, abs=1e-5)
-    for index, seen in caught.items():
-        exp = np.exp(seen[-1][0])
-        assert probabilities[index] == pytest.approx(exp / exp.sum(), abs=1e-5)
-    labels = pq.read_table(run / "dynamics" / "labels.parquet").to_pydict()
-    assert all(labels["given_label"][index] == seen[0][1] for index, seen in caught.items())
+                assert values == [None] * 5
+    probabilities = np.load(tmp_path / "run" / "dynamics" / "pred_probs.npy")
+    assert np.allclose(probabilities, latest, atol=1e-5, equal_nan=True)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 7])
-def test_a_stopped_run_records_the_same(stop, tmp_path, monkeypatch):
-    from accelerate.state import AcceleratorState
+def test_recording_changes_nothing_of_the_training(tmp_path):
+    run(tmp_path / "with")
+    run(tmp_path / "without", "train.dynamics=false")
+    one, two = (next((tmp_path / name).rglob("model.safetensors")) for name in ("with", "without"))
+    assert not (tmp_path / "without" / "dynamics").exists()
+    assert all(torch.equal(load_file(one)[name], value) for name, value in load_file(two).items())
 
-    train(load("quickstart", [*RECORDED, f"run.dir={tmp_path / 'whole'}"]))
-    AcceleratorState._reset_state(True)
-    # As a signal does: a checkpoint at this step, and nothing more.
-    original = checkpoints.save
 
-    def save(accelerator, folder, position, keep):
-        original(accelerator, folder, position, keep)
-        if position.step == stop:
-            raise KeyboardInterrupt
+def test_probabilities_are_what_cleanlab_takes(tmp_path):
+    """Its assert_valid_inputs: an array (samples, classes), as long as the labels, values in [0, 1]; labels 0..K-1.
+    (NaN, in rows never trained on, it does not notice: four epochs leave none here.)"""
+    run(tmp_path / "run")
+    table = pq.read_table(tmp_path / "run" / "dynamics" / "samples.parquet")
+    probabilities = np.load(tmp_path / "run" / "dynamics" / "pred_probs.npy")
+    assert probabilities.dtype == np.float32 and probabilities.shape == (len(table), 10) == (100, 10)
+    assert probabilities.min() >= 0 and probabilities.max() <= 1
+    assert np.abs(probabilities.sum(1) - 1).max() < 1e-6
+    assert set(table["given_label"].to_pylist()) == set(range(10))
 
-    settings = [*RECORDED, f"run.dir={tmp_path / 'parts'}"]
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(checkpoints, "save", save)
-        train(load("quickstart", [*settings, "run.checkpoint_minutes=0"]))
-    AcceleratorState._reset_state(True)
-    train(load("quickstart", [*settings, "run.resume=true"]))
-    assert tables(tmp_path / "parts") == tables(tmp_path / "whole")
-    files = [np.load(tmp_path / name / "dynamics" / "pred_probs.npy") for name in ("parts", "whole")]
-    assert np.array_equal(*files, equal_nan=True)
+
+def test_too_many_classes_and_samples_for_probabilities(tmp_path, monkeypatch):
+    run(tmp_path / "whole")
+    monkeypatch.setattr(dynamics, "MOST_PROBABILITIES", 999)
+    run(tmp_path / "run")
+    expected = files(tmp_path / "whole")
+    del expected["pred_probs.npy"]
+    assert files(tmp_path / "run") == expected
+
+
+# ---------------------------------------------------------------- stopping, and several processes
+
+
+@pytest.mark.parametrize("together", [1, 10**9])
+def test_stopped_anywhere_the_files_are_those_of_a_run_that_never_stopped(together, tmp_path, monkeypatch):
+    """Three steps an epoch: stopped in the middle of one, at its end, and at the end of the run."""
+    monkeypatch.setattr(recording, "_TOGETHER", together)
+    run(tmp_path / "whole")
+    expected = files(tmp_path / "whole")
+    assert len(expected) == 4 + 3
+    for step in (1, 3, 5, 12):
+        folder = tmp_path / f"stopped{step}"
+        with stop_after(step), pytest.raises(SystemExit):
+            run(folder)
+        assert set(files(folder)) == {"labels.parquet", *(f"epoch-{n:05d}.parquet" for n in range(1, step // 3 + 1))}
+        run(folder, resume=True)
+        assert files(folder) == expected
+
+
+def test_a_run_that_ends_within_an_epoch_and_goes_on(tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    constant = "schedule.kind=constant"
+    run(whole, constant)
+    run(part, constant, "train.max_steps=5")
+    *_, last = epochs(part)
+    assert last["epoch"][0].as_py() == 2 and sum(last["seen"].to_pylist()) == 60
+    assert dynamics.per_sample(part)["epochs_seen"].to_numpy().sum() == 150
+    run(part, constant, resume=True)
+    assert files(part) == files(whole)
+
+
+def test_what_comes_after_the_checkpoint_is_forgotten(tmp_path):
+    """A run that was killed leaves epochs that its last checkpoint knows nothing of."""
+    run(tmp_path / "run", "train.max_steps=6", "schedule.kind=constant")
+    before = files(tmp_path / "run")
+    (tmp_path / "run" / "dynamics" / "epoch-00003.parquet").write_bytes(b"of later")
+    run(tmp_path / "run", "train.max_steps=6", "schedule.kind=constant", resume=True)
+    assert files(tmp_path / "run") == before
 
 
 def test_two_processes_record_what_one_does(tmp_path):
-    settings = [s for s in RECORDED if not s.startswith("model.dropout")]  # whose masks differ by process
-    settings += ["train.precision=fp32"]
-    train(load("quickstart", [*settings, f"run.dir={tmp_path / 'one'}"]))
-    config = ROOT / "recipes" / "accelerate" / "cpu_2.yaml"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
-    command = [*launch, str(ROOT / "fastgen" / "train.py"), "recipe=quickstart", *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, f"run.dir={tmp_path / 'two'}"], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
+    """With checkpoints in the middle of epochs, and continued by one process."""
+    settings = ["model.dropout=0", "data.synthetic.samples=101", "schedule.kind=constant"]
+    run(tmp_path / "one", *settings)
+    start = [*PARTIAL, *settings, "train.max_steps=5", f"run.dir={tmp_path / 'two'}", "run.checkpoint_minutes=0"]
+    done = launch("recipe=quickstart", *start)
     assert done.returncode == 0, done.stderr
-    one, two = tables(tmp_path / "one"), tables(tmp_path / "two")
-    assert one.keys() == two.keys()
-    for name, columns in one.items():
-        for column, values in columns.items():
-            for a, b in zip(values, two[name][column], strict=True):
-                assert b == (pytest.approx(a, rel=1e-3, abs=1e-4) if isinstance(a, float) else a), (name, column)
+    run(tmp_path / "two", *settings, resume=True)
+    assert files(tmp_path / "one").keys() == files(tmp_path / "two").keys()
+    for one, two in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
+        for name in ("index", "epoch", "seen"):
+            assert one[name] == two[name]
+        for name in ("loss_nats", "probability", "margin"):
+            # Sums over half batches round differently.
+            assert np.allclose(one[name].to_numpy(), two[name].to_numpy(), rtol=1e-3, atol=1e-4, equal_nan=True)
+    one, two = (np.load(tmp_path / name / "dynamics" / "pred_probs.npy") for name in ("one", "two"))
+    assert np.allclose(one, two, atol=1e-3, equal_nan=True)
 
 
-def test_the_command_tells_clean_from_corrupted(tmp_path, capsys):
-    run = tmp_path / "run"
+# ---------------------------------------------------------------- what follows from it
+
+
+def recorded(run_dir, given, true, epochs_of_rows):
+    """Write files by hand. epochs_of_rows: for each epoch and sample (correct, margin, probability), or None."""
+    folder = run_dir / "dynamics"
+    run_dir.mkdir(exist_ok=True)
+    dynamics.write_labels(folder, np.array(given), np.array(true))
+    for epoch, rows in enumerate(epochs_of_rows, 1):
+        measures = np.zeros((len(given), len(dynamics.MEASURES)), np.float32)
+        for measured, row in zip(measures, rows, strict=True):
+            if row is not None:
+                found = {"correct_given": row[0], "margin": row[1], "probability": row[2], "seen": 1}
+                measured[:] = [found.get(name, 0) for name in dynamics.MEASURES]
+        dynamics.write_epoch(folder, epoch, measures)
+    return run_dir
+
+
+def test_definitions_by_hand(tmp_path):
+    sequences = {  # one letter an epoch: correct, wrong, not seen -> first learned, forgotten, seen
+        "CCCC": (1, 0, 4), "WWWW": (None, 0, 4), "WCWC": (2, 1, 4), "CWCW": (1, 2, 4),
+        "C.W.": (1, 1, 2), ".C.C": (2, 0, 2), "....": (None, None, 0), "CWWC": (1, 1, 4),
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    margin, probability = rng.normal(size=(4, 8)).astype(np.float32), rng.random((4, 8), np.float32)
+    rows = [
+        [None if s[e] == "." else (s[e] == "C", margin[e, i], probability[e, i]) for i, s in enumerate(sequences)]
+        for e in range(4)
+    ]
+    given, true = [0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 0, 0, 2, 2, 3]
+    found = dynamics.write_samples(recorded(tmp_path / "run", given, true, rows)).to_pylist()
+    assert pq.read_table(tmp_path / "run" / "dynamics" / "samples.parquet").to_pylist() == found
+    for i, (sequence, (first, forgotten, count)) in enumerate(sequences.items()):
+        row, seen = found[i], [e for e in range(4) if sequence[e] != "."]
+        assert (row["index"], row["given_label"], row["true_label"]) == (i, given[i], true[i])
+        assert row["corrupted"] == (given[i] != true[i])
+        assert (row["first_learned_epoch"], row["forgetting_count"], row["epochs_seen"]) == (first, forgotten, count)
+        if seen:
+            assert row["aum"] == pytest.approx(margin[seen, i].mean())
+            assert row["confidence"] == pytest.approx(probability[seen, i].mean())
+            assert row["variability"] == pytest.approx(probability[seen, i].std())
+        else:
+            assert row["aum"] is row["confidence"] is row["variability"] is None
+
+
+def test_separation_is_the_area_under_the_curve(tmp_path):
+    rng = np.random.default_rng(1)
+    corrupted = rng.random(60) < 0.4
+    margin = rng.normal(size=60) - corrupted
+    rows = [[(m > 0, m, 0.5) for m in margin]]
+    samples = dynamics.per_sample(recorded(tmp_path / "run", np.arange(60) % 3, (np.arange(60) + corrupted) % 3, rows))
+    areas = dynamics.separation(samples)
+    assert areas["aum"] == pytest.approx(roc_auc_score(corrupted, -margin))
+    assert areas["first_learned_epoch"] == pytest.approx(roc_auc_score(corrupted, margin <= 0))
+    assert areas["confidence"] == 0.5
+    clean = samples.filter(pc.equal(samples["corrupted"], False))
+    assert set(dynamics.separation(clean).values()) == {None}
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_tells_clean_from_corrupted_samples(tmp_path, capsys):
     settings = ["train.dynamics=true", "data.limit=300", "data.labels.kind=partial", "data.labels.p=0.4"]
-    train(load("quickstart", [*settings, "train.epochs=12", f"run.dir={run}"]))
-    (run / "dynamics" / "samples.parquet").unlink()
-    capsys.readouterr()
-    assert cli.main(["dynamics", str(run)]) == 0
-    assert "AUROC" in capsys.readouterr().out
-    samples = pq.read_table(run / "dynamics" / "samples.parquet")
+    train(load("quickstart", [*settings, "train.epochs=12", f"run.dir={tmp_path / 'run'}"]))
+    before = files(tmp_path / "run")
+    (tmp_path / "run" / "dynamics" / "samples.parquet").unlink()
+    assert cli.main(["dynamics", str(tmp_path / "run")]) == 0
+    assert files(tmp_path / "run") == before
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("clean", "corrupted", "AUROC", "aum", "samples.parquet"))
+    samples = pq.read_table(tmp_path / "run" / "dynamics" / "samples.parquet")
     assert dynamics.separation(samples)["aum"] > 0.85  # clean samples are learned first
-    changed = json.loads((run / "manifest.json").read_text())["splits"]["train"]["columns"]["random_0.4_s0"]["changed"]
-    assert sum(samples["corrupted"].to_pylist()) == changed
-    (run / "dynamics" / "epoch-00002.parquet").unlink()
-    for arguments, message in (
-        ([str(run)], "epoch-00002.parquet is missing"),
-        ([str(tmp_path)], "train with train.dynamics=true"),
-        ([], "needs the folder of one run"),
-    ):
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())["splits"]["train"]
+    assert sum(samples["corrupted"].to_pylist()) == manifest["columns"]["random_0.4_s0"]["changed"]
+    # With true labels there is nothing to tell apart.
+    run(tmp_path / "true", "data.labels.kind=true", "data.labels.p=null")
+    assert cli.main(["dynamics", str(tmp_path / "true")]) == 0
+    assert "AUROC" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line(tmp_path, capsys):
+    def said(*arguments) -> str:
         assert cli.main(["dynamics", *arguments]) == 2
-        assert message in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "fastgen dynamics runs/" in said() and "fastgen dynamics runs/" in said(str(tmp_path / "nowhere"))
+    assert "train.dynamics=true" in said(str(tmp_path))
+    folder = recorded(tmp_path / "run", [0, 1], [0, 1], [])
+    assert "no epoch that is complete yet" in said(str(folder))
+    recorded(folder, [0, 1], [0, 1], [[(True, 1, 1)] * 2] * 3)
+    (folder / "dynamics" / "epoch-00002.parquet").write_bytes(b"damaged")
+    assert "epoch-00002.parquet cannot be read" in said(str(folder))
+    (folder / "dynamics" / "epoch-00002.parquet").unlink()
+    with pytest.raises(UserError, match="epoch-00002.parquet is missing"):
+        dynamics.per_sample(folder)
