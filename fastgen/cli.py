@@ -15,6 +15,7 @@ _HELP = """fastgen: the randomization test of "Understanding deep learning requi
   fastgen reproduce table1 | table2 | table4 | fig1a | fig1b | fig1c | fig2a | fig2b | all
                   [--models a,b] [--seeds 0,1,2] [--scale smoke] [--jobs N] [--output FOLDER] [key=value ...]
   fastgen report  RUN... [--output FILE.html]   what runs did, in one file: tables, curves, sample images
+                  RUN... --wandb                the same as a W&B report; prints its link
   fastgen dynamics RUN_DIR                      how clean and corrupted samples were learned (train.dynamics=true)
   fastgen doctor                                what is installed, which devices and data sets are found
 

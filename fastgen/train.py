@@ -17,6 +17,7 @@ from contextlib import closing
 from typing import Any
 
 from fastgen import cli
+from fastgen.inspection import draw_samples
 from fastgen.recipe import Recipe
 from fastgen.training import checkpoints, rundir
 from fastgen.training.averaging import WeightAverage
@@ -94,7 +95,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         rundir.write_atomically(folder / "recipe.yaml", recipe.to_yaml())
         rundir.write_atomically(folder / MANIFEST, (data.baked.path / MANIFEST).read_text())
         metrics = MetricsFile(folder, resumed_step=position.step)
-    start_wandb(accelerator, recipe, folder)
+    start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
     display = Display(main, total_steps, position.step)
 
     def wall_seconds() -> float:

@@ -10,7 +10,7 @@ import pytest
 from whole_runs import SMALL, fresh_accelerate  # noqa: F401
 
 from fastgen import cli
-from fastgen.paper.report import Run, find_runs
+from fastgen.paper.runs import Run, find_runs
 from fastgen.recipe import parse
 from fastgen.train import train
 

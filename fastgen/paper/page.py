@@ -58,8 +58,7 @@ class Page:
         cells += [[f"<td>{html.escape(cell)}</td>" for cell in row] for row in rows]
         lines = "\n".join(f"<tr>{''.join(row)}</tr>" for row in cells)
         self._html.append(f'<div class="wide"><table>{lines}</table></div>')
-        plain = [[cell.replace("|", "\\|") for cell in row] for row in (header, ["---"] * len(header), *rows)]
-        self._markdown.append("\n".join(f"| {' | '.join(row)} |" for row in plain))
+        self._markdown.append(markdown_table(header, rows))
 
     def figure(self, name: str, figure: Figure, caption: str) -> None:
         """name: of the files that `write` leaves beside the page, unique in it."""
@@ -98,6 +97,11 @@ class Page:
             path, f'<!doctype html>\n<html lang="en"><head>{view}{head}</head><body>{body}</body></html>\n'
         )
         write_atomically(path.with_suffix(".md"), "\n\n".join(self._markdown).replace("{files}", files.name) + "\n")
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    plain = [[cell.replace("|", "\\|") for cell in row] for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in plain)
 
 
 def _svg(figure: Figure) -> str:

@@ -1,119 +1,30 @@
-"""fastgen report: what runs did, in one HTML file that needs no network."""
+"""fastgen report: what runs did, in one HTML file that needs no network, or as a W&B report."""
 
-import json
-import re
-import shlex
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from fastgen.inspection import draw_samples
-from fastgen.paper.comparison import shown
 from fastgen.paper.page import Page
-from fastgen.paper.plots import Curve, loss_curves, parts_curves
-from fastgen.recipe import Recipe, known_recipes, load
+from fastgen.paper.plots import loss_curves, parts_curves
+from fastgen.paper.runs import PARTS, Run, data_of, find_runs, names, over_seeds, results
 from fastgen.sweep import split_options
-from fastgen.training.rundir import flat
-from fastgen.training.tracking import read_metrics
-from pipelines.corruptions import LabelSpec
-from pipelines.locations import cache_root
-from pipelines.manifest import MANIFEST, BakedSet, Manifest
 from pipelines.registry import UserError
-
-_SUMMARY = {
-    "epochs": "epochs",
-    "train_top1": "training (%)",
-    "train_top1_clean_part": "clean part",
-    "train_top1_corrupted_part": "corrupted part",
-    "train_top1_true_labels": "against true labels",
-    "test_top1": "test (%)",
-    "best_test_top1": "best test",
-    "interpolation_epoch": "fitted at epoch",
-    "images_per_second": "images/s",
-}
-_PARTS = {
-    "train_top1_clean_part_percent": "training, clean labels",
-    "train_top1_corrupted_part_percent": "training, corrupted labels",
-    "train_top1_corrupted_part_true_labels_percent": "corrupted part, true labels",
-    "test_top1_percent": "test",
-}
-_SEEDS = ("seed", "data.labels.seed", "data.pixels.seed")
-_PLAIN = re.compile(r"[\w./+-]+")  # text that YAML takes for itself
-_MACHINE = ("run.", "track.")  # keys that say where a run lives and how it is watched
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run directory, finished or not."""
-
-    folder: Path
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """Dotted key -> value of recipe.yaml."""
-        return flat(yaml.safe_load((self.folder / "recipe.yaml").read_text()))
-
-    @cached_property
-    def summary(self) -> dict[str, Any]:
-        """summary.json, empty where the run has not ended."""
-        path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
-
-    @cached_property
-    def lines(self) -> list[dict[str, Any]]:
-        path = self.folder / "metrics.jsonl"
-        return read_metrics(path) if path.is_file() else []
-
-    @cached_property
-    def manifest(self) -> Manifest:
-        return Manifest.load(self.folder / MANIFEST)
-
-    @property
-    def state(self) -> str:
-        return self.summary.get("status", "not finished")
-
-    @property
-    def changes(self) -> list[str]:
-        """Settings that differ from the shipped recipe of the run's name, as they are written on a command line."""
-        name = self.settings["recipe"]
-        usual = load(name).flat() if name in known_recipes() else Recipe().flat()
-        return [
-            f"{key}={value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value)}"
-            for key, value in self.settings.items()
-            if key != "recipe" and not key.startswith(_MACHINE) and key in usual and value != usual[key]
-        ]
-
-    @property
-    def command(self) -> str:
-        """What runs it again."""
-        name = self.settings["recipe"]
-        where = name if name in known_recipes() else str(self.folder / "recipe.yaml")
-        changes = self.changes if name in known_recipes() else []
-        return shlex.join(["fastgen", "train", f"recipe={where}", *changes])
-
-    def curve(self, key: str, against: str) -> Curve:
-        """A logged key against "step" or "epoch"."""
-        lines = [line for line in self.lines if line.get(key) is not None]
-        return [line[against] for line in lines], [line[key] for line in lines]
-
-    def baked(self) -> BakedSet | None:
-        """The baked set that it was trained on, if the cache still has it."""
-        for path in sorted((cache_root() / "baked").glob(f"*/{MANIFEST}")):
-            try:
-                if Manifest.load(path).specification == self.manifest.specification:
-                    return BakedSet.open(path.parent)
-            except UserError:
-                continue  # a damaged set is not this report's concern
-        return None
 
 
 def report(arguments: list[str]) -> None:
-    """RUN... [--output FILE.html]. RUN: run directories, or folders of them."""
-    paths, options = split_options(arguments, "--output")
+    """RUN... [--output FILE.html] [--wandb]. RUN: run directories, or folders of them.
+
+    --wandb: a W&B report of them instead, whose link is printed.
+    """
+    to_wandb = "--wandb" in arguments
+    paths, options = split_options([argument for argument in arguments if argument != "--wandb"], "--output")
     runs = find_runs(paths)
+    if to_wandb:
+        from fastgen.paper import wandb_report
+
+        if options["--output"]:
+            raise UserError("--output names a file, and with --wandb none is written; leave one of them out")
+        print(wandb_report.publish(runs))
+        return
     output = Path(options["--output"] or "report.html")
     if output.suffix != ".html":
         raise UserError(f"--output={output} must end in .html")
@@ -122,110 +33,30 @@ def report(arguments: list[str]) -> None:
     print(f"{output}, {output.with_suffix('.md').name} and figures in {output.stem}_files: {len(runs)} runs")
 
 
-def find_runs(paths: list[str]) -> list[Run]:
-    """The run directories that `paths` are or contain. Raises UserError for a path without any."""
-    if not paths:
-        raise UserError("name run directories: fastgen report RUN...")
-    runs = []
-    for path in map(Path, paths):
-        inside = sorted(path.glob("*/recipe.yaml")) or sorted(path.glob("runs/*/recipe.yaml"))
-        found = [path] if (path / "recipe.yaml").is_file() else [recipe.parent for recipe in inside]
-        found = [folder for folder in found if (folder / MANIFEST).is_file()]
-        if not found:
-            raise UserError(f"{path} is no run directory and contains none (they have recipe.yaml and {MANIFEST})")
-        runs += [Run(folder) for folder in found]
-    return runs
+def title(runs: list[Run]) -> str:
+    return "Runs: " + ", ".join(sorted({run.settings["recipe"] for run in runs}))
 
 
 def make_page(runs: list[Run]) -> Page:
     """The whole report."""
-    names = _names(runs)
-    page = Page("Runs: " + ", ".join(sorted({run.settings["recipe"] for run in runs})))
-    page.table(
-        ["run", "labels", "model", "seed", "state", *_SUMMARY.values(), "minutes"],
-        [
-            [
-                name,
-                _labels(run).column_name,
-                run.settings["model.name"],
-                str(run.settings["seed"]),
-                run.state,
-                *(_number(run.summary.get(key)) for key in _SUMMARY),
-                _number(run.summary["wall_seconds"] / 60 if run.summary else None),
-            ]
-            for name, run in zip(names, runs, strict=True)
-        ],
-    )
-    _seeds_table(page, runs)
-    curves = {name: run.curve("train_running_loss_nats", "step") for name, run in zip(names, runs, strict=True)}
+    page = Page(title(runs))
+    page.table(*results(runs))
+    if seeds := over_seeds(runs):
+        page.heading("Over seeds")
+        page.table(*seeds)
+    curves = {name: run.curve("train_running_loss_nats", "step") for name, run in zip(names(runs), runs, strict=True)}
     curves = {name: curve for name, curve in curves.items() if curve[0]}
     page.figure("loss", loss_curves(curves), "Training loss, averaged over the steps between two lines of the log")
-    for number, (name, run) in enumerate(zip(names, runs, strict=True), start=1):
+    for number, (name, run) in enumerate(zip(names(runs), runs, strict=True), start=1):
         _run_section(page, number, name, run)
     return page
-
-
-def _names(runs: list[Run]) -> list[str]:
-    """Folder names, with as much of the path before them as it takes to tell them apart."""
-    for parts in range(1, 5):
-        names = ["/".join(run.folder.resolve().parts[-parts:]) for run in runs]
-        if len(set(names)) == len(names):
-            return names
-    return [str(run.folder) for run in runs]
-
-
-def _labels(run: Run) -> LabelSpec:
-    prefix = "data.labels."
-    return LabelSpec(**{k.removeprefix(prefix): v for k, v in run.settings.items() if k.startswith(prefix)})
-
-
-def _number(value: Any) -> str:
-    return "-" if value is None else f"{value:,.2f}" if isinstance(value, float) else str(value)
-
-
-def _seeds_table(page: Page, runs: list[Run]) -> None:
-    """Mean and spread over runs that differ in their seeds alone."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.state == "finished":
-            rest = {k: v for k, v in run.settings.items() if k not in _SEEDS and not k.startswith(_MACHINE)}
-            groups.setdefault(json.dumps(rest, sort_keys=True), []).append(run)
-    several = [group for group in groups.values() if len(group) > 1]
-    if several:
-        page.heading("Over seeds")
-        keys = ("train_top1", "test_top1", "interpolation_epoch")
-        rows = [
-            [
-                " ".join([group[0].settings["recipe"], *(c for c in group[0].changes if not c.startswith(_SEEDS))]),
-                str(len(group)),
-                *(shown([run.summary[key] for run in group if run.summary[key] is not None]) for key in keys),
-            ]
-            for group in several
-        ]
-        page.table(["runs", "seeds", *(_SUMMARY[key] for key in keys)], rows)
 
 
 def _run_section(page: Page, number: int, name: str, run: Run) -> None:
     page.heading(name)
     page.code(run.command)
-    specification, split = run.manifest.specification, run.manifest.splits["train"]
-    column = _labels(run).column_name
-    changed = split.columns[column].changed if column in split.columns else 0
-    page.table(
-        ["source", "training samples", "classes", "pixels", "encoding", "labels changed", "manifest"],
-        [
-            [
-                specification["source"]["source"],
-                f"{split.samples:,}",
-                str(run.manifest.num_classes),
-                specification["pixels"]["kind"],
-                specification["image"]["encoding"],
-                f"{changed:,} ({100 * changed / split.samples:.1f} %)",
-                run.summary.get("manifest_sha256", "-")[:12],
-            ]
-        ],
-    )
-    parts = {text: run.curve(key, "epoch") for key, text in _PARTS.items()}
+    page.table(*data_of(run))
+    parts = {text: run.curve(key, "epoch") for key, text in PARTS.items()}
     parts = {text: curve for text, curve in parts.items() if curve[0]}
     if parts:
         page.figure(f"run{number}", parts_curves(parts), f"{name}: accuracy on each part, in evaluation mode")
@@ -235,5 +66,6 @@ def _run_section(page: Page, number: int, name: str, run: Run) -> None:
     if baked is None:
         page.text("Its baked set is no longer in the cache, so no sample images are shown.")
     else:
-        page.image(draw_samples(baked, column), "The first training images; under each its true -> given label")
+        images = draw_samples(baked, run.labels.column_name)
+        page.image(images, "The first training images; under each its true -> given label")
     page.code((run.folder / "recipe.yaml").read_text(), folded="the whole recipe")

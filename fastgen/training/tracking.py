@@ -1,12 +1,15 @@
 """What a run tells: metrics.jsonl always, W&B through Accelerate's tracker, a progress bar and lines to read."""
 
 import json
+import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from accelerate import Accelerator
+from PIL import Image
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,17 +23,25 @@ from fastgen.recipe import Recipe
 from fastgen.terminal import console
 from fastgen.training.rundir import write_atomically
 
-_WANDB_ID = "wandb_id.txt"
+WANDB_ID = "wandb_id.txt"  # in the run directory
+SAMPLES = "samples"  # the key of the sample images in W&B
 
 
-def start_wandb(accelerator: Accelerator, recipe: Recipe, folder: Path) -> None:
-    """Start the W&B run of this run directory, or continue it. Called by all processes."""
+def start_wandb(
+    accelerator: Accelerator, recipe: Recipe, folder: Path, draw_samples: Callable[[], Image.Image]
+) -> None:
+    """Start the W&B run of this run directory, or continue it. Called by all processes.
+
+    draw_samples: a picture of training images with their labels, which a new run logs.
+    """
     if recipe.track.wandb == "off":
         return
     track, labels = recipe.track, recipe.data.labels
-    identifier = folder / _WANDB_ID
-    if accelerator.is_main_process and not identifier.exists():
-        identifier.write_text(uuid.uuid4().hex[:8])
+    identifier = folder / WANDB_ID
+    new = not identifier.exists()
+    if accelerator.is_main_process and new:
+        # An agent of a W&B sweep waits for the run whose id it has chosen.
+        identifier.write_text(os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8])
     level = "" if labels.p is None else f"-{labels.p:g}"
     settings = {
         "mode": track.wandb,
@@ -44,6 +55,8 @@ def start_wandb(accelerator: Accelerator, recipe: Recipe, folder: Path) -> None:
         "resume": "allow",
     }
     accelerator.init_trackers(track.project, config=recipe.flat(), init_kwargs={"wandb": settings})
+    if accelerator.is_main_process and new:
+        accelerator.get_tracker("wandb").log_images({SAMPLES: [draw_samples()]}, step=0)
 
 
 class MetricsFile:
