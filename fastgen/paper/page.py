@@ -26,19 +26,22 @@ figcaption, .note { color: #888; font-size: 0.9rem; }
 
 
 class Page:
-    """Blocks in the order in which they are added. Every text is escaped."""
+    """Blocks in the order in which they are added. Every text is escaped. tables, texts, figures: those so far."""
 
     def __init__(self, title: str) -> None:
         self.title = title
         self._html = [f"<h1>{html.escape(title)}</h1>"]
         self._markdown = [f"# {title}"]
-        self._figures: dict[str, Figure] = {}
+        self.figures: dict[str, Figure] = {}
+        self.tables: list[tuple[list[str], list[list[str]]]] = []
+        self.texts: list[str] = []
 
     def heading(self, text: str) -> None:
         self._html.append(f"<h2>{html.escape(text)}</h2>")
         self._markdown.append(f"## {text}")
 
     def text(self, text: str) -> None:
+        self.texts.append(text)
         self._html.append(f"<p>{html.escape(text)}</p>")
         self._markdown.append(text)
 
@@ -54,6 +57,7 @@ class Page:
     def table(self, header: list[str], rows: list[list[str]]) -> None:
         """rows: as long as the header each."""
         assert all(len(row) == len(header) for row in rows)
+        self.tables.append((header, rows))
         cells = [[f"<th>{html.escape(cell)}</th>" for cell in header]]
         cells += [[f"<td>{html.escape(cell)}</td>" for cell in row] for row in rows]
         lines = "\n".join(f"<tr>{''.join(row)}</tr>" for row in cells)
@@ -62,8 +66,8 @@ class Page:
 
     def figure(self, name: str, figure: Figure, caption: str) -> None:
         """name: of the files that `write` leaves beside the page, unique in it."""
-        assert name not in self._figures, f"two figures are named {name}"
-        self._figures[name] = figure
+        assert name not in self.figures, f"two figures are named {name}"
+        self.figures[name] = figure
         drawing = _svg(figure)
         drawing = drawing[drawing.index("<svg") :]
         # All drawings share the page's ids.
@@ -84,11 +88,11 @@ class Page:
         """PATH.html, PATH.md beside it, and each figure in PATH_files as PNG and SVG."""
         files = path.with_name(f"{path.stem}_files")
         files.mkdir(parents=True, exist_ok=True)
-        for name, figure in self._figures.items():
+        for name, figure in self.figures.items():
             write_atomically(files / f"{name}.svg", _svg(figure))
             figure.savefig(files / f".{name}.png", dpi=150, format="png")
             (files / f".{name}.png").replace(files / f"{name}.png")
-        if not self._figures:
+        if not self.figures:
             files.rmdir()
         body = "\n".join(self._html)
         head = f'<meta charset="utf-8"><title>{html.escape(self.title)}</title><style>{_STYLE}</style>'

@@ -16,6 +16,7 @@ from fastgen.paper.comparison import Result, comparison
 from fastgen.paper.experiments import EXPERIMENTS, LEVELS, SMOKE_SAMPLES, WHAT_MOVES_IT, Entry, Options
 from fastgen.paper.page import Page
 from fastgen.paper.plots import Curve, Series, accuracy_curves, against_corruption, loss_curves
+from fastgen.paper.studies import STUDIES, run_study
 from fastgen.sweep import LiveTable, job_count, split_options, tell_failures
 from fastgen.terminal import console
 from fastgen.training.tracking import read_metrics
@@ -35,12 +36,20 @@ def reproduce(arguments: list[str]) -> None:
     names = [argument for argument in arguments if "=" not in argument]
     settings = tuple(argument for argument in arguments if "=" in argument)
     if len(names) != 1:
-        raise UserError(f"name one experiment: {', '.join(EXPERIMENTS)}, or all")
+        raise UserError(f"name one experiment: {', '.join((*EXPERIMENTS, *STUDIES))}, or all")
     if given["--scale"] not in ("", "full", "smoke"):
         raise UserError(f"--scale={given['--scale']} must be full or smoke")
     options = Options(given["--models"].split(",") if given["--models"] else None, given["--scale"] == "smoke")
-    seeds = _seeds(given["--seeds"] or "0")
     root = Path(given["--output"] or "reproduce")
+    if names[0] in STUDIES:
+        for option in ("--seeds", "--scale", "--jobs"):
+            if given[option]:
+                raise UserError(
+                    f"{option} is for trainings; {names[0]} takes --models, --output and seed=, data., kernel."
+                )
+        _finish(names[0], run_study(names[0], options.models, list(settings), root, command), root)
+        return
+    seeds = _seeds(given["--seeds"] or "0")
     wanted = [name for name in EXPERIMENTS if not options.smoke or EXPERIMENTS[name].smoke]
     wanted = wanted if names == ["all"] else names
     if options.smoke and not all(EXPERIMENTS[name].smoke for name in wanted):
@@ -56,6 +65,9 @@ def reproduce(arguments: list[str]) -> None:
         results = [Result(e, [by_folder[p.folder_name] for p in _points(e, seeds, settings)]) for e in entries[name]]
         _show(name, results, root, command, options.smoke)
     tell_failures(jobs)
+    if names == ["all"] and not options.smoke:
+        for name in STUDIES:
+            _finish(name, run_study(name, None, [], root, command), root)
 
 
 def _seeds(text: str) -> list[int]:
@@ -72,24 +84,31 @@ def _points(entry: Entry, seeds: list[int], settings: tuple[str, ...]) -> list[P
 def _show(name: str, results: list[Result], root: Path, command: str, smoke: bool) -> None:
     """Print the table of an experiment, and write it with its plots below `root`."""
     experiment = EXPERIMENTS[name]
-    header, rows = comparison(experiment, results)
-    screen = console()
-    table = Table(*header, title=experiment.title)
-    for row in rows:
-        table.add_row(*row)
-    screen.print(table)
     page = Page(experiment.title)
-    page.table(header, rows)
+    page.table(*comparison(experiment, results))
     for note in notes(name, results, smoke):
         page.text(note)
-        screen.print(note)
     for title, figure in FIGURES[name](results) if name in FIGURES else []:
         page.figure(name, figure, title)
     page.code(command)
     page.text(
-        f"{_machine()}. Each run: its whole recipe, metrics and manifest are in {root / 'runs'}; minutes are those of "
-        "one run, of which several may have shared the machine."
+        f"Each run: its whole recipe, metrics and manifest are in {root / 'runs'}; minutes are those of one run, of "
+        "which several may have shared the machine."
     )
+    _finish(name, page, root)
+
+
+def _finish(name: str, page: Page, root: Path) -> None:
+    """Print the page's tables and texts, and write it."""
+    page.text(f"{_machine()}.")
+    screen = console()
+    for header, rows in page.tables:
+        table = Table(*header, title=page.title)
+        for row in rows:
+            table.add_row(*row)
+        screen.print(table)
+    for text in page.texts:
+        screen.print(text)
     page.write(root / f"{name}.html")
     print(f"{root / name}.html, .md and figures in {name}_files")
 

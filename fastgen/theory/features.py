@@ -61,8 +61,8 @@ def gabor_bank(spec: GaborSpec) -> torch.Tensor:
 def gabor(images: np.ndarray, spec: GaborSpec, device: torch.device) -> torch.Tensor:
     """|image * g| for each wavelet, averaged over squares, beside the averaged image: (n, d) on the device.
 
-    Of coloured images the mean over the channels is taken. Each image's features are scaled to unit norm within each wavelength, so that none of them
-    outweighs the others.
+    Of coloured images the mean over the channels is taken. Each image's features are scaled to unit norm within each
+    wavelength, so that none of them outweighs the others.
     """
     bank = gabor_bank(spec).to(device)
     radius = bank.shape[-1] // 2
@@ -140,8 +140,10 @@ class RandomConvolution:
             chosen = slice(start, min(start + filters, self.spec.filters))
             width = 2 * (chosen.stop - chosen.start) * self.spec.regions**2
             out = torch.empty(len(images), width, device=self._device)
-            for first in range(0, len(images), _TOGETHER):
-                part = images[first : first + _TOGETHER]
+            # On a CPU few images' responses stay in its cache: with 4 at a time twice as fast as with 32.
+            together = _TOGETHER if self._device.type == "cuda" else 4
+            for first in range(0, len(images), together):
+                part = images[first : first + together]
                 out[first : first + len(part)] = self._features(part, chosen)
             yield out
 
@@ -153,12 +155,11 @@ class RandomConvolution:
         square = F.avg_pool2d(x.square().mean(1, keepdim=True), side, 1)
         spread = _spread((square - mean.square()).clamp_min_(0))
         filters = self._filters[chosen].contiguous(memory_format=torch.channels_last)
-        z = F.conv2d(x, filters) / spread + self._offset[chosen, None, None]
-        threshold, regions = self.spec.threshold, self.spec.regions
-        # z - clamp(z) is what exceeds the threshold on either side.
-        over = z - z.clamp(-threshold, threshold)
-        pooled = [F.adaptive_avg_pool2d(part, regions).flatten(1) for part in (over.clamp_min(0), -over.clamp_max_(0))]
-        return torch.cat(pooled, 1)
+        z = F.conv2d(x, filters).div_(spread).add_(self._offset[chosen, None, None])
+        over = F.softshrink(z, self.spec.threshold)  # what exceeds the threshold, on either side
+        both = F.adaptive_avg_pool2d(over, self.spec.regions).flatten(1)
+        above = F.adaptive_avg_pool2d(over.relu_(), self.spec.regions).flatten(1)
+        return torch.cat([above, above - both], 1)
 
 
 def _spread(variance: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,88 @@
+"""A Gaussian kernel machine on the features of a random convolutional layer, which are never in memory all at once."""
+
+import time
+
+import numpy as np
+import torch
+
+from fastgen.theory import cholesky
+from fastgen.theory.features import ConvolutionSpec, RandomConvolution
+from fastgen.theory.kernels import (
+    KernelResult,
+    KernelSpec,
+    Progress,
+    budget_bytes,
+    distances_to_kernel,
+    finished,
+    needed_bytes,
+    one_hot,
+    solve_panels,
+)
+from fastgen.theory.points import Points
+from pipelines.registry import UserError
+
+_FILTERS = 250  # at a time
+_SPREAD = 0.01  # of the mean standard deviation, added to each feature's before dividing by it
+
+
+def convolution_machine(
+    points: Points,
+    layer: ConvolutionSpec,
+    spec: KernelSpec,
+    ridges: list[float],
+    device: torch.device,
+    progress: Progress = lambda doing, done: None,
+) -> list[KernelResult]:
+    """A result for each of `ridges`, from one kernel matrix.
+
+    Features are standardised with the training set's means and deviations. spec.gamma is in units of the reciprocal
+    mean squared distance between two training points: exp(-gamma |x - x'|^2 / mean |x - x'|^2).
+
+    Raises UserError where matrix and features do not fit the memory, and as `kernel_machine`.
+    """
+    started = time.perf_counter()
+    n, m = len(points.images), len(points.test_images)
+    height = min(spec.panel, n)
+    size = spec.dtype.itemsize
+    copies = len(ridges)  # the factor takes the matrix's place
+    block = 4 * (n + m) * 2 * _FILTERS * layer.regions**2
+    need = copies * needed_bytes(n, spec) + m * n * size + 2 * block
+    if need > (free := budget_bytes(device, spec)):
+        raise UserError(
+            f"{n:,} points with random convolutional features need {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
+            "free: use fewer points (data.limit), or rows without and with l2 one by one (--models)"
+        )
+    panels = cholesky.empty_panels(n, height, spec.dtype, device)
+    cross = torch.zeros(m, n, dtype=spec.dtype, device=device)
+    for panel in panels:
+        panel.zero_()
+    squares = torch.zeros(n + m, dtype=torch.float64, device=device)
+    images = np.concatenate([points.images, points.test_images])
+    done = 0
+    for part in RandomConvolution(points.images, layer, device).blocks(images, _FILTERS):
+        deviation, mean = torch.std_mean(part[:n], 0)
+        part = part.sub_(mean).div_(deviation + _SPREAD * deviation.mean()).to(spec.dtype)
+        squares += part.square().sum(1)
+        for panel in panels:
+            end = panel.shape[1]
+            panel.addmm_(part[end - len(panel) : end], part[:end].mT)
+        cross.addmm_(part[n:], part[:n].mT)
+        done += _FILTERS
+        progress("kernel matrix", min(1.0, done / layer.filters))
+    # Standardised features have mean zero, so the mean squared distance of two points is twice the mean square.
+    gamma = spec.gamma / (2 * float(squares[:n].mean()))
+    squares = squares.to(spec.dtype)
+    for panel in panels:
+        end = panel.shape[1]
+        distances_to_kernel(panel, squares[end - len(panel) : end], squares[:end], gamma)
+    distances_to_kernel(cross, squares[n:], squares[:n], gamma)
+    labels = torch.from_numpy(points.labels).to(device)
+    targets, results = one_hot(labels, points.classes, spec.dtype), []
+    test_labels = torch.from_numpy(points.test_labels).to(device)
+    for ridge in ridges:
+        last = ridge == ridges[-1]
+        own = KernelSpec(**{**spec.__dict__, "ridge": ridge})
+        solution = solve_panels(panels if last else [panel.clone() for panel in panels], targets, ridge, progress)
+        wrong = (cross @ solution.alpha).argmax(1).ne(test_labels).double().mean()
+        results.append(finished(solution, labels, targets, own, 100 * float(wrong), layer.features, started))
+    return results
