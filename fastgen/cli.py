@@ -12,8 +12,10 @@ _HELP = """fastgen: the randomization test of "Understanding deep learning requi
   fastgen inspect PATH | recipe=NAME ...        what is in a baked set [--images OUT.png: a sheet of samples]
   fastgen export  PATH | recipe=NAME ... --to webdataset [--output FOLDER] [--shard-mb 512]
   fastgen sweep   recipe=NAME key=a,b,c ...     all combinations [--jobs N] [--output FOLDER] [--wandb-file FILE.yaml]
-  fastgen reproduce table1 | table2 | table4 | fig1a | fig1b | fig1c | fig2a | fig2b | all
-                  [--models a,b] [--seeds 0,1,2] [--scale smoke] [--jobs N] [--output FOLDER] [key=value ...]
+  fastgen reproduce table1 | table2 | table4 | fig1a | fig1b | fig1c | fig2a | fig2b | rademacher | all
+                  [--models a,b] [--seeds 0,1,2] [--scale smoke] [--jobs N] [--output FOLDER] [--show] [key=value ...]
+  fastgen reproduce table3 | theorem1 | minnorm [--models a,b] [--output FOLDER] [--show] [key=value ...]
+                  keys: seed, data.limit, data.limit_test, data.root, kernel.* (table3), sgd.epochs (minnorm)
   fastgen report  RUN... [--output FILE.html]   what runs did, in one file: tables, curves, sample images
                   RUN... --wandb                the same as a W&B report; prints its link
   fastgen dynamics RUN_DIR                      how clean and corrupted samples were learned (train.dynamics=true)

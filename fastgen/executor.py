@@ -71,6 +71,14 @@ def default_jobs() -> int:
     return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
+def found_jobs(points: Iterable[Point], root: Path) -> list[Job]:
+    """A job for each point: done where its run below `root` has finished, else waiting. Runs nothing."""
+    jobs = [Job(point, root / point.folder_name) for point in points]
+    for job in jobs:
+        job.state = DONE if job.summary is not None else WAITING
+    return jobs
+
+
 def run_points(
     points: Iterable[Point], root: Path, jobs: int, watch: Callable[[list[Job]], None] = lambda jobs: None
 ) -> list[Job]:
@@ -81,15 +89,14 @@ def run_points(
     their checkpoints, and end with SystemExit. Raises UserError when another process works in `root`, or for
     mistakes that can be known before any training.
     """
-    all_jobs = [Job(point, root / point.folder_name) for point in points]
+    points = list(points)
     root.mkdir(parents=True, exist_ok=True)
     (root / "logs").mkdir(exist_ok=True)
     cores = sorted(os.sched_getaffinity(0))
-    jobs = max(1, min(jobs, len(all_jobs)))
+    jobs = max(1, min(jobs, len(points)))
     with ExitStack() as stack:
         lock = stack.enter_context(_locked(root))
-        for job in all_jobs:
-            job.state = DONE if job.summary is not None else WAITING
+        all_jobs = found_jobs(points, root)
         waiting = [job for job in all_jobs if job.state == WAITING]
         bake_together([job.point for job in waiting])
         free = [tuple(cores[i::jobs]) or tuple(cores) for i in range(jobs)]

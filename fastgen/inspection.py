@@ -9,6 +9,7 @@ from rich.table import Table
 from fastgen.recipe import parse
 from fastgen.terminal import console
 from fastgen.training.data import bake_recipe
+from pipelines.corruptions import LabelSpec
 from pipelines.export import EXPORT, EXPORTS, export
 from pipelines.manifest import BakedSet
 from pipelines.registry import UserError
@@ -107,7 +108,10 @@ def show_summary(baked: BakedSet | Export) -> None:
 def draw_samples(baked: BakedSet | Export, column: str | None = None) -> Image.Image:
     """A sheet of the first training images; under each: true label, and the given one of `column` (None: the last)."""
     stored, names = baked.splits["train"], baked.manifest.class_names
-    column = column or next(reversed(baked.manifest.splits["train"].columns))
+    columns = baked.manifest.splits["train"].columns
+    column = column or next(reversed(columns))
+    signs = LabelSpec(**columns[column].spec).signs
+    given_names = ["-1", "+1"] if signs else names
     given, clean = stored.columns[column], stored.columns["clean_label"]
     line = 12
     sheet = Image.new("RGB", (_SHEET_COLUMNS * _CELL, _SHEET_ROWS * (_CELL + 2 * line)), "white")
@@ -118,6 +122,6 @@ def draw_samples(baked: BakedSet | Export, column: str | None = None) -> Image.I
         picture = picture.resize((_CELL - 2, _CELL - 2), Image.Resampling.NEAREST)
         sheet.paste(picture, (x, y))
         draw.text((x, y + _CELL - 2), names[clean[row]][:15], fill="black")
-        color = "black" if given[row] == clean[row] else "red"
-        draw.text((x, y + _CELL + line - 2), f"-> {names[given[row]]}"[:15], fill=color)
+        color = "black" if given[row] == clean[row] or signs else "red"
+        draw.text((x, y + _CELL + line - 2), f"-> {given_names[given[row]]}"[:15], fill=color)
     return sheet

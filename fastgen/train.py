@@ -67,7 +67,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     steps_per_check = -(-steps_per_epoch // recipe.train.checks_per_epoch)
 
     # ------------------------------------------------------------ network and optimizer
-    bare = make_network(recipe, manifest.num_classes, manifest.channels, data.image_size, accelerator.device)
+    bare = make_network(recipe, data.classes, manifest.channels, data.image_size, accelerator.device)
     average = WeightAverage(bare, recipe.train.ema) if recipe.train.ema else None
     measured = average.network if average else bare
     for compiled in {bare, measured}:
@@ -235,6 +235,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             "best_test_top1": position.best_test_top1,
             "best_test_top5": position.best_test_top5,
             "interpolation_epoch": position.interpolation_epoch,
+            **rademacher_complexity(recipe, result),
             "images_per_second": round(meter.images_per_second, 1),
             "data_stall_fraction": round(meter.data_stall_fraction, 4),
             "wall_seconds": wall_seconds(),
@@ -252,6 +253,14 @@ def train(recipe: Recipe) -> dict[str, Any]:
     if signal.received:
         raise SystemExit(128 + signal.received)
     return summary
+
+
+def rademacher_complexity(recipe: Recipe, result: dict[str, Any]) -> dict[str, float]:
+    """Of random signs, (1/n) sum_i sigma_i h(x_i) with h(x) = +-1: this draw's part of the empirical Rademacher
+    complexity (paper, section 2.2)."""
+    if not recipe.data.labels.signs or "train_top1" not in result:
+        return {}
+    return {"rademacher_complexity": 2 * result["train_top1"] / 100 - 1}
 
 
 def check_finite(loss: float, step: int, recipe: Recipe, folder: Path) -> None:

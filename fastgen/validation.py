@@ -71,6 +71,8 @@ def validate(recipe: Recipe) -> None:
             raise UserError(f"{key}={value} must be at least 0 and below 1")
     if recipe.track.wandb != "off" and importlib.util.find_spec("wandb") is None:
         raise UserError(f"track.wandb={recipe.track.wandb} needs wandb: pip install wandb, or set track.wandb=off")
+    if train.dynamics and data.labels.signs:
+        raise UserError("train.dynamics=true compares with true labels, and data.labels.kind=rademacher has none")
     _check_model(recipe.model.name)
 
 

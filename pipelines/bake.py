@@ -157,7 +157,8 @@ def _label_columns(
         given = corrupt_labels(spec, source.labels, source.num_classes)
         arrays[name] = given[order]
         shown = {k: v for k, v in asdict(spec).items() if v is not None}
-        described[name] = Column(shown, int((given != source.labels).sum()))
+        # A sign says nothing of the class, also where it has the same number.
+        described[name] = Column(shown, len(given) if spec.signs else int((given != source.labels).sum()))
     return arrays, described
 
 

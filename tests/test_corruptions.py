@@ -18,7 +18,7 @@ from pipelines.registry import UserError
 
 N, K = 20_000, 10
 CLEAN = np.random.default_rng(0).integers(0, K, N)
-LEVELS = {"true": None, "random": 1.0, "partial": 0.3, "symmetric": 0.3, "pair": 0.3}
+LEVELS = {"true": None, "random": 1.0, "partial": 0.3, "symmetric": 0.3, "pair": 0.3, "rademacher": None}
 STATISTICS = Statistics((125.3, 122.9, 113.9), (63.0, 62.1, 66.7))
 IMAGE = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
@@ -66,6 +66,16 @@ def test_random_labels_are_uniform_and_independent_of_the_true_ones():
     assert chi_squared < 126  # 81 degrees of freedom: beyond it once in a thousand
 
 
+def test_rademacher_signs_are_fair_and_say_nothing_of_the_class():
+    signs = corrupt_labels(LabelSpec("rademacher"), CLEAN, K)
+    assert set(np.unique(signs)) == {0, 1}
+    # Within each class too, to four standard deviations.
+    for k in range(K):
+        mine = signs[k == CLEAN]
+        assert abs(mine.mean() - 0.5) < 4 * 0.5 / len(mine) ** 0.5
+    assert LabelSpec("rademacher").classes(K) == 2 and LabelSpec("random").classes(K) == K
+
+
 def test_pair_flips_to_the_next_class():
     given = corrupt_labels(LabelSpec("pair", 1.0), CLEAN, K)
     assert np.array_equal(given, (CLEAN + 1) % K)
@@ -85,6 +95,7 @@ def test_equal_labellings_share_a_column_and_others_do_not():
         (LabelSpec("partial"), "needs data.labels.p"),
         (LabelSpec("partial", 1.5), "0 to 1"),
         (LabelSpec("true", 0.5), "no effect"),
+        (LabelSpec("rademacher", 0.5), "no effect"),
         (LabelSpec("table"), "data.labels.file"),
         (LabelSpec("random", file="x.npy"), "go together"),
         (LabelSpec("random", column="x"), "only used"),

@@ -9,6 +9,8 @@ from fastgen.theory import cholesky
 from fastgen.theory.conjugate_gradient import conjugate_gradient, nystrom
 from fastgen.theory.features import ConvolutionSpec, GaborSpec, RandomConvolution, gabor, gabor_bank, pixels
 from fastgen.theory.kernels import Gaussian, KernelSpec, kernel_machine, needed_bytes
+from fastgen.theory.points import Points
+from fastgen.theory.random_features import convolution_machine
 from pipelines.registry import UserError
 
 CPU = torch.device("cpu")
@@ -137,7 +139,7 @@ def test_gabor_features_are_moduli_of_convolutions():
 
 def test_random_convolution_is_whitened_patches_against_filters():
     images = np.random.default_rng(1).integers(0, 256, (30, 9, 9, 3), dtype=np.uint8)
-    spec = ConvolutionSpec(filters=7, patch=3, regions=2, seed=4)
+    spec = ConvolutionSpec(filters=7, patch=3, regions=2, whitening=0.1, threshold=0.25, seed=4)
     layer = RandomConvolution(images, spec, CPU)
     blocks = list(layer.blocks(images, 3))
     assert [block.shape for block in blocks] == [(30, 24), (30, 24), (30, 8)]
@@ -165,3 +167,46 @@ def test_random_convolution_is_whitened_patches_against_filters():
 def test_pixels():
     images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
     assert np.allclose(pixels(images).numpy(), images.reshape(2, 12) / 255)
+
+
+# ---------------------------------------------------------------- on random convolutional features
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_the_machine_on_random_features_is_the_dense_one(precision):
+    random = np.random.default_rng(0)
+    images, test = (random.integers(0, 256, (n, 12, 12, 3), dtype=np.uint8) for n in (60, 25))
+    labels, test_labels = (random.integers(0, 3, n) for n in (60, 25))
+    layer = ConvolutionSpec(filters=300, patch=5)  # more than are worked on at once
+    machines = [(0.5, 0.0), (2.0, 0.1)]
+    spec = KernelSpec(gamma=9.0, precision=precision, panel=16)
+    found = convolution_machine(Points(images, labels, test, test_labels, 3, ""), layer, spec, machines, CPU)
+    standard = []
+    for part in RandomConvolution(images, layer, CPU).blocks(np.concatenate([images, test]), 250):
+        part = part.double().numpy()
+        deviation = part[:60].std(0, ddof=1)
+        standard.append((part - part[:60].mean(0)) / (deviation + 0.01 * deviation.mean()))
+    z = np.concatenate(standard, 1)
+    assert z.shape == (85, layer.features)
+    squares = ((z[:, None] - z[None, :60]) ** 2).sum(2)
+    unit = 1 / (2 * (z[:60] ** 2).sum(1).mean())
+    for (gamma, ridge), result in zip(machines, found, strict=True):
+        kernel = np.exp(-gamma * unit * squares)
+        alpha = np.linalg.solve(kernel[:60] + ridge * np.eye(60), np.eye(3)[labels])
+        assert result.test_error == pytest.approx(100 * ((kernel[60:] @ alpha).argmax(1) != test_labels).mean())
+        norm = np.sqrt((alpha * (kernel[:60] @ alpha)).sum())
+        assert result.norm == pytest.approx(norm, rel=1e-8 if precision == "float64" else 1e-3)
+        assert result.features == layer.features and result.residual < 1e-3
+
+
+def test_random_features_that_do_not_fit_are_told():
+    images = np.zeros((40, 12, 12, 3), np.uint8)
+    labels = np.zeros(40, np.int64)
+    with pytest.raises(UserError, match="40 points with random convolutional features need .* are free"):
+        convolution_machine(
+            Points(images, labels, images, labels, 1, ""),
+            ConvolutionSpec(filters=10, patch=5),
+            KernelSpec(gamma=1.0, memory_gb=0.0001),
+            [(1.0, 0.0)],
+            CPU,
+        )

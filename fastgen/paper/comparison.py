@@ -52,17 +52,18 @@ def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str]
 
     With several seeds a column says whether the paper's number lies in the interval of `interval`.
     """
-    has_paper = any(result.entry.paper for result in results)
+    printed_keys = {key for result in results for key in result.entry.paper}
     several = any(len(result.jobs) > 1 for result in results)
     header = list(results[0].entry.labels)
-    for heading in experiment.columns.values():
+    for key, heading in experiment.columns.items():
+        has_paper = key in printed_keys
         header += [f"{heading}, paper"] * has_paper + [f"{heading}, ours"] + ["inside"] * (has_paper and several)
     header += ["seeds", "epochs", "minutes"]
     rows = []
     for result in results:
         row = list(result.entry.labels.values())
         for key in experiment.columns:
-            values, printed = result.values(key), result.entry.paper.get(key, "")
+            values, printed, has_paper = result.values(key), result.entry.paper.get(key, ""), key in printed_keys
             row += [printed] * has_paper + [shown(values) if values else _why_nothing(result, key)]
             row += [_inside(values, printed)] * (has_paper and several)
         row += [

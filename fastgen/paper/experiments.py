@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import timm
+
 from fastgen.grid import Point
 from fastgen.paper.numbers import Row, table
 from pipelines.registry import Registry, UserError
@@ -64,12 +66,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Experiment:
-    """title: what the paper calls it. entries: its rows or points. columns: summary.json's key -> heading."""
+    """title: what the paper calls it. entries: its rows or points. columns: summary.json's key -> heading.
+
+    seeds: of the runs of each row, where none are asked for. notes: what a reader must know about it.
+    """
 
     title: str
     entries: Callable[[Options], list[Entry]]
     columns: dict[str, str]
     smoke: bool = True
+    seeds: tuple[int, ...] = (0,)
+    notes: tuple[str, ...] = ()
 
 
 def _yes(value: str) -> bool:
@@ -186,6 +193,26 @@ def _fig2b(options: Options) -> list[Entry]:
     ]
 
 
+def _rademacher(options: Options) -> list[Entry]:
+    """The paper's networks, or any that timm knows."""
+    entries = []
+    for model in options.models or (["mlp_1x512"] if options.smoke else list(MODELS)):
+        if model not in MODELS and not timm.is_model(model):
+            raise UserError(f"--models has '{model}', and is one of {', '.join(MODELS)} or a network that timm knows")
+        recipe, settings = (
+            (f"cifar10_{model}_rademacher", ()) if model in MODELS else ("rademacher", (f"model.name={model}",))
+        )
+        entries.append(
+            Entry(
+                {"model": MODELS.get(model, model)},
+                recipe,
+                (*settings, *(_SMOKE if options.smoke else ())),
+                {"rademacher_complexity": "close to 1"},
+            )
+        )
+    return entries
+
+
 _ACCURACIES = {"train_top1": "training", "test_top1": "test"}
 _ALL_ACCURACIES = {
     "train_top1": "training top-1", "train_top5": "training top-5", "test_top1": "test top-1",
@@ -204,6 +231,25 @@ EXPERIMENTS.add("fig1b", Experiment("Figure 1b: time to overfit", _by_corruption
 EXPERIMENTS.add("fig1c", Experiment("Figure 1c: test error", _by_corruption, _FITTED))
 EXPERIMENTS.add("fig2a", Experiment("Figure 2a: ImageNet, early stopping", _fig2a, _ALL_ACCURACIES, smoke=False))
 EXPERIMENTS.add("fig2b", Experiment("Figure 2b: with and without batch norm", _fig2b, _ACCURACIES))
+EXPERIMENTS.add(
+    "rademacher",
+    Experiment(
+        "Section 2.2: empirical Rademacher complexity",
+        _rademacher,
+        {
+            "train_top1": "signs fitted (%)",
+            "rademacher_complexity": "complexity",
+            "interpolation_epoch": "fitted at epoch",
+        },
+        seeds=(0, 1, 2),
+        notes=(
+            "Each seed is a draw of one random sign for each training image. Complexity: (1/n) sum_i sigma_i h(x_i), "
+            "twice the fraction of the signs that the network fits less 1; the mean over draws, and their standard "
+            "deviation. What training finds is a lower bound of the supremum over the networks. At 1 the "
+            "generalization bound is vacuous.",
+        ),
+    ),
+)
 
 # Where a figure is more than 1.5 points from the paper's: what the paper leaves open, varied, and what that moves.
 # Each figure is of one whole run, seed 0, made with `fastgen train recipe=NAME` and the key that is named.

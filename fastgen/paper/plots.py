@@ -86,6 +86,32 @@ def parts_curves(parts: dict[str, Curve]) -> Figure:
     return figure
 
 
+def along_projection(panels: dict[str, tuple[Curve, Curve]]) -> Figure:
+    """Theorem 1's function against the projection of the points: (curve, points) for each name."""
+    figure, axes = _figure("projection of the image, from its smallest shown", "output")
+    for (name, (curve, points)), style in zip(panels.items(), _styles(), strict=False):
+        axes.plot(*curve, color=style["color"], linewidth=1, label=name)
+        axes.plot(*points, color=style["color"], marker=style["marker"], linestyle="none", markersize=5)
+    _legend(axes, len(panels))
+    return figure
+
+
+def against_epochs(curves: dict[str, Curve], ylabel: str, log: bool, level: dict[str, float] | None = None) -> Figure:
+    """Something against epochs (logarithmic), a line each; level: dotted lines across."""
+    figure, axes = _figure("epoch", ylabel)
+    for (name, curve), style in zip(curves.items(), _styles(), strict=False):
+        axes.plot(*curve, label=name, markersize=3, markevery=4, **style)
+    for (name, y), colour in zip((level or {}).items(), reversed(COLOURS), strict=False):
+        axes.axhline(y, color=colour, linestyle=":", label=name)
+    axes.set_xscale("log")
+    if log:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    _legend(axes, len(curves) + len(level or {}))
+    return figure
+
+
 def _styles() -> Iterator[dict[str, Any]]:
     """Colour and marker of each next line; after the last colour the first one again, dashed."""
     for linestyle in itertools.cycle(("-", "--", ":", "-.")):

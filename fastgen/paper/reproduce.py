@@ -10,8 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from fastgen.executor import Job, run_points
+from fastgen.executor import Job, found_jobs, run_points
 from fastgen.grid import Point
+from fastgen.paper import minnorm, table3, theorem1  # noqa: F401 (they add themselves to STUDIES)
 from fastgen.paper.comparison import Result, comparison
 from fastgen.paper.experiments import EXPERIMENTS, LEVELS, SMOKE_SAMPLES, WHAT_MOVES_IT, Entry, Options
 from fastgen.paper.page import Page
@@ -26,13 +27,15 @@ _OPTIONS = ("--models", "--seeds", "--scale", "--jobs", "--output")
 
 
 def reproduce(arguments: list[str]) -> None:
-    """NAME | all [--models a,b] [--seeds 0,1,2] [--scale full|smoke] [--jobs N] [--output FOLDER] [key=value ...].
+    """NAME | all [--models a,b] [--seeds 0,1,2] [--scale full|smoke] [--jobs N] [--output FOLDER] [--show] [key=value].
 
     Finished runs are not repeated: they lie in FOLDER/runs, named after what they are, and experiments share them.
+    --show: run nothing, show what is there.
     Raises UserError for mistakes, and SystemExit(1) at the end when runs failed.
     """
     command = shlex.join(["fastgen", "reproduce", *arguments])
-    arguments, given = split_options(arguments, *_OPTIONS)
+    only_show = "--show" in arguments
+    arguments, given = split_options([argument for argument in arguments if argument != "--show"], *_OPTIONS)
     names = [argument for argument in arguments if "=" not in argument]
     settings = tuple(argument for argument in arguments if "=" in argument)
     if len(names) != 1:
@@ -44,40 +47,50 @@ def reproduce(arguments: list[str]) -> None:
     if names[0] in STUDIES:
         for option in ("--seeds", "--scale", "--jobs"):
             if given[option]:
-                raise UserError(
-                    f"{option} is for trainings; {names[0]} takes --models, --output and seed=, data., kernel."
-                )
-        _finish(names[0], run_study(names[0], options.models, list(settings), root, command), root)
+                raise UserError(f"{option} is for trainings; {names[0]} takes --models, --output and settings")
+        _finish(names[0], run_study(names[0], options.models, list(settings), root, command, only_show), root)
         return
-    seeds = _seeds(given["--seeds"] or "0")
     wanted = [name for name in EXPERIMENTS if not options.smoke or EXPERIMENTS[name].smoke]
     wanted = wanted if names == ["all"] else names
     if options.smoke and not all(EXPERIMENTS[name].smoke for name in wanted):
         raise UserError(f"{names[0]} trains on ImageNet and has no small scale; leave --scale out")
     entries = {name: EXPERIMENTS[name].entries(options) for name in wanted}
+    seeds = {name: _seeds(given["--seeds"]) if given["--seeds"] else EXPERIMENTS[name].seeds for name in wanted}
     points = {
-        point.folder_name: point for name in wanted for e in entries[name] for point in _points(e, seeds, settings)
+        point.folder_name: point
+        for name in wanted
+        for e in entries[name]
+        for point in _points(e, seeds[name], settings)
     }
-    with LiveTable(["run"], lambda job: [" ".join((job.point.recipe, *job.point.settings))]) as live:
-        jobs = run_points(points.values(), root / "runs", job_count(given["--jobs"]), live.show)
+    if only_show:
+        jobs = found_jobs(points.values(), root / "runs")
+    else:
+        jobs = _run(list(points.values()), root, job_count(given["--jobs"]))
     by_folder = {job.folder.name: job for job in jobs}
     for name in wanted:
-        results = [Result(e, [by_folder[p.folder_name] for p in _points(e, seeds, settings)]) for e in entries[name]]
+        results = [
+            Result(e, [by_folder[p.folder_name] for p in _points(e, seeds[name], settings)]) for e in entries[name]
+        ]
         _show(name, results, root, command, options.smoke)
     tell_failures(jobs)
     if names == ["all"] and not options.smoke:
         for name in STUDIES:
-            _finish(name, run_study(name, None, [], root, command), root)
+            _finish(name, run_study(name, None, [], root, command, only_show), root)
 
 
-def _seeds(text: str) -> list[int]:
+def _run(points: list[Point], root: Path, at_a_time: int) -> list[Job]:
+    with LiveTable(["run"], lambda job: [" ".join((job.point.recipe, *job.point.settings))]) as live:
+        return run_points(points, root / "runs", at_a_time, live.show)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
     seeds = text.split(",")
     if not all(seed.isdigit() for seed in seeds) or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds={text} must be different whole numbers, such as 0,1,2")
-    return [int(seed) for seed in seeds]
+    return tuple(int(seed) for seed in seeds)
 
 
-def _points(entry: Entry, seeds: list[int], settings: tuple[str, ...]) -> list[Point]:
+def _points(entry: Entry, seeds: tuple[int, ...], settings: tuple[str, ...]) -> list[Point]:
     return [entry.point(seed, settings) for seed in seeds]
 
 
@@ -86,7 +99,7 @@ def _show(name: str, results: list[Result], root: Path, command: str, smoke: boo
     experiment = EXPERIMENTS[name]
     page = Page(experiment.title)
     page.table(*comparison(experiment, results))
-    for note in notes(name, results, smoke):
+    for note in (*experiment.notes, *notes(name, results, smoke)):
         page.text(note)
     for title, figure in FIGURES[name](results) if name in FIGURES else []:
         page.figure(name, figure, title)

@@ -62,9 +62,8 @@ class FiniteSampleNetwork(nn.Module):
             raise UserError(f"points are too near to each other: on {_DIRECTIONS} directions, some fall together")
         order = np.argsort(projected[:, chosen], kind="stable")
         thresholds, coefficients, smallest = _solve(projected[order, chosen], targets[order])
-        return cls(
-            *(torch.from_numpy(part) for part in (directions[:, chosen].copy(), thresholds, coefficients)), smallest
-        )
+        direction, b, w = (torch.from_numpy(part) for part in (directions[:, chosen].copy(), thresholds, coefficients))
+        return cls(direction, b, w, smallest)
 
     @property
     def weights(self) -> int:
@@ -72,7 +71,10 @@ class FiniteSampleNetwork(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """points: (m, ...) of any dtype. Returns float64 (m, k), in O(m (d + log n)) and without the m x n units."""
-        z = points.flatten(1).to(torch.float64) @ self.direction
+        return self.along(points.flatten(1).to(torch.float64) @ self.direction)
+
+    def along(self, z: Tensor) -> Tensor:
+        """The function of the projection z, float64 (m,): float64 (m, k)."""
         slopes = self.coefficients.cumsum(0)
         values = torch.zeros_like(slopes)  # of the function at each threshold
         values[1:] = (slopes[:-1] * self.thresholds.diff()[:, None]).cumsum(0)

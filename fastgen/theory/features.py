@@ -31,7 +31,7 @@ class GaborSpec:
 
     wavelengths: tuple[float, ...] = (3.0, 5.0, 8.0)
     orientations: int = 8
-    spread: float = 0.4
+    spread: float = 0.5
     slant: float = 1.5
     pool: int = 4
 
@@ -89,9 +89,9 @@ class ConvolutionSpec:
 
     filters: int = 4000
     patch: int = 6
-    threshold: float = 0.25
+    threshold: float = 0.5
     regions: int = 2
-    whitening: float = 0.1
+    whitening: float = 0.03
     seed: int = 0
 
     @property

@@ -1,6 +1,7 @@
 """A Gaussian kernel machine on the features of a random convolutional layer, which are never in memory all at once."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from fastgen.theory.points import Points
 from pipelines.registry import UserError
 
 _FILTERS = 250  # at a time
+_BLOCK = 1000  # test points at a time
 _SPREAD = 0.01  # of the mean standard deviation, added to each feature's before dividing by it
 
 
@@ -29,14 +31,14 @@ def convolution_machine(
     points: Points,
     layer: ConvolutionSpec,
     spec: KernelSpec,
-    ridges: list[float],
+    machines: list[tuple[float, float]],
     device: torch.device,
     progress: Progress = lambda doing, done: None,
 ) -> list[KernelResult]:
-    """A result for each of `ridges`, from one kernel matrix.
+    """A result for each of `machines`, gamma and ridge, which take the place of spec's, from one matrix of products.
 
-    Features are standardised with the training set's means and deviations. spec.gamma is in units of the reciprocal
-    mean squared distance between two training points: exp(-gamma |x - x'|^2 / mean |x - x'|^2).
+    Features are standardised with the training set's means and deviations. gamma is in units of the reciprocal mean
+    squared distance between two training points: exp(-gamma |x - x'|^2 / mean |x - x'|^2).
 
     Raises UserError where matrix and features do not fit the memory, and as `kernel_machine`.
     """
@@ -44,7 +46,7 @@ def convolution_machine(
     n, m = len(points.images), len(points.test_images)
     height = min(spec.panel, n)
     size = spec.dtype.itemsize
-    copies = len(ridges)  # the factor takes the matrix's place
+    copies = len(machines)  # the factor takes the matrix's place
     block = 4 * (n + m) * 2 * _FILTERS * layer.regions**2
     need = copies * needed_bytes(n, spec) + m * n * size + 2 * block
     if need > (free := budget_bytes(device, spec)):
@@ -70,19 +72,23 @@ def convolution_machine(
         done += _FILTERS
         progress("kernel matrix", min(1.0, done / layer.filters))
     # Standardised features have mean zero, so the mean squared distance of two points is twice the mean square.
-    gamma = spec.gamma / (2 * float(squares[:n].mean()))
+    unit = 1 / (2 * float(squares[:n].mean()))
     squares = squares.to(spec.dtype)
-    for panel in panels:
-        end = panel.shape[1]
-        distances_to_kernel(panel, squares[end - len(panel) : end], squares[:end], gamma)
-    distances_to_kernel(cross, squares[n:], squares[:n], gamma)
-    labels = torch.from_numpy(points.labels).to(device)
+    labels, test_labels = (torch.from_numpy(found).to(device) for found in (points.labels, points.test_labels))
     targets, results = one_hot(labels, points.classes, spec.dtype), []
-    test_labels = torch.from_numpy(points.test_labels).to(device)
-    for ridge in ridges:
-        last = ridge == ridges[-1]
-        own = KernelSpec(**{**spec.__dict__, "ridge": ridge})
-        solution = solve_panels(panels if last else [panel.clone() for panel in panels], targets, ridge, progress)
-        wrong = (cross @ solution.alpha).argmax(1).ne(test_labels).double().mean()
+    for number, (gamma, ridge) in enumerate(machines):
+        last = number == len(machines) - 1
+        kernel = panels if last else [panel.clone() for panel in panels]
+        for panel in kernel:
+            end = panel.shape[1]
+            distances_to_kernel(panel, squares[end - len(panel) : end], squares[:end], gamma * unit)
+        solution = solve_panels(kernel, targets, ridge, progress)
+        del kernel
+        outputs = [
+            distances_to_kernel(part.clone(), square, squares[:n], gamma * unit) @ solution.alpha
+            for part, square in zip(cross.split(_BLOCK), squares[n:].split(_BLOCK), strict=True)
+        ]
+        wrong = torch.cat(outputs).argmax(1).ne(test_labels).double().mean()
+        own = replace(spec, gamma=gamma, ridge=ridge)
         results.append(finished(solution, labels, targets, own, 100 * float(wrong), layer.features, started))
     return results

@@ -47,12 +47,20 @@ class KernelSettings:
 
 
 @dataclass
+class SgdSettings:
+    """epochs: passes over the points."""
+
+    epochs: int = 3000
+
+
+@dataclass
 class Settings:
     """seed: of random labels, directions, orders and filters."""
 
     seed: int = 0
     data: DataSettings = field(default_factory=DataSettings)
     kernel: KernelSettings = field(default_factory=KernelSettings)
+    sgd: SgdSettings = field(default_factory=SgdSettings)
 
     @staticmethod
     def parse(overrides: list[str]) -> "Settings":
@@ -67,4 +75,9 @@ class Settings:
             except OmegaConfBaseException as error:
                 raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
         settings: Settings = OmegaConf.to_object(config)  # type: ignore[assignment]
+        for key, value in (("data.limit", settings.data.limit), ("data.limit_test", settings.data.limit_test)):
+            if value is not None and value < 1:
+                raise UserError(f"{key}={value} must be at least 1")
+        if settings.sgd.epochs < 1:
+            raise UserError(f"sgd.epochs={settings.sgd.epochs} must be at least 1")
         return settings

@@ -36,6 +36,11 @@ class Data:
     prepare: Preprocess
     prepare_eval: Preprocess
 
+    @property
+    def classes(self) -> int:
+        """How many different labels the training set has."""
+        return self.spec.labels.classes(self.baked.manifest.num_classes)
+
     def training(self) -> Generator[Batch]:
         """This process's batches from the sampler's position to the end of its epoch."""
         epoch = self.sampler.epoch

@@ -33,7 +33,7 @@ class Dynamics:
         columns = data.baked.splits["train"].columns
         in_order = np.argsort(columns["index"])
         self._given, self._true = (columns[name][in_order] for name in (data.spec.labels.column_name, "clean_label"))
-        samples, classes = len(in_order), data.baked.manifest.num_classes
+        samples, classes = len(in_order), data.classes
         on_device = {"dtype": torch.float32, "device": accelerator.device}
         self._measures = torch.zeros(samples, len(files.MEASURES), **on_device)
         keep = samples * classes <= files.MOST_PROBABILITIES

@@ -11,23 +11,31 @@ from fastgen.training.objective import logits_of
 from pipelines.backends import Batch
 
 _COUNTERS = 8
+_OF_TRUE_LABELS = (
+    "top1_true_labels", "top1_clean_part", "top1_corrupted_part", "top1_corrupted_part_true_labels",
+)  # fmt: skip
 
 
 def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Data) -> dict[str, float | int | None]:
     """`evaluate` on the training set and on the test set: its keys behind "train_" and "test_".
 
-    A set without test split has None for test_loss, test_top1 and test_top5.
+    A set without test split, or whose labels are signs, has None for test_loss, test_top1 and test_top5; signs have
+    None for what compares with true labels.
     """
     # DDP spreads batch-norm statistics at the next training forward; evaluation comes before that.
     if accelerator.num_processes > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, src=0)
     result: dict[str, float | int | None] = dict.fromkeys(("test_loss", "test_top1", "test_top5"))
+    signs = data.spec.labels.signs
     for split, stored in data.baked.splits.items():
+        if signs and split != "train":
+            continue  # its labels are classes
         found = evaluate(accelerator, network, data.in_order(split), data.prepare_eval)
         assert found["count"] == stored.samples, f"{found['count']} of {stored.samples} {split} samples evaluated"
         if split == "train":
-            result |= {f"train_{key}": value for key, value in found.items()}
+            without = _OF_TRUE_LABELS if signs else ()
+            result |= {f"train_{key}": None if key in without else value for key, value in found.items()}
         else:
             result |= {f"test_{key}": found[key] for key in ("loss", "top1", "top5")}
     return result

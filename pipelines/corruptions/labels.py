@@ -20,7 +20,8 @@ from pipelines.registry import Registry, UserError
 class LabelSpec:
     """One labelling of the training set (data.labels.*).
 
-    kind: true; random (every label drawn anew; `p` below 1 makes it partial); partial; symmetric; pair; table.
+    kind: true; random (every label drawn anew; `p` below 1 makes it partial); partial; symmetric; pair; table;
+    rademacher (a fair sign for each sample in place of its class: 0 for -1, 1 for +1).
     p: the probability of corrupting a sample. table: file and column of given labels.
     """
 
@@ -36,7 +37,7 @@ class LabelSpec:
         p = self.p
         if p is not None and not 0 <= p <= 1:
             raise UserError(f"data.labels.p={p} must be a fraction from 0 to 1")
-        if self.kind in ("true", "table") and p is not None:
+        if self.kind in ("true", "table", "rademacher") and p is not None:
             raise UserError(
                 f"data.labels.p={p} has no effect with data.labels.kind={self.kind}; "
                 "leave it out, or set data.labels.kind=partial"
@@ -49,9 +50,20 @@ class LabelSpec:
             raise UserError("data.labels.column is only used with data.labels.kind=table")
         if self.kind in ("true", "table"):
             return LabelSpec(kind=self.kind, file=self.file, column=self.column)
+        if self.kind == "rademacher":
+            return LabelSpec(kind=self.kind, seed=self.seed)
         if self.kind in ("random", "partial"):
             return LabelSpec(kind="random", p=1.0 if p is None else float(p), seed=self.seed)
         return LabelSpec(kind=self.kind, p=float(p or 0), seed=self.seed)
+
+    @property
+    def signs(self) -> bool:
+        """Whether the labels are signs and not classes, so that there is no true one among them."""
+        return self.kind == "rademacher"
+
+    def classes(self, num_classes: int) -> int:
+        """How many different labels there are, for a set of `num_classes`."""
+        return 2 if self.signs else num_classes
 
     @property
     def column_name(self) -> str:
@@ -60,9 +72,10 @@ class LabelSpec:
         if spec.kind == "true":
             return "label_true"
         if spec.kind != "table":
-            name = f"{spec.kind}_{spec.p:g}_s{spec.seed}"
+            level = "" if spec.p is None else f"{spec.p:g}_"
+            name = f"{spec.kind}_{level}s{spec.seed}"
             # "%g" keeps six digits: only a level that it shows whole may go by its digits.
-            if len(name) <= 16 and float(f"{spec.p:g}") == spec.p:
+            if len(name) <= 16 and (spec.p is None or float(f"{spec.p:g}") == spec.p):
                 return name
             return "label_" + hashlib.sha256(repr(asdict(spec)).encode()).hexdigest()[:10]
         assert spec.file is not None
@@ -81,7 +94,8 @@ LABELS: Registry[Corruption] = Registry("data.labels.kind")
 def corrupt_labels(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """The labelling of a training set.
 
-    labels: the true labels, int64 (n,) in [0, num_classes), sample index = position. Returns the same shape.
+    labels: the true labels, int64 (n,) in [0, num_classes), sample index = position. Returns int64 (n,), in
+    [0, num_classes), of signs in [0, 2).
     """
     spec = spec.resolved()
     given = LABELS[spec.kind](spec, labels, num_classes)
@@ -92,7 +106,7 @@ def corrupt_labels(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.
 def _draws(spec: LabelSpec, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Which samples are corrupted, bool (n,), and their second uniform, float64 (n,) in [0, 1)."""
     uniforms = uniforms_of(np.arange(n), spec.seed, f"labels/{spec.kind}")
-    return uniforms[:, 0] < spec.p, uniforms[:, 1]
+    return uniforms[:, 0] < (1.0 if spec.p is None else spec.p), uniforms[:, 1]
 
 
 def _true(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -118,6 +132,11 @@ def _pair(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
     _need_two_classes(spec, num_classes)
     corrupted, _ = _draws(spec, len(labels))
     return np.where(corrupted, (labels + 1) % num_classes, labels)
+
+
+def _rademacher(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The signs of the empirical Rademacher complexity (paper, section 2.2), as 0 and 1."""
+    return (_draws(spec, len(labels))[1] < 0.5).astype(np.int64)
 
 
 def _need_two_classes(spec: LabelSpec, num_classes: int) -> None:
@@ -189,6 +208,7 @@ for _name, _corruption in (
     ("partial", _random),  # `resolved` makes it random with a level
     ("symmetric", _symmetric),
     ("pair", _pair),
+    ("rademacher", _rademacher),
     ("table", _table),
 ):
     LABELS.add(_name, _corruption)

@@ -1,0 +1,136 @@
+"""The theory's experiments by their command, on small sets: what is shown is what an own computation gives."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fastgen import cli
+from fastgen.paper.reproduce import EXPERIMENTS, STUDIES
+from pipelines.registry import UserError
+
+
+def run(*arguments):
+    return cli.main(["reproduce", *arguments])
+
+
+def measured(folder, name):
+    """What is kept of each case: file name -> rows."""
+    return {path.name: json.loads(path.read_text())["measured"] for path in (folder / "theory").glob(f"{name}-*.json")}
+
+
+def test_theorem1(tmp_path, capsys):
+    command = ["theorem1", "--models", "digits", "data.limit=200", "--output", str(tmp_path)]
+    assert run(*command) == 0
+    ((_, rows),) = measured(tmp_path, "theorem1").items()
+    signs, labels, *deep = rows
+    n, d = labels["samples"], labels["dimensions"]
+    assert n == 200 and signs["weights"] == 2 * n + d and labels["weights"] == 11 * n + d
+    assert all(row["recovered"] == 100 and row["largest_error"] < 1e-6 for row in rows)
+    assert [row["width"] for row in deep] == [-(-n // hidden) + 21 for hidden in (2, 9, 99)]
+    text = (tmp_path / "theorem1.md").read_text()
+    assert f"{2 * n + d:,}" in text and "fastgen reproduce theorem1" in text and "data.limit=200" in text
+    assert (tmp_path / "theorem1_files" / "theorem1.svg").is_file()
+    # What is done is not done again, and another seed is something else.
+    capsys.readouterr()
+    assert run(*command) == 0 and "fitting" not in capsys.readouterr().out
+    assert run(*command, "seed=1", "--show") == 2
+    assert "nothing of theorem1 with these settings" in capsys.readouterr().err
+    assert run(*command, "--show") == 0
+    assert run(*command, "seed=1") == 0 and len(measured(tmp_path, "theorem1")) == 2
+
+
+def test_minimum_norm(tmp_path):
+    assert run("minnorm", "--models", "digits", "data.limit=20", "sgd.epochs=1500", "--output", str(tmp_path)) == 0
+    ((_, (pseudo, zero, elsewhere)),) = measured(tmp_path, "minnorm").items()
+    assert zero["distance"] < 1e-3 < 0.1 < elsewhere["distance"]
+    assert zero["test_error"] == pytest.approx(pseudo["test_error"], abs=0.5) and elsewhere["norm"] > pseudo["norm"]
+    assert {path.name for path in (tmp_path / "minnorm_files").glob("*.svg")} == {"minnorm.svg", "minnorm-1.svg"}
+
+
+@pytest.mark.parametrize(("case", "key"), [("mnist", "test_error"), ("mnist_gabor", "test_error")])
+def test_table3_on_mnist(case, key, data_folder, tmp_path):
+    limits = ["data.limit=1500", "data.limit_test=500"]
+    assert run("table3", "--models", case, *limits, "--output", str(tmp_path)) == 0
+    ((_, (row,)),) = measured(tmp_path, "table3").items()
+    assert row["samples"] == 1500 and row["train_error"] == 0 and row["residual"] < 1e-2
+    assert row[key] < (8 if case == "mnist" else 5)  # of 500; chance is 90
+    text = (tmp_path / "table3.md").read_text()
+    assert f"{row['test_error']:.2f}" in text and ("about 220" if case == "mnist" else "about 390") in text
+
+
+def test_table3_on_cifar10(data_folder, tmp_path):
+    limits = ["data.limit=600", "data.limit_test=200", "kernel.filters=250", "kernel.panel=256"]
+    assert run("table3", "--models", "cifar10,cifar10_convnet", *limits, "--output", str(tmp_path)) == 0
+    rows = {name.rsplit("-", 1)[0]: rows for name, rows in measured(tmp_path, "table3").items()}
+    (raw,), (plain, ridge) = rows["table3-cifar10"], rows["table3-cifar10-random_convnet"]
+    assert raw["train_error"] == plain["train_error"] == 0
+    assert max(plain["test_error"], ridge["test_error"]) < raw["test_error"] < 85
+    assert (plain["ridge"], plain["gamma"]) == (0, 1.0) and (ridge["ridge"], ridge["gamma"]) == (0.01, 0.25)
+    assert plain["filters"] == 250 and raw["filters"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["theorem1", "kernel.gamma=1"], "theorem1 does not use kernel.gamma=1"),
+        (["minnorm", "sgd.epoch=1"], "did you mean 'sgd.epochs'"),
+        (["minnorm", "sgd.epochs=0"], "sgd.epochs=0 must be at least 1"),
+        (["theorem1", "data.limit=0"], "data.limit=0 must be at least 1"),
+        (["theorem1", "--models", "cifar11"], "did you mean 'cifar10'"),
+        (["theorem1", "--models", "digits", "data.limit=50"], "depth 100 must be from 2 to 5"),
+        (["minnorm", "--models", "digits", "data.limit=300"], "have no two solutions"),
+        (["table3", "--models", "digits"], "--models has 'digits', and table3 has mnist,"),
+        (["table3", "--seeds", "1"], "--seeds is for trainings"),
+        (["table3", "kernel.solver=fast"], "kernel.solver=fast must be"),
+    ],
+)
+def test_mistakes_are_told(arguments, message, tmp_path, capsys, data_folder):
+    limited = arguments if "data.limit" in " ".join(arguments) else [*arguments, "data.limit=50"]
+    assert run(*limited, "--output", str(tmp_path)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_study_names_what_it_shows():
+    for study in (STUDIES[name] for name in STUDIES):
+        for case in study.cases(None):
+            assert case.rows and all(row.labels.keys() == case.rows[0].labels.keys() for row in case.rows)
+    with pytest.raises(UserError, match="did you mean 'table3'"):
+        STUDIES["tabel3"]
+
+
+# ---------------------------------------------------------------- Rademacher complexity, which is trained
+
+
+def test_rademacher_of_any_network_and_source(tmp_path):
+    arguments = ["rademacher", "--models", "fastgen_mlp_3x512", "--seeds", "0,1", "--output", str(tmp_path)]
+    arguments += ["data.source=digits", "data.limit=64", "data.image_size=null", "train.epochs=60", "optim.lr=0.05"]
+    assert run(*arguments) == 0
+    found = {}
+    for path in (tmp_path / "runs").glob("*/summary.json"):
+        summary = json.loads(path.read_text())
+        found.setdefault(summary["recipe"], []).append(summary)
+        assert summary["rademacher_complexity"] == pytest.approx(2 * summary["train_top1"] / 100 - 1)
+        assert summary["test_top1"] is None and summary["train_top1_true_labels"] is None
+    fitted = found["rademacher"]
+    assert len(fitted) == 2 and all(summary["train_top1"] == 100 for summary in fitted)
+    text = (tmp_path / "rademacher.md").read_text()
+    assert "| fastgen_mlp_3x512 | 100.00 ± 0.00 | close to 1 | 1.00 ± 0.00 |" in text
+
+
+def test_rademachers_entries():
+    from fastgen.paper.experiments import Options
+
+    experiment = EXPERIMENTS["rademacher"]
+    assert experiment.seeds == (0, 1, 2)
+    for entry in experiment.entries(Options(["alexnet", "resnet18"], smoke=False)):
+        first, second = (entry.point(seed, ()).load() for seed in (0, 1))
+        assert first.data.labels.signs and first.data.labels.column_name != second.data.labels.column_name
+    with pytest.raises(UserError, match="'resnet19', and is one of"):
+        experiment.entries(Options(["resnet19"], smoke=False))
+
+
+def test_the_complexity_is_the_mean_product_of_signs_and_outputs():
+    signs, outputs = np.array([1, -1, 1, 1]), np.array([1, -1, -1, 1])
+    top1 = 100 * (signs == outputs).mean()
+    assert (signs * outputs).mean() == 2 * top1 / 100 - 1
