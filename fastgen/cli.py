@@ -19,6 +19,11 @@ _HELP = """fastgen: the randomization test of "Understanding deep learning requi
   fastgen report  RUN... [--output FILE.html]   what runs did, in one file: tables, curves, sample images
                   RUN... --wandb                the same as a W&B report; prints its link
   fastgen dynamics RUN_DIR                      how clean and corrupted samples were learned (train.dynamics=true)
+  fastgen bench loaders | peers | train         what this machine's loaders and trainings deliver, beside other ones
+                  [--only "a; b"] [--repeats N] [--output FOLDER], and for
+                  loaders: [--images FOLDER] [--size 224] [--batch 64] [--samples 2000] [--workers N]
+                  peers:   [--steps 800] [--precision fp32|bf16]
+                  train:   [--steps 20] [recipe=NAME] [key=value ...]
   fastgen doctor                                what is installed, which devices and data sets are found
 
   --print   show the resolved recipe and stop        --help   this text, recipes and keys
@@ -96,6 +101,12 @@ def _dynamics(arguments: list[str]) -> None:
     show(arguments)
 
 
+def _bench(arguments: list[str]) -> None:
+    from fastgen.bench import bench
+
+    bench(arguments)
+
+
 def _doctor(arguments: list[str]) -> None:
     from fastgen.doctor import doctor
 
@@ -112,6 +123,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "reproduce": _reproduce,
     "report": _report,
     "dynamics": _dynamics,
+    "bench": _bench,
     "doctor": _doctor,
 }
 

@@ -40,6 +40,7 @@ from fastgen.training.meter import Meter
 from fastgen.training.network import compile_network, make_network, parameter_count
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import learning_rate, make_optimizer
+from fastgen.training.stages import AUGMENT, EVALUATE, LOG, SAVE, STEP, WAITING, Stages, advice
 from fastgen.training.tracking import Display, MetricsFile, evaluation_line, start_wandb
 from pipelines.manifest import MANIFEST
 
@@ -108,7 +109,10 @@ def train(recipe: Recipe) -> dict[str, Any]:
             metrics.write(line)
         accelerator.log(line, step=position.step)
 
+    stages = Stages()
+
     def measure() -> dict[str, Any]:
+        stages.enter(EVALUATE)
         result = evaluate_splits(accelerator, measured, data)
         if result["train_correct"] == result["train_count"] and position.interpolation_epoch is None:
             position.interpolation_epoch = round(position.step / steps_per_epoch, 4)
@@ -118,12 +122,15 @@ def train(recipe: Recipe) -> dict[str, Any]:
             position.best_test_top5 = max(top5, position.best_test_top5 or 0.0)
         log(evaluation_line(result))
         display.evaluated(position.step / steps_per_epoch, result)
+        stages.enter(None)
         return result
 
     def save() -> None:
+        stages.enter(SAVE)
         position.sampler, position.running = sampler.state_dict(), meter.totals()
         position.seconds, position.world_size = wall_seconds(), accelerator.num_processes
         checkpoints.save(accelerator, folder / "checkpoints", position, recipe.run.keep_checkpoints)
+        stages.enter(None)
 
     def interpolated() -> bool:
         return recipe.train.stop_at_interpolation and position.interpolation_epoch is not None
@@ -141,6 +148,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         while position.step < total_steps and decision != STOP and not interpolated():
             epoch = sampler.epoch
             meter.pause()
+            stages.enter(WAITING)
             with closing(data.training()) as batches:
                 while sampler.offset < steps_per_epoch * batch_size and position.step < total_steps:
                     # -------- one optimizer step over one global batch
@@ -152,11 +160,13 @@ def train(recipe: Recipe) -> dict[str, Any]:
                         group["lr"] = rate
                     waited = 0.0
                     for _ in range(recipe.train.accumulate):
-                        asked = time.perf_counter()
+                        stages.enter(WAITING)
                         batch = next(batches)
-                        waited += time.perf_counter() - asked
+                        waited += stages.enter(AUGMENT)
+                        images = data.prepare(batch.images, batch.index, epoch)
+                        stages.enter(STEP)
                         with accelerator.accumulate(network):
-                            output = network(data.prepare(batch.images, batch.index, epoch))
+                            output = network(images)
                             loss = training_loss(output, batch.label, recipe.train)
                             accelerator.backward(loss)
                             if recipe.optim.clip is not None and accelerator.sync_gradients:
@@ -172,10 +182,13 @@ def train(recipe: Recipe) -> dict[str, Any]:
                     position.step += 1
                     sampler.offset += batch_size
                     meter.step(batch_size, waited)
+                    if meter.steps == 1:
+                        stages.restart()
                     display.step(position.step)
 
                     # -------- metrics: seldom, as reading them waits for the device
                     if position.step % recipe.track.log_steps == 0:
+                        stages.enter(LOG)
                         running_loss, running_top1 = meter.take_line()
                         check_finite(running_loss, position.step, recipe, folder)
                         log(
@@ -209,6 +222,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
                         meter.pause()
 
             # -------- the end of an epoch
+            stages.enter(LOG)
             if sampler.offset >= steps_per_epoch * batch_size:
                 if dynamics:
                     dynamics.write(epoch)
@@ -238,6 +252,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
             **rademacher_complexity(recipe, result),
             "images_per_second": round(meter.images_per_second, 1),
             "data_stall_fraction": round(meter.data_stall_fraction, 4),
+            "time_fractions": stages.fractions,
+            "advice": advice(stages, meter.samples, recipe.data.backend, accelerator.device.type),
             "wall_seconds": wall_seconds(),
             "processes": accelerator.num_processes,
             "device": accelerator.device.type,

@@ -103,7 +103,7 @@ def test_every_study_names_what_it_shows():
 
 
 def test_rademacher_of_any_network_and_source(tmp_path):
-    arguments = ["rademacher", "--models", "fastgen_mlp_3x512", "--seeds", "0,1", "--output", str(tmp_path)]
+    arguments = ["rademacher", "--models", "fastgen_mlp_3x512", "--seeds", "0", "--output", str(tmp_path)]
     arguments += ["data.source=digits", "data.limit=64", "data.image_size=null", "train.epochs=60", "optim.lr=0.05"]
     assert run(*arguments) == 0
     found = {}
@@ -113,9 +113,9 @@ def test_rademacher_of_any_network_and_source(tmp_path):
         assert summary["rademacher_complexity"] == pytest.approx(2 * summary["train_top1"] / 100 - 1)
         assert summary["test_top1"] is None and summary["train_top1_true_labels"] is None
     fitted = found["rademacher"]
-    assert len(fitted) == 2 and all(summary["train_top1"] == 100 for summary in fitted)
+    assert len(fitted) == 1 and fitted[0]["train_top1"] == 100
     text = (tmp_path / "rademacher.md").read_text()
-    assert "| fastgen_mlp_3x512 | 100.00 ± 0.00 | close to 1 | 1.00 ± 0.00 |" in text
+    assert "| fastgen_mlp_3x512 | 100.00 | close to 1 | 1.00 |" in text
 
 
 def test_rademachers_entries():

@@ -1,6 +1,7 @@
 """The paper's figures from plain data, with matplotlib. Equal data give equal files."""
 
 import itertools
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,21 @@ def against_epochs(curves: dict[str, Curve], ylabel: str, log: bool, level: dict
     else:
         axes.set_ylim(bottom=0)
     _legend(axes, len(curves) + len(level or {}))
+    return figure
+
+
+def bars(values: dict[str, list[float]], xlabel: str) -> Figure:
+    """A bar for each name as long as its median, with a line from the lowest to the highest value."""
+    figure, axes = _figure(xlabel, "")
+    figure.set_size_inches(6.4, 0.8 + 0.28 * len(values))
+    names = sorted(values, key=lambda name: statistics.median(values[name]))
+    for y, name in enumerate(names):
+        median = statistics.median(values[name])
+        colour = COLOURS[0] if name.startswith("fastgen") else COLOURS[4]
+        axes.barh(y, median, color=colour)
+        axes.plot([min(values[name]), max(values[name])], [y, y], color="black", linewidth=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlim(left=0)
     return figure
 
 

@@ -1,14 +1,10 @@
 """fastgen reproduce: run what is missing of the paper's experiments, and show the paper's numbers beside ours."""
 
-import os
-import platform
 import shlex
 import statistics
 from pathlib import Path
 
-import torch
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from fastgen.executor import Job, found_jobs, run_points
 from fastgen.grid import Point
@@ -17,9 +13,9 @@ from fastgen.paper.comparison import Result, comparison
 from fastgen.paper.experiments import EXPERIMENTS, LEVELS, SMOKE_SAMPLES, WHAT_MOVES_IT, Entry, Options
 from fastgen.paper.page import Page
 from fastgen.paper.plots import Curve, Series, accuracy_curves, against_corruption, loss_curves
+from fastgen.paper.shown import finish
 from fastgen.paper.studies import STUDIES, run_study
 from fastgen.sweep import LiveTable, job_count, split_options, tell_failures
-from fastgen.terminal import console
 from fastgen.training.tracking import read_metrics
 from pipelines.registry import UserError
 
@@ -48,7 +44,7 @@ def reproduce(arguments: list[str]) -> None:
         for option in ("--seeds", "--scale", "--jobs"):
             if given[option]:
                 raise UserError(f"{option} is for trainings; {names[0]} takes --models, --output and settings")
-        _finish(names[0], run_study(names[0], options.models, list(settings), root, command, only_show), root)
+        finish(run_study(names[0], options.models, list(settings), root, command, only_show), root / f"{names[0]}.html")
         return
     wanted = [name for name in EXPERIMENTS if not options.smoke or EXPERIMENTS[name].smoke]
     wanted = wanted if names == ["all"] else names
@@ -75,7 +71,7 @@ def reproduce(arguments: list[str]) -> None:
     tell_failures(jobs)
     if names == ["all"] and not options.smoke:
         for name in STUDIES:
-            _finish(name, run_study(name, None, [], root, command, only_show), root)
+            finish(run_study(name, None, [], root, command, only_show), root / f"{name}.html")
 
 
 def _run(points: list[Point], root: Path, at_a_time: int) -> list[Job]:
@@ -108,22 +104,7 @@ def _show(name: str, results: list[Result], root: Path, command: str, smoke: boo
         f"Each run: its whole recipe, metrics and manifest are in {root / 'runs'}; minutes are those of one run, of "
         "which several may have shared the machine."
     )
-    _finish(name, page, root)
-
-
-def _finish(name: str, page: Page, root: Path) -> None:
-    """Print the page's tables and texts, and write it."""
-    page.text(f"{_machine()}.")
-    screen = console()
-    for header, rows in page.tables:
-        table = Table(*header, title=page.title)
-        for row in rows:
-            table.add_row(*row)
-        screen.print(table)
-    for text in page.texts:
-        screen.print(text)
-    page.write(root / f"{name}.html")
-    print(f"{root / name}.html, .md and figures in {name}_files")
+    finish(page, root / f"{name}.html")
 
 
 def notes(name: str, results: list[Result], smoke: bool) -> list[str]:
@@ -160,14 +141,6 @@ def _far(result: Result) -> bool:
         except (statistics.StatisticsError, ValueError):
             continue
     return False
-
-
-def _machine() -> str:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    cores = len(os.sched_getaffinity(0))
-    return (
-        f"{platform.machine()}, {cores} cores, {device}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
 
 
 # ------------------------------------------------------------ figures

@@ -25,8 +25,8 @@ class Meter:
         self._hits: list[torch.Tensor] = []
         self._counts: list[int] = []
         self._loop_seconds = self._waiting_seconds = 0.0
-        self._samples = 0
-        self._steps = 0
+        self.samples = 0  # of all processes, in the loop's time
+        self.steps = 0
         self._mark = time.perf_counter()
 
     def pause(self) -> None:
@@ -51,11 +51,11 @@ class Meter:
     def step(self, samples: int, waited_seconds: float) -> None:
         """An optimizer step over a global batch of `samples` is done."""
         now = time.perf_counter()
-        self._steps += 1
-        if self._steps > 1:
+        self.steps += 1
+        if self.steps > 1:
             self._loop_seconds += now - self._mark
             self._waiting_seconds += waited_seconds
-            self._samples += samples
+            self.samples += samples
         self._mark = now
 
     def totals(self) -> list[list[float]]:
@@ -78,7 +78,7 @@ class Meter:
     @property
     def images_per_second(self) -> float:
         """Of all processes together."""
-        return self._samples / self._loop_seconds if self._loop_seconds else 0.0
+        return self.samples / self._loop_seconds if self._loop_seconds else 0.0
 
     @property
     def data_stall_fraction(self) -> float:

@@ -137,6 +137,9 @@ class Display:
             f"{summary['images_per_second']:,.0f} images/s, "
             f"waiting for data {100 * summary['data_stall_fraction']:.1f} %: {summary['run_dir']}/summary.json"
         )
+        if shares := summary["time_fractions"]:
+            parts = ", ".join(f"{stage} {100 * share:.1f} %" for stage, share in shares.items() if share)
+            self.say(f"time: {parts}; {summary['advice']}")
 
     def say(self, text: str) -> None:
         if self._enabled:

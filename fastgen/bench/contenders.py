@@ -1,0 +1,238 @@
+"""Loaders that do the same work: random-resized-crop and flip of photographs, uint8 batches on the device.
+
+Ours over baked sets, FFCV and DALI as their documents use them over the same files, and what trains on folders of
+photographs otherwise, written as their users write it.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.registry import Registry
+
+AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop
+
+
+@dataclass(frozen=True)
+class Work:
+    """originals: class folders of photographs. original_set, small_set: baked sets of them, as they are and resized.
+    original_shards, small_shards: their exports. size: of the batches' images in pixels. device: cpu or cuda."""
+
+    originals: str
+    original_set: str
+    small_set: str
+    original_shards: str
+    small_shards: str
+    size: int
+    batch: int
+    workers: int
+    device: str
+
+
+Epoch = Callable[[int], Iterable[torch.Tensor]]  # number of the epoch -> uint8 (B, 3, size, size) on the device
+
+
+@dataclass(frozen=True)
+class Contender:
+    """open: makes the loader. needs: packages, to be named as absent where they are. of: original or small images.
+    against: the contender that ours is measured against, which reads the same files. ours: whether it is."""
+
+    open: Callable[[Work], Epoch]
+    needs: tuple[str, ...] = ()
+    of: str = "original"
+    against: str | None = None
+
+    @property
+    def ours(self) -> bool:
+        return self.against is not None
+
+
+CONTENDERS: Registry[Contender] = Registry("loader")
+
+
+def _ours(backend: str, of: str) -> Callable[[Work], Epoch]:
+    def open_loader(work: Work) -> Epoch:
+        from pipelines.augment import flip, uniforms
+        from pipelines.backends import open_engine
+        from pipelines.manifest import BakedSet
+        from pipelines.regions import View, ViewSpec
+        from pipelines.sampler import Sampler
+
+        baked = BakedSet.open(work.original_set if of == "original" else work.small_set)
+        stored = baked.splits["train"]
+        engine = open_engine(backend, stored, torch.device(work.device), 3, work.workers)
+        sampler = Sampler(stored.samples, work.batch)
+        spec = ViewSpec(0.875, random="area", area=list(AREA), aspect=list(ASPECT))
+
+        def epoch(number: int) -> Iterator[torch.Tensor]:
+            sampler.epoch, sampler.offset = number, 0
+            for batch in engine.batches(sampler, "label_true", View(spec, work.size, 0, number)):
+                yield flip(batch.images, uniforms(batch.index, 0, number)[:, 0] < 0.5)
+
+        return epoch
+
+    return open_loader
+
+
+def _raw_ffcv(of: str) -> Callable[[Work], Epoch]:
+    """As in FFCV's ImageNet example, without normalisation."""
+
+    def open_loader(work: Work) -> Epoch:
+        from ffcv.fields.basics import IntDecoder
+        from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+        from ffcv.loader import Loader, OrderOption
+        from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToDevice, ToTensor, ToTorchImage
+
+        device = torch.device(work.device)
+        folder = Path(work.original_set if of == "original" else work.small_set)
+        crop = RandomResizedCropRGBImageDecoder((work.size, work.size), AREA, ASPECT)
+        image = [crop, RandomHorizontalFlip(), ToTensor(), ToDevice(device, non_blocking=True), ToTorchImage()]
+        label = [IntDecoder(), ToTensor(), Squeeze(), ToDevice(device, non_blocking=True)]
+        loader = Loader(
+            str(folder / "train.beton"),
+            batch_size=work.batch,
+            num_workers=work.workers,
+            order=OrderOption.RANDOM,
+            os_cache=True,
+            drop_last=True,
+            pipelines={"image": image, "label_true": label, "clean_label": None, "index": None},
+        )
+        return lambda number: (batch[0] for batch in loader)
+
+    return open_loader
+
+
+def _raw_dali(of: str) -> Callable[[Work], Epoch]:
+    """As in DALI's ImageNet example, over WebDataset shards, without normalisation."""
+
+    def open_loader(work: Work) -> Epoch:
+        from nvidia.dali import fn, pipeline_def, types
+        from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
+
+        shards = sorted(Path(work.original_shards if of == "original" else work.small_shards).glob("train-*.tar"))
+        on_gpu = work.device == "cuda"
+
+        device_id: Any = 0 if on_gpu else None
+
+        @pipeline_def(batch_size=work.batch, num_threads=work.workers, device_id=device_id)
+        def images() -> Any:
+            read: Any = fn.readers.webdataset(
+                paths=[str(path) for path in shards],
+                index_paths=[str(path.with_suffix(".idx")) for path in shards],
+                ext=["jpg", "clean_label.i64"],
+                dtypes=[types.DALIDataType.UINT8, types.DALIDataType.INT64],
+                random_shuffle=True,
+                name="reader",
+            )
+            jpeg, label = read
+            decoded = fn.decoders.image_random_crop(
+                jpeg, device="mixed" if on_gpu else "cpu", random_area=AREA, random_aspect_ratio=ASPECT
+            )
+            resized: Any = fn.resize(
+                decoded, size=(work.size, work.size), interp_type=types.DALIInterpType.INTERP_LINEAR
+            )
+            return fn.flip(resized, horizontal=fn.random.coin_flip()), label
+
+        pipeline = images()
+        pipeline.build()
+        loader = DALIGenericIterator(
+            [pipeline],
+            ["image", "label"],
+            reader_name="reader",
+            last_batch_policy=LastBatchPolicy.DROP,
+            auto_reset=True,
+        )
+        return lambda number: (outputs[0]["image"].permute(0, 3, 1, 2) for outputs in loader)
+
+    return open_loader
+
+
+def _data_loader(dataset: torch.utils.data.Dataset, work: Work, shuffle: bool = True) -> Epoch:
+    loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
+        dataset,
+        work.batch,
+        shuffle=shuffle,
+        drop_last=True,
+        num_workers=work.workers,
+        persistent_workers=work.workers > 0,
+        pin_memory=work.device == "cuda",
+    )
+    return lambda number: (images.to(work.device, non_blocking=True) for images, _ in loader)
+
+
+def _torchvision_pil(work: Work) -> Epoch:
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    crop = transforms.RandomResizedCrop(work.size, AREA, ASPECT)
+    seen = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.PILToTensor()])
+    return _data_loader(ImageFolder(work.originals, seen), work)
+
+
+def _torchvision_v2(work: Work) -> Epoch:
+    from torchvision.datasets import ImageFolder
+    from torchvision.io import ImageReadMode, decode_jpeg, read_file
+    from torchvision.transforms import v2
+
+    seen = v2.Compose([v2.RandomResizedCrop(work.size, AREA, ASPECT, antialias=True), v2.RandomHorizontalFlip()])
+
+    def read(path: str) -> torch.Tensor:
+        return decode_jpeg(read_file(path), ImageReadMode.RGB)
+
+    return _data_loader(ImageFolder(work.originals, seen, loader=read), work)
+
+
+def _timm(work: Work) -> Epoch:
+    """timm's training loader; its prefetcher, which also normalises, needs a GPU."""
+    from timm.data import create_dataset, create_loader
+
+    loader = create_loader(
+        create_dataset("", work.originals),
+        (3, work.size, work.size),
+        work.batch,
+        is_training=True,
+        use_prefetcher=work.device == "cuda",
+        scale=AREA,
+        ratio=ASPECT,
+        color_jitter=0.0,
+        interpolation="bilinear",
+        num_workers=work.workers,
+        device=torch.device(work.device),
+    )
+    return lambda number: (images for images, _ in loader)
+
+
+def _webdataset(work: Work) -> Epoch:
+    import webdataset
+    from torchvision import transforms
+
+    crop = transforms.RandomResizedCrop(work.size, AREA, ASPECT)
+    seen = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.PILToTensor()])
+    shards = sorted(str(path) for path in Path(work.original_shards).glob("train-*.tar"))
+    workers = min(work.workers, len(shards))  # each reads shards of its own
+    dataset = webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(1000).decode("pil")
+    batches = dataset.to_tuple("jpg", "clean_label.i64").map_tuple(seen).batched(work.batch, partial=False)
+    loader = webdataset.WebLoader(batches, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+    return lambda number: (images.to(work.device, non_blocking=True) for images, _ in loader)
+
+
+for _of in ("original", "small"):
+    _suffix = "" if _of == "original" else ", small"
+    _ffcv, _dali = f"FFCV{_suffix}", f"DALI{_suffix}"
+    CONTENDERS.add(f"fastgen ffcv{_suffix}", Contender(_ours("ffcv", _of), ("ffcv",), _of, _ffcv))
+    CONTENDERS.add(_ffcv, Contender(_raw_ffcv(_of), ("ffcv",), _of))
+    CONTENDERS.add(f"fastgen dali{_suffix}", Contender(_ours("dali", _of), ("nvidia.dali",), _of, _dali))
+    CONTENDERS.add(_dali, Contender(_raw_dali(_of), ("nvidia.dali",), _of))
+    CONTENDERS.add(f"fastgen resident{_suffix}", Contender(_ours("resident", _of), (), _of, "torchvision, PIL"))
+CONTENDERS.add("torchvision, PIL", Contender(_torchvision_pil))
+CONTENDERS.add("torchvision.io, v2", Contender(_torchvision_v2))
+CONTENDERS.add("timm", Contender(_timm))
+CONTENDERS.add("webdataset, PIL", Contender(_webdataset, ("webdataset",)))
+
+
+def default_workers() -> int:
+    return len(os.sched_getaffinity(0))

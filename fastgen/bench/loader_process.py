@@ -1,0 +1,113 @@
+"""Measures one loader in a process of its own: python -m fastgen.bench.loader_process NAME STARTED < WORK.json
+
+STARTED: time.time() just before the process was started. Prints what was measured as one line of JSON.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+
+def main() -> None:
+    name, started, work_text = sys.argv[1], float(sys.argv[2]), sys.stdin.read()
+    from fastgen.bench.contenders import CONTENDERS, Work
+
+    work = Work(**json.loads(work_text))
+    imported = time.time()
+    epoch = CONTENDERS[name].open(work)
+    opened = time.time()
+    _check(next(iter(epoch(0))), work)
+    first = time.time()
+    count(epoch(1), work.batch)  # caches, worker processes, memory
+    cpu, began, warm = cpu_seconds(), time.perf_counter(), None
+    images = 0
+    for batch in epoch(2):
+        if warm is None:
+            _wait(work.device)
+            warm = time.perf_counter() - began
+        images += len(batch)
+        del batch
+    _wait(work.device)
+    took = time.perf_counter() - began
+    assert warm is not None and images, "an epoch without batches"
+    measured = {
+        "images_per_second": images / took,
+        "cpu_seconds_per_1000": 1000 * (cpu_seconds() - cpu) / images,
+        "first_batch_cold_s": first - started,
+        "first_batch_after_opening_s": first - opened,
+        "open_s": opened - imported,
+        "first_batch_warm_s": warm,
+        "peak_mb": peak_bytes() / 1e6,
+        "images": images,
+    }
+    print(json.dumps(measured), flush=True)
+    os._exit(0)  # threads and workers of loaders that were left in the middle must not hold up the end
+
+
+def count(batches: Iterable, batch: int, most: int = 2000) -> None:
+    """Use up some batches, as a training does."""
+    for _ in islice(batches, max(1, most // batch)):
+        pass
+
+
+def _check(images: object, work: object) -> None:
+    from fastgen.bench.contenders import Work
+
+    assert isinstance(work, Work)
+    shape = tuple(getattr(images, "shape", ()))
+    assert shape == (work.batch, 3, work.size, work.size), f"a first batch of shape {shape}"
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def _tree() -> list[int]:
+    """This process and those that it started, in turn."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(folder.name)] = int(fields[1])
+    mine = [os.getpid()]
+    for process in mine:
+        mine += [child for child, parent in parents.items() if parent == process]
+    return mine
+
+
+def cpu_seconds() -> float:
+    """User and system time of the process, its living children, and those that have ended."""
+    ticks = 0
+    for process in _tree():
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += sum(int(field) for field in fields[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def peak_bytes() -> int:
+    """The largest memory of the process and its living children, pages that they share counted for each."""
+    total = 0
+    for process in _tree():
+        try:
+            lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return total
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""fastgen bench loaders: which loader feeds this machine's device?"""
+
+import importlib.util
+import json
+import shlex
+import statistics
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from fastgen.bench.contenders import CONTENDERS, Work, default_workers
+from fastgen.bench.options import Options
+from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
+from fastgen.paper.page import Page
+from fastgen.paper.plots import bars
+from fastgen.paper.shown import finish
+from fastgen.training.rundir import write_atomically
+from pipelines.bake import BakeSpec, bake
+from pipelines.corruptions import LabelSpec, PixelSpec
+from pipelines.export import export
+from pipelines.locations import data_root
+from pipelines.registry import UserError
+from pipelines.sources import SourceSpec
+
+_DEFAULTS = {
+    "--images": "", "--size": "224", "--batch": "64", "--samples": "2000", "--repeats": "3", "--only": "",
+    "--workers": "", "--output": "bench",
+}  # fmt: skip
+_SMALL = BakeSpec("jpeg", resolution=400, quality=90)
+
+
+def loaders(arguments: list[str]) -> None:
+    """[--images FOLDER] [--size 224] [--batch 64] [--samples 2000] [--workers N] [--repeats 3] [--only a;b]
+    [--output FOLDER].
+
+    images: class folders of JPEG files, taken over and over until there are --samples. Raises UserError for mistakes,
+    SystemExit(1) when a loader failed.
+    """
+    command = shlex.join(["fastgen", "bench", "loaders", *arguments])
+    options = Options(arguments, _DEFAULTS)
+    names, repeats = options.chosen("--only", list(CONTENDERS)), options.count("--repeats")
+    present, absent = [], {}
+    for name in names:
+        missing = [package for package in CONTENDERS[name].needs if not _installed(package)]
+        if missing:
+            absent[name] = f"absent: {', '.join(missing)} is not installed"
+        else:
+            present.append(name)
+    with tempfile.TemporaryDirectory() as folder:
+        work = _prepare(options, Path(folder))
+        text = json.dumps(asdict(work))
+        found, failed = in_turn(
+            present,
+            repeats,
+            lambda name: measure("fastgen.bench.loader_process", [name], text),
+        )
+    page = Page("Loaders")
+    page.table(*_table(found, absent | failed))
+    for note in (
+        f"Random-resized-crop to {work.size} pixels and flip, batches of {work.batch} as bytes on the {work.device}, "
+        f"{options.count('--samples'):,} photographs, {work.workers} threads or worker processes, an epoch after a "
+        "warm-up; all in turn, each time in a process of its own: median (lowest to highest).",
+        f"small: baked with bake.resolution={_SMALL.resolution} bake.quality={_SMALL.quality}; the others read the "
+        "original files' bytes. timm's batches are normalised floats.",
+        "First batch, cold: from the start of the process, imports and compilation included; opened: from the made "
+        "loader; warm: of a later epoch. Memory: the largest of the process and its workers together.",
+    ):
+        page.text(note)
+    if found:
+        rates = {name: values(measured, "images_per_second") for name, measured in found.items()}
+        page.figure("loaders", bars(rates, "images/s"), "Images a second: median, lowest and highest")
+    page.code(command)
+    root = Path(options["--output"])
+    root.mkdir(parents=True, exist_ok=True)
+    document = {"command": command, "work": asdict(work), "measured": found, "failed": failed, "absent": absent}
+    write_atomically(root / "loaders.json", json.dumps(document, indent=1) + "\n")
+    finish(page, root / "loaders.html")
+    if failed:
+        raise SystemExit(1)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of its parent
+        return False
+
+
+def _prepare(options: Options, folder: Path) -> Work:
+    images = Path(options["--images"] or data_root() / "imagenet_sample")
+    files = sorted(path for path in images.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not files:
+        raise UserError(f"{images} has no class folders with JPEG files; name such a folder with --images")
+    originals = folder / "originals"
+    for number in range(options.count("--samples")):
+        path = files[number % len(files)]
+        (originals / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (originals / path.parent.name / f"{number // len(files)}_{path.name}").symlink_to(path.resolve())
+    sets = {}
+    for name, spec in (("original", BakeSpec("jpeg")), ("small", _SMALL)):
+        source = SourceSpec("imagefolder", str(originals))
+        baked = bake(source, LabelSpec(), PixelSpec(), spec, folder, say=lambda text: print(text, flush=True))
+        export(baked, "webdataset", folder / f"{name}-shards", shard_bytes=32 << 20)
+        sets[name] = str(baked.path)
+    return Work(
+        originals=str(originals),
+        original_set=sets["original"],
+        small_set=sets["small"],
+        original_shards=str(folder / "original-shards"),
+        small_shards=str(folder / "small-shards"),
+        size=options.count("--size"),
+        batch=options.count("--batch"),
+        workers=options.count("--workers") if options["--workers"] else default_workers(),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+
+
+def _table(found: dict[str, list[Measured]], others: dict[str, str]) -> tuple[list[str], list[list[str]]]:
+    """With our loaders' ratio to the same files' raw loader, and to the best of the peers on original photographs."""
+    peers = [name for name in found if not CONTENDERS[name].ours and CONTENDERS[name].of == "original"]
+    rate = {name: statistics.median(values(found[name], "images_per_second")) for name in found}
+    best = max(peers, key=lambda name: rate[name], default=None)
+    header = [
+        "loader",
+        "images/s",
+        f"of {best}" if best else "of the best peer",
+        "of torchvision, PIL",
+        "of the raw loader",
+    ]
+    header += ["CPU s / 1,000", "first batch: cold s", "opened s", "warm s", "peak MB"]
+    rows = []
+
+    def ratio(name: str, other: str | None) -> str:
+        if other is None or other not in found or other == name:
+            return "-"
+        return f"{statistics.median(ratios(found[name], found[other], 'images_per_second')):.2f}"
+
+    for name in sorted(found, key=lambda name: -rate[name]):
+        measured = found[name]
+        rows.append(
+            [
+                name,
+                shown(values(measured, "images_per_second")),
+                ratio(name, best),
+                ratio(name, "torchvision, PIL"),
+                ratio(name, CONTENDERS[name].against),
+                shown(values(measured, "cpu_seconds_per_1000"), ".2f"),
+                shown(values(measured, "first_batch_cold_s"), ".1f"),
+                shown(values(measured, "first_batch_after_opening_s"), ".2f"),
+                shown(values(measured, "first_batch_warm_s"), ".2f"),
+                shown(values(measured, "peak_mb")),
+            ]
+        )
+    return header, rows + [[name, why, *[""] * (len(header) - 2)] for name, why in others.items()]

@@ -1,0 +1,64 @@
+"""Repetitions in turn, each in a process of its own, so that noise of the machine meets all alike."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fastgen.terminal import console
+
+Measured = dict[str, Any]
+
+
+def measure(module: str, arguments: list[str], given: str = "") -> Measured:
+    """Run `python -m module ARGUMENTS NOW` with `given` as its input; its last line, as JSON.
+
+    Raises RuntimeError with the last thing that it said where it failed.
+    """
+    command = [sys.executable, "-m", module, *arguments, repr(time.time())]
+    done = subprocess.run(command, input=given, capture_output=True, text=True)
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    if done.returncode or not lines:
+        raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
+    found: Measured = json.loads(lines[-1])
+    return found
+
+
+def in_turn(
+    names: Iterable[str], repeats: int, run: Callable[[str], Measured]
+) -> tuple[dict[str, list[Measured]], dict[str, str]]:
+    """What was measured of each name, `repeats` times, and why the others failed, which are not tried again."""
+    found: dict[str, list[Measured]] = {name: [] for name in names}
+    failed: dict[str, str] = {}
+    screen = console()
+    for repeat in range(repeats):
+        for name in found:
+            if name in failed:
+                continue
+            screen.print(f"{repeat + 1} of {repeats}: {name}")
+            try:
+                found[name].append(run(name))
+            except RuntimeError as error:
+                failed[name] = str(error)
+                screen.print(f"  failed: {error}")
+    return {name: measured for name, measured in found.items() if name not in failed}, failed
+
+
+def values(measured: list[Measured], key: str) -> list[float]:
+    return [one[key] for one in measured]
+
+
+def ratios(mine: list[Measured], other: list[Measured], key: str) -> list[float]:
+    """Of neighbours in time: mine over other's, for each repetition."""
+    return [a / b for a, b in zip(values(mine, key), values(other, key), strict=True)]
+
+
+def shown(numbers: list[float], form: str = ",.0f") -> str:
+    """Median and range."""
+    if not numbers:
+        return "-"
+    median = f"{statistics.median(numbers):{form}}"
+    return median if len(numbers) == 1 else f"{median} ({min(numbers):{form}} to {max(numbers):{form}})"

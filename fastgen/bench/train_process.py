@@ -1,0 +1,180 @@
+"""Measures one side of a training in a process of its own.
+
+    python -m fastgen.bench.train_process SIDE STARTED < {"recipe": ..., "settings": [...], "steps": ...}
+
+SIDE: training (the recipe as it is), compute (its step on one batch that is there already), loader (its batches, with
+nothing done with them). Prints what was measured as one line of JSON.
+"""
+
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from fastgen.recipe import Recipe, load
+from fastgen.training.data import Data, open_data
+from fastgen.training.launch import make_accelerator
+from fastgen.training.network import compile_network, make_network
+from fastgen.training.objective import training_loss
+from fastgen.training.optimization import make_optimizer
+
+_WARM_UP = 5
+_PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product measures the device's rate
+
+
+def training(recipe: Recipe, steps: int) -> dict[str, Any]:
+    from fastgen.train import train
+
+    with _utilisation() as used:
+        summary = train(recipe)
+    return {
+        "images_per_second": summary["images_per_second"],
+        "data_stall_fraction": summary["data_stall_fraction"],
+        "advice": summary["advice"],
+        "gpu_utilisation": used(),
+    }
+
+
+def compute(recipe: Recipe, steps: int) -> dict[str, Any]:
+    """The step as `fastgen.train` takes it, on a batch of noise; and what share of the device's rate that is."""
+    accelerator = make_accelerator(recipe)
+    data = open_data(accelerator, recipe)
+    channels, size = data.baked.manifest.channels, data.image_size
+    bare = make_network(recipe, data.classes, channels, size, accelerator.device)
+    floating = count_flops(bare, torch.zeros(2, channels, size, size, device=accelerator.device)) / 2
+    compile_network(bare, recipe, accelerator.device)
+    network, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe.optim))
+    bare.train()
+    count = recipe.data.batch_size // recipe.train.accumulate
+    images = torch.randn(count, channels, size, size, device=accelerator.device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.arange(count, device=accelerator.device) % data.classes
+
+    def step() -> None:
+        for _ in range(recipe.train.accumulate):
+            with accelerator.accumulate(network):
+                accelerator.backward(training_loss(network(images), labels, recipe.train))
+                optimizer.step()
+                optimizer.zero_grad()
+
+    rate = recipe.data.batch_size / seconds_each(step, steps, accelerator.device)
+    precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    product = product_rate(accelerator.device, precision)
+    return {
+        "images_per_second": rate,
+        "gflop_per_image": floating / 1e9,
+        "share_of_peak": rate * floating / product,
+        "product_tflops": product / 1e12,
+    }
+
+
+def loader(recipe: Recipe, steps: int) -> dict[str, Any]:
+    accelerator = make_accelerator(recipe)
+    data = open_data(accelerator, recipe)
+    stream = _endless(data)
+    for _ in range(_WARM_UP):
+        next(stream)
+    _wait(accelerator.device)
+    started = time.perf_counter()
+    images = sum(len(next(stream).index) for _ in range(steps * recipe.train.accumulate))
+    _wait(accelerator.device)
+    return {"images_per_second": images / (time.perf_counter() - started)}
+
+
+def _endless(data: Data) -> Any:
+    for epoch in itertools.count():
+        data.sampler.epoch, data.sampler.offset = epoch, 0
+        yield from data.training()
+
+
+def seconds_each(step: Callable[[], object], steps: int, device: torch.device) -> float:
+    for _ in range(_WARM_UP):
+        step()
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    _wait(device)
+    return (time.perf_counter() - started) / steps
+
+
+def count_flops(network: torch.nn.Module, images: torch.Tensor) -> float:
+    """Of forward and backward over the images, a multiplication with its addition counted as two."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    was_training = network.training
+    network.eval()  # batch norm must not see these images
+    with FlopCounterMode(display=False) as counter:
+        output = network(images)
+        (output if isinstance(output, torch.Tensor) else output[0]).sum().backward()
+    network.zero_grad()
+    network.train(was_training)
+    return float(counter.get_total_flops())
+
+
+def product_rate(device: torch.device, precision: torch.dtype) -> float:
+    """Operations a second of a large matrix product: what the device does at best, measured and not printed."""
+    side = _PRODUCT[device.type]
+    a, b = (torch.randn(side, side, device=device, dtype=precision) for _ in range(2))
+    best = min(seconds_each(lambda: torch.mm(a, b), 3, device) for _ in range(3))
+    return 2 * side**3 / best
+
+
+class _utilisation:
+    """Mean GPU utilisation (percent) as nvidia-smi reports it, or None without a GPU."""
+
+    def __enter__(self) -> Callable[[], float | None]:
+        self._seen: list[float] = []
+        self._process: subprocess.Popen[str] | None = None
+        if torch.cuda.is_available():
+            query = [
+                "nvidia-smi",
+                "--query-gpu=utilization.gpu",
+                "--format=csv,noheader,nounits",
+                "-lms",
+                "200",
+                "-i",
+                "0",
+            ]
+            self._process = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
+            threading.Thread(target=self._read, daemon=True).start()
+        return lambda: sum(self._seen) / len(self._seen) if self._seen else None
+
+    def _read(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            self._seen.append(float(line))
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+_SIDES = {"training": training, "compute": compute, "loader": loader}
+
+
+def main() -> None:
+    side, asked = sys.argv[1], json.loads(sys.stdin.read())
+    steps = asked["steps"]
+    with tempfile.TemporaryDirectory() as folder:
+        limits = [f"train.max_steps={steps + _WARM_UP}", f"run.dir={folder}", "train.stop_at_interpolation=false"]
+        recipe = load(asked["recipe"], [*asked["settings"], *limits])
+        measured = _SIDES[side](recipe, steps)
+    print(json.dumps(measured), flush=True)
+
+
+if __name__ == "__main__":
+    main()

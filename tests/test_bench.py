@@ -1,0 +1,203 @@
+"""The benchmarks at a tiny size: what they print is what their processes measured, and mistakes are told."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastgen import cli
+from fastgen.bench import peer_process, peers, train_process, training
+from fastgen.bench.contenders import CONTENDERS
+from fastgen.bench.peer_process import LOOPS
+from fastgen.bench.subprocesses import in_turn, measure, ratios, shown
+from fastgen.training.stages import AUGMENT, EVALUATE, LOG, STEP, WAITING, Stages, advice
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Six JPEG files of different sizes in two class folders."""
+    folder = tmp_path_factory.mktemp("photographs")
+    random = np.random.default_rng(0)
+    for number in range(6):
+        coarse = random.integers(0, 256, (6, 8 + number, 3), dtype=np.uint8)
+        path = folder / f"class{number % 2}" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(coarse).resize((20 * (8 + number), 120)).save(path, quality=90)
+    return folder
+
+
+def test_loaders_are_measured_beside_each_other(photographs, tmp_path, capsys):
+    pytest.importorskip("nvidia.dali")
+    names = ["fastgen dali", "DALI"]
+    arguments = ["--images", str(photographs), "--samples", "48", "--batch", "8", "--size", "64", "--workers", "1"]
+    arguments += ["--repeats", "1", "--only", "; ".join(names), "--output", str(tmp_path)]
+    assert cli.main(["bench", "loaders", *arguments]) == 0
+    document = json.loads((tmp_path / "loaders.json").read_text())
+    assert set(document["measured"]) == set(names) and not document["failed"] and not document["absent"]
+    for (measured,) in document["measured"].values():
+        assert measured["images"] in (40, 48) and measured["images_per_second"] > 0
+        assert measured["first_batch_cold_s"] > measured["first_batch_after_opening_s"] > 0
+        assert measured["peak_mb"] > 50 and measured["cpu_seconds_per_1000"] >= 0
+    text = (tmp_path / "loaders.md").read_text()
+    assert all(f"| {name} |" in text for name in names) and "fastgen bench loaders" in text
+    (ours,), (raw,) = (document["measured"][name] for name in ("fastgen dali", "DALI"))
+    assert f"{ours['images_per_second'] / raw['images_per_second']:.2f}" in text
+    assert (tmp_path / "loaders_files" / "loaders.svg").is_file()
+    assert "48 photographs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", list(CONTENDERS))
+def test_every_loader_gives_the_same_work(name, photographs, tmp_path_factory):
+    """A batch of the asked shape, of bytes, on the device, and other crops in the next epoch."""
+    import importlib.util
+
+    for package in CONTENDERS[name].needs:
+        if importlib.util.find_spec(package.partition(".")[0]) is None:
+            pytest.skip(f"{package} is not installed")
+    if name.startswith(("FFCV", "fastgen ffcv")):
+        pytest.importorskip("ffcv")
+    from fastgen.bench.loaders import _DEFAULTS, _prepare
+    from fastgen.bench.options import Options
+
+    arguments = ["--images", str(photographs), "--samples", "12", "--batch", "4", "--size", "32", "--workers", "1"]
+    work = _prepare(Options(arguments, _DEFAULTS), tmp_path_factory.mktemp("work"))
+    epoch = CONTENDERS[name].open(work)
+    batches = [batch.clone() for batch in epoch(0)]
+    assert len(batches) >= 2 and all(batch.shape == (4, 3, 32, 32) for batch in batches[:2])
+    if name == "timm":  # its loader without the prefetcher normalises
+        assert batches[0].is_floating_point()
+    else:
+        assert batches[0].dtype.itemsize == 1
+    assert not any((batches[0] == batch).all() for batch in list(epoch(1))[:3])
+
+
+def here(monkeypatch, command, process):
+    """Let a command measure in this process, which takes a third of the time: `test_loaders_...` starts processes."""
+
+    def measure_here(module, arguments, given=""):
+        printed = io.StringIO()
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.argv", [module, *arguments, "0"])
+            patch.setattr("sys.stdin", io.StringIO(given))
+            patch.setattr("sys.stdout", printed)
+            process.main()
+        return json.loads(printed.getvalue().splitlines()[-1])
+
+    monkeypatch.setattr(command, "measure", measure_here)
+
+
+def test_training_beside_its_limits(tmp_path, monkeypatch):
+    here(monkeypatch, training, train_process)
+    arguments = ["recipe=quickstart", "--steps", "3", "--repeats", "1", "--output", str(tmp_path)]
+    assert cli.main(["bench", "train", *arguments]) == 0
+    found = json.loads((tmp_path / "train.json").read_text())["measured"]
+    whole, limit, data = (found[f"quickstart: {side}"][0] for side in ("training", "compute", "loader"))
+    assert whole["images_per_second"] > 0 and data["images_per_second"] > 0 and whole["advice"]
+    # 64 pixels, three layers of 512 units, 10 classes: two operations forward and four backward for each weight, but
+    # for the first layer, whose inputs need no gradient.
+    assert limit["gflop_per_image"] == pytest.approx((4 * 64 * 512 + 6 * (2 * 512 * 512 + 512 * 10)) / 1e9)
+    assert limit["share_of_peak"] > 0
+
+
+def test_peers(data_folder, tmp_path, monkeypatch):
+    here(monkeypatch, peers, peer_process)
+    loops = ["fastgen", "bare loop over floats prepared beforehand"]
+    arguments = ["--steps", "5", "--repeats", "1", "--only", ";".join(loops), "--output", str(tmp_path)]
+    assert cli.main(["bench", "peers", *arguments]) == 0
+    found = json.loads((tmp_path / "peers.json").read_text())["measured"]
+    assert set(found) == set(loops)
+    ours, bare = (found[loop][0]["images_per_second"] for loop in loops)
+    assert f"{ours / bare:.2f}" in (tmp_path / "peers.md").read_text()
+
+
+@pytest.mark.parametrize("loop", [loop for loop in LOOPS if loop != "fastgen"])
+def test_every_loop_trains(loop, data_folder, monkeypatch):
+    steps = []
+    step = peer_process._step("fp32")
+    monkeypatch.setattr(peer_process, "_step", lambda precision: lambda *batch: steps.append(batch) or step(*batch))
+    monkeypatch.setattr(peer_process, "_WARM_UP", 1)
+    assert LOOPS[loop](2, "fp32") > 0
+    assert len(steps) == 3
+    for images, labels in steps:
+        images = images.reshape(128, -1)
+        assert images.shape == (128, 2352) and labels.shape == (128,)
+        # Whitened, each image for itself.
+        assert torch.allclose(images.mean(1), torch.zeros(128), atol=1e-4)
+        assert torch.allclose(images.square().mean(1), torch.ones(128), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name what to measure, one of loaders, train, peers"),
+        (["loader"], "did you mean 'loaders'"),
+        (["loaders", "--only", "FFVC"], "did you mean 'FFCV'"),
+        (["loaders", "--images", "nowhere"], "nowhere has no class folders with JPEG files"),
+        (["loaders", "--repeats", "0"], "--repeats=0 must be a whole number"),
+        (["peers", "--precision", "fp8"], "--precision=fp8 must be"),
+        (["peers", "seed=1"], "'seed=1' is no option"),
+        (["train", "recipe=quickstart", "optim.lrr=1"], "did you mean 'optim.lr'"),
+    ],
+)
+def test_mistakes_are_told(arguments, message, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_process_that_fails_is_named_and_the_others_go_on():
+    def run(name):
+        if name == "bad":
+            return measure("no_such_module", [])
+        return {"rate": len(name)}
+
+    found, failed = in_turn(["good", "bad", "fine!"], 2, run)
+    assert list(found) == ["good", "fine!"] and list(failed) == ["bad"] and "no_such_module" in failed["bad"]
+    assert ratios(found["good"], found["fine!"], "rate") == [0.8, 0.8]
+    assert shown([3.0, 1.0, 2.0], ".1f") == "2.0 (1.0 to 3.0)" and shown([5.0]) == "5" and shown([]) == "-"
+
+
+# ---------------------------------------------------------------- where the time of a training goes
+
+
+def clock(**seconds):
+    stages = Stages()
+    stages.seconds.update(seconds)
+    return stages
+
+
+def test_each_moment_belongs_to_one_stage(monkeypatch):
+    now = iter([10.0, 11.0, 13.0, 13.5, 20.0, 21.0])
+    monkeypatch.setattr("fastgen.training.stages.time.perf_counter", lambda: next(now))
+    stages = Stages()
+    assert stages.enter(WAITING) == 0  # at 10
+    assert stages.enter(STEP) == 1
+    assert stages.enter(EVALUATE) == 2
+    assert stages.enter(None) == 0.5
+    assert stages.enter(STEP) == 0  # at 20: what passed belongs to nothing
+    assert stages.enter(None) == 1
+    assert stages.seconds[WAITING] == 1 and stages.seconds[STEP] == 3 and stages.seconds[EVALUATE] == 0.5
+    assert sum(stages.fractions.values()) == pytest.approx(1, abs=1e-3)
+    stages.restart()
+    assert stages.fractions == {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "backend", "device", "said"),
+    [
+        ({WAITING: 6.0, STEP: 4.0}, "ffcv", "cuda", "delivers 100 images/s, the cuda takes 250: bake smaller"),
+        ({WAITING: 6.0, STEP: 3.0, LOG: 2.0}, "dali", "cuda", "takes 200: bake smaller .*data.backend=ffcv"),
+        ({WAITING: 6.0, STEP: 4.0}, "resident", "cpu", "data.backend=ffcv or dali"),
+        ({STEP: 10.0, EVALUATE: 10.0}, "resident", "cpu", "50 % of the time .*train.evaluate_epochs"),
+        ({STEP: 4.0, AUGMENT: 6.0}, "resident", "cpu", "augmentation takes longer"),
+        ({STEP: 10.0, WAITING: 0.1}, "resident", "cuda", "the cuda is the limit at 99 images/s"),
+        ({}, "resident", "cpu", "too short"),
+    ],
+)
+def test_the_advice_names_the_bottleneck(seconds, backend, device, said):
+    import re
+
+    assert re.search(said, advice(clock(**seconds), 1000, backend, device))
