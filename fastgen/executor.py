@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from fastgen.grid import Point
+from fastgen.recipe import Recipe
 from fastgen.training.launch import StopSignal
 from fastgen.training.tracking import read_metrics
 from pipelines.bake import bake
@@ -98,7 +99,8 @@ def run_points(
         lock = stack.enter_context(_locked(root))
         all_jobs = found_jobs(points, root)
         waiting = [job for job in all_jobs if job.state == WAITING]
-        bake_together([job.point for job in waiting])
+        bake_together(waiting)
+        waiting = [job for job in waiting if job.state == WAITING]
         free = [tuple(cores[i::jobs]) or tuple(cores) for i in range(jobs)]
         stop = stack.enter_context(StopSignal())
         running: list[Job] = []
@@ -131,21 +133,31 @@ def run_points(
     return all_jobs
 
 
-def bake_together(points: list[Point]) -> None:
+def bake_together(jobs: list[Job]) -> None:
     """One bake for each set of images, with the label columns of all points that use it.
 
-    So that no training finds a file that another one is just adding a column to.
+    So that no training finds a file that another one is just adding a column to. Points whose images cannot be baked
+    have failed, and the others go on; raises UserError where that is so for all of them.
     """
-    groups: dict[str, tuple[Any, list[LabelSpec]]] = {}
-    for point in points:
-        recipe = point.load()
+    groups: dict[str, tuple[Recipe, list[LabelSpec], list[Job]]] = {}
+    for job in jobs:
+        recipe = job.point.load()
         if recipe.data.shards is None:
             key = repr((recipe.data.source_spec, recipe.data.pixels, recipe.bake))
-            groups.setdefault(key, (recipe, []))[1].append(recipe.data.labels)
-    for recipe, labels in groups.values():
+            _, labels, mine = groups.setdefault(key, (recipe, [], []))
+            labels.append(recipe.data.labels)
+            mine.append(job)
+    for recipe, labels, mine in groups.values():
         recipe.bake.columns = [*recipe.bake.columns, *labels]
         data = recipe.data
-        bake(data.source_spec, data.labels, data.pixels, recipe.bake, say=lambda text: print(text, flush=True))
+        try:
+            bake(data.source_spec, data.labels, data.pixels, recipe.bake, say=lambda text: print(text, flush=True))
+        except UserError as error:
+            if len(mine) == len(jobs):
+                raise
+            for job in mine:
+                job.state, job.problem = FAILED, str(error)
+                job.log.write_text(f"{error}\n")
 
 
 @contextmanager

@@ -77,6 +77,19 @@ def test_the_machine_is_the_dense_solution(ridge, solver):
         assert found.train_error == 0
 
 
+@pytest.mark.parametrize("memory_gb", [None, 1e-4, 1e-6])
+def test_the_iterative_solution_in_single_precision_needs_no_ridge(memory_gb):
+    """However few landmarks the preconditioner has room for (the default precision of a CPU is float32)."""
+    x, test = points(400, 10).float(), points(50, 10, seed=1).float()
+    labels, test_labels = (torch.from_numpy(np.random.default_rng(n).integers(0, 3, n)) for n in (400, 50))
+    found, exact = (
+        kernel_machine(x, labels, test, test_labels, 3, KernelSpec(0.1, solver=solver, memory_gb=memory))
+        for solver, memory in (("iterative", memory_gb), ("exact", None))
+    )
+    assert found.precision == "float64" and found.residual < 1e-2 and found.train_error == 0
+    assert found.norm == pytest.approx(exact.norm, rel=1e-3) and abs(found.test_error - exact.test_error) <= 2
+
+
 def test_what_does_not_fit_is_solved_iteratively_or_refused():
     train, labels = points(400), torch.arange(400) % 3
     need = needed_bytes(400, KernelSpec(2.0))

@@ -40,6 +40,23 @@ def test_theorem1(tmp_path, capsys):
     assert run(*command, "seed=1") == 0 and len(measured(tmp_path, "theorem1")) == 2
 
 
+def test_theorem1_of_few_points_has_the_depths_that_there_are(tmp_path):
+    arguments = ["--models", "digits", "data.limit=50", "data.limit_test=7", "--output", str(tmp_path)]
+    assert run("theorem1", *arguments) == 0
+    ((_, rows),) = measured(tmp_path, "theorem1").items()
+    assert [row and row["samples"] for row in rows] == [50, 50, 50, 50, None]
+    text = (tmp_path / "theorem1.md").read_text()
+    assert "| 100 |" not in text and "Not the whole test set: data.limit_test=7" in text
+
+
+def test_all_shows_what_there_is(tmp_path, capsys):
+    assert run("theorem1", "--models", "digits", "data.limit=50", "--output", str(tmp_path)) == 0
+    assert run("all", "--show", "--output", str(tmp_path), "data.limit=50") == 0
+    said = capsys.readouterr().out
+    assert "minnorm: nothing of minnorm with these settings" in said and "Table 4: regularizers" in said
+    assert (tmp_path / "table1.md").is_file() and (tmp_path / "fig1b.md").is_file()
+
+
 def test_minimum_norm(tmp_path):
     assert run("minnorm", "--models", "digits", "data.limit=20", "sgd.epochs=1500", "--output", str(tmp_path)) == 0
     ((_, (pseudo, zero, elsewhere)),) = measured(tmp_path, "minnorm").items()
@@ -53,7 +70,7 @@ def test_table3_on_mnist(case, key, data_folder, tmp_path):
     limits = ["data.limit=1500", "data.limit_test=500"]
     assert run("table3", "--models", case, *limits, "--output", str(tmp_path)) == 0
     ((_, (row,)),) = measured(tmp_path, "table3").items()
-    assert row["samples"] == 1500 and row["train_error"] == 0 and row["residual"] < 1e-2
+    assert row["samples"] == 1500 and row["checked_rows"] == 1024 and row["train_error"] == 0 and row["residual"] < 1e-2
     assert row[key] < (8 if case == "mnist" else 5)  # of 500; chance is 90
     text = (tmp_path / "table3.md").read_text()
     assert f"{row['test_error']:.2f}" in text and ("about 220" if case == "mnist" else "about 390") in text
@@ -78,7 +95,12 @@ def test_table3_on_cifar10(data_folder, tmp_path):
         (["minnorm", "sgd.epochs=0"], "sgd.epochs=0 must be at least 1"),
         (["theorem1", "data.limit=0"], "data.limit=0 must be at least 1"),
         (["theorem1", "--models", "cifar11"], "did you mean 'cifar10'"),
-        (["theorem1", "--models", "digits", "data.limit=50"], "depth 100 must be from 2 to 5"),
+        (["table1", "seed=1"], "seed=1: seeds are given as --seeds"),
+        (["rademacher", "data.labels.kind=true"], "the labels of this experiment are random signs"),
+        (["table3", "kernel.filters=0"], "kernel.filters=0 must be at least 1"),
+        (["table3", "kernel.memory_gb=-1"], "kernel.memory_gb=-1.0 must be above 0"),
+        (["table3", "kernel.precision=bf16"], "kernel.precision=bf16 must be"),
+        (["table3", "--models", "cifar10_convnet", "kernel.solver=iterative"], "too many for"),
         (["minnorm", "--models", "digits", "data.limit=300"], "have no two solutions"),
         (["table3", "--models", "digits"], "--models has 'digits', and table3 has mnist,"),
         (["table3", "--seeds", "1"], "--seeds is for trainings"),
@@ -114,6 +136,9 @@ def test_rademacher_of_any_network_and_source(tmp_path):
         assert summary["test_top1"] is None and summary["train_top1_true_labels"] is None
     fitted = found["rademacher"]
     assert len(fitted) == 1 and fitted[0]["train_top1"] == 100
+    assert cli.main(["report", str(tmp_path), "--output", str(tmp_path / "report.html")]) == 0
+    told = (tmp_path / "report.md").read_text()
+    assert "| complexity |" in told and "signs in place of classes" in told and "Not evaluated" not in told
     text = (tmp_path / "rademacher.md").read_text()
     assert "| fastgen_mlp_3x512 | 100.00 | close to 1 | 1.00 |" in text
 

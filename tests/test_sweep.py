@@ -115,6 +115,17 @@ def test_a_killed_sweep_repeats_nothing_and_failures_do_not_end_it(tmp_path, cap
     assert float(lines[0]["train_top1"]) == summary["train_top1"] and lines[0]["run_dir"] == str(done)
 
 
+def test_points_whose_data_are_missing_do_not_end_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTGEN_DATA", str(tmp_path / "nothing"))
+    there = Point("quickstart", ("train.max_steps=1",))
+    missing = Point("imagenet_inception_true")
+    jobs = run_points([missing, there], tmp_path / "runs", 1)
+    assert [job.state for job in jobs] == [FAILED, DONE] and "ImageNet" in jobs[0].problem
+    assert "ImageNet" in jobs[0].log.read_text()
+    with pytest.raises(UserError, match="ImageNet"):  # nothing is left to run
+        run_points([missing], tmp_path / "other", 1)
+
+
 def test_two_sweeps_do_not_share_a_folder(tmp_path, monkeypatch):
     import fcntl
 

@@ -24,7 +24,7 @@ class Result:
 
     def values(self, key: str) -> list[float]:
         """What the finished runs have for a key of summary.json; those that have nothing there are left out."""
-        return [summary[key] for summary in self.summaries if summary[key] is not None]
+        return [summary[key] for summary in self.summaries if summary.get(key) is not None]
 
 
 def interval(values: list[float]) -> tuple[float, float] | None:

@@ -199,9 +199,10 @@ def _rademacher(options: Options) -> list[Entry]:
     for model in options.models or (["mlp_1x512"] if options.smoke else list(MODELS)):
         if model not in MODELS and not timm.is_model(model):
             raise UserError(f"--models has '{model}', and is one of {', '.join(MODELS)} or a network that timm knows")
-        recipe, settings = (
-            (f"cifar10_{model}_rademacher", ()) if model in MODELS else ("rademacher", (f"model.name={model}",))
-        )
+        settings: tuple[str, ...] = (f"model.name={model}",)
+        recipe = "rademacher"
+        if model in MODELS:  # with its own learning rate
+            recipe, settings = f"cifar10_{model}_random", ("data.labels.kind=rademacher",)
         entries.append(
             Entry(
                 {"model": MODELS.get(model, model)},

@@ -5,7 +5,7 @@ from pathlib import Path
 from fastgen.inspection import draw_samples
 from fastgen.paper.page import Page
 from fastgen.paper.plots import loss_curves, parts_curves
-from fastgen.paper.runs import PARTS, Run, data_of, find_runs, names, over_seeds, results
+from fastgen.paper.runs import Run, data_of, find_runs, names, over_seeds, results
 from fastgen.sweep import split_options
 from pipelines.registry import UserError
 
@@ -56,7 +56,7 @@ def _run_section(page: Page, number: int, name: str, run: Run) -> None:
     page.heading(name)
     page.code(run.command)
     page.table(*data_of(run))
-    parts = {text: run.curve(key, "epoch") for key, text in PARTS.items()}
+    parts = {text: run.curve(key, "epoch") for key, text in run.parts.items()}
     parts = {text: curve for text, curve in parts.items() if curve[0]}
     if parts:
         page.figure(f"run{number}", parts_curves(parts), f"{name}: accuracy on each part, in evaluation mode")

@@ -19,6 +19,7 @@ from fastgen.sweep import LiveTable, job_count, split_options, tell_failures
 from fastgen.training.tracking import read_metrics
 from pipelines.registry import UserError
 
+_SEEDS = ("seed=", "data.labels.seed=", "data.pixels.seed=")
 _OPTIONS = ("--models", "--seeds", "--scale", "--jobs", "--output")
 
 
@@ -46,6 +47,12 @@ def reproduce(arguments: list[str]) -> None:
                 raise UserError(f"{option} is for trainings; {names[0]} takes --models, --output and settings")
         finish(run_study(names[0], options.models, list(settings), root, command, only_show), root / f"{names[0]}.html")
         return
+    if own := [setting for setting in settings if setting.startswith(_SEEDS)]:
+        raise UserError(
+            f"{own[0]}: seeds are given as --seeds 0,1,2, each with a labelling, order and start of its own"
+        )
+    if names[0] == "rademacher" and (own := [s for s in settings if s.startswith("data.labels.")]):
+        raise UserError(f"{own[0]}: the labels of this experiment are random signs")
     wanted = [name for name in EXPERIMENTS if not options.smoke or EXPERIMENTS[name].smoke]
     wanted = wanted if names == ["all"] else names
     if options.smoke and not all(EXPERIMENTS[name].smoke for name in wanted):
@@ -68,10 +75,25 @@ def reproduce(arguments: list[str]) -> None:
             Result(e, [by_folder[p.folder_name] for p in _points(e, seeds[name], settings)]) for e in entries[name]
         ]
         _show(name, results, root, command, options.smoke)
+    failed = [] if names != ["all"] or options.smoke else _all_studies(settings, root, command, only_show)
     tell_failures(jobs)
-    if names == ["all"] and not options.smoke:
-        for name in STUDIES:
-            finish(run_study(name, None, [], root, command, only_show), root / f"{name}.html")
+    if failed:
+        raise SystemExit(1)
+
+
+def _all_studies(settings: tuple[str, ...], root: Path, command: str, only_show: bool) -> list[str]:
+    """Each with those of the settings that it reads; the names of those that failed."""
+    failed = []
+    for name in STUDIES:
+        own = [setting for setting in settings if setting.startswith(STUDIES[name].keys)]
+        if len(own) < len(settings):
+            print(f"{name} does not use {', '.join(s for s in settings if s not in own)}")
+        try:
+            finish(run_study(name, None, own, root, command, only_show), root / f"{name}.html")
+        except UserError as error:
+            print(f"{name}: {error}")
+            failed += [name] * (not only_show)
+    return failed
 
 
 def _run(points: list[Point], root: Path, at_a_time: int) -> list[Job]:
@@ -114,9 +136,10 @@ def notes(name: str, results: list[Result], smoke: bool) -> list[str]:
         out.append(
             f"Small scale: the first {SMOKE_SAMPLES:,} training and test samples, so the numbers are not the paper's."
         )
-    limited = {s for r in results for s in (*r.entry.settings, *r.jobs[0].point.settings) if "data.limit=" in s}
+    settings = {s for r in results for s in (*r.entry.settings, *r.jobs[0].point.settings)}
+    limited = sorted(s for s in settings if s.startswith("data.limit"))
     if limited and not smoke:
-        out.append(f"Not the whole training set: {', '.join(sorted(limited))}.")
+        out.append(f"Not the whole training and test set: {', '.join(limited)}.")
     out += [
         f"{job.point.recipe} {' '.join(job.point.settings)}: {job.state}, {job.problem}"
         for result in results

@@ -28,11 +28,13 @@ _SUMMARY = {
     "train_top1_clean_part": "clean part",
     "train_top1_corrupted_part": "corrupted part",
     "train_top1_true_labels": "against true labels",
+    "rademacher_complexity": "complexity",
     "test_top1": "test (%)",
     "best_test_top1": "best test",
     "interpolation_epoch": "fitted at epoch",
     "images_per_second": "images/s",
 }
+_OF_SIGNS = ("rademacher_complexity",)  # shown where some run has it
 PARTS = {
     "train_top1_clean_part_percent": "training, clean labels",
     "train_top1_corrupted_part_percent": "training, corrupted labels",
@@ -98,6 +100,11 @@ class Run:
         changes = self.changes if name in known_recipes() else []
         return shlex.join(["fastgen", "train", f"recipe={where}", *changes])
 
+    @property
+    def parts(self) -> dict[str, str]:
+        """The accuracies that its evaluations log: key of metrics -> what it is. Signs have no parts and no test."""
+        return {"train_top1_percent": "training, random signs"} if self.labels.signs else PARTS
+
     def curve(self, key: str, against: str) -> Curve:
         """A logged key against "step" or "epoch"."""
         lines = [line for line in self.lines if line.get(key) is not None]
@@ -140,7 +147,8 @@ def names(runs: list[Run]) -> list[str]:
 
 def results(runs: list[Run]) -> Table:
     """A row for each run: what it is, and what came of it."""
-    header = ["run", "labels", "model", "seed", "state", *_SUMMARY.values(), "minutes"]
+    keys = [key for key in _SUMMARY if key not in _OF_SIGNS or any(key in run.summary for run in runs)]
+    header = ["run", "labels", "model", "seed", "state", *(_SUMMARY[key] for key in keys), "minutes"]
     return header, [
         [
             name,
@@ -148,7 +156,7 @@ def results(runs: list[Run]) -> Table:
             run.settings["model.name"],
             str(run.settings["seed"]),
             run.state,
-            *(_number(run.summary.get(key)) for key in _SUMMARY),
+            *(_number(run.summary.get(key)) for key in keys),
             _number(run.summary["wall_seconds"] / 60 if run.summary else None),
         ]
         for name, run in zip(names(runs), runs, strict=True)
@@ -165,12 +173,13 @@ def over_seeds(runs: list[Run]) -> Table | None:
     several = [group for group in groups.values() if len(group) > 1]
     if not several:
         return None
-    keys = ("train_top1", "test_top1", "interpolation_epoch")
+    keys = ["train_top1", "test_top1", "interpolation_epoch"]
+    keys += [key for key in _OF_SIGNS if any(key in run.summary for group in several for run in group)]
     return ["runs", "seeds", *(_SUMMARY[key] for key in keys)], [
         [
             " ".join([group[0].settings["recipe"], *(c for c in group[0].changes if not c.startswith(_SEEDS))]),
             str(len(group)),
-            *(shown([run.summary[key] for run in group if run.summary[key] is not None]) for key in keys),
+            *(shown([run.summary[key] for run in group if run.summary.get(key) is not None]) for key in keys),
         ]
         for group in several
     ]
@@ -181,14 +190,15 @@ def data_of(run: Run) -> Table:
     specification, split = run.manifest.specification, run.manifest.splits["train"]
     column = run.labels.column_name
     changed = split.columns[column].changed if column in split.columns else 0
+    share = f"{changed:,} ({100 * changed / split.samples:.1f} %)"
     return ["source", "training samples", "classes", "pixels", "encoding", "labels changed", "manifest"], [
         [
             specification["source"]["source"],
             f"{split.samples:,}",
-            str(run.manifest.num_classes),
+            str(run.labels.classes(run.manifest.num_classes)),
             specification["pixels"]["kind"],
             specification["image"]["encoding"],
-            f"{changed:,} ({100 * changed / split.samples:.1f} %)",
+            "signs in place of classes" if run.labels.signs else share,
             run.summary.get("manifest_sha256", "-")[:12],
         ]
     ]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """What is computed together. run: gives what was measured for each of `rows`, as JSON can hold it.
+    """What is computed together. run: gives what was measured for each of `rows`, as JSON can hold it; None for one
+    that these settings cannot have.
 
     described: all that decides the outcome, beside the settings.
     """
@@ -39,7 +40,7 @@ class Case:
     name: str
     rows: list[Row]
     described: dict[str, Any]
-    run: Callable[[Settings, Told], list[Measured]]
+    run: Callable[[Settings, Told], Sequence[Measured | None]]
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,17 @@ def run_study(
             path.parent.mkdir(parents=True, exist_ok=True)
             document = {**json.loads(text), "seconds": time.perf_counter() - started, "measured": measured}
             write_atomically(path, json.dumps(document, indent=1) + "\n")
-        shown += zip(case.rows, json.loads(path.read_text())["measured"], strict=True)
+        found = zip(case.rows, json.loads(path.read_text())["measured"], strict=True)
+        shown += [(row, measured) for row, measured in found if measured is not None]
     if not shown:
         raise UserError(f"nothing of {name} with these settings is in {root}; leave --show out to compute it")
     page = Page(study.title)
     page.table(*comparison(study, shown))
     for note in study.notes:
         page.text(note)
-    if settings.data.limit is not None:
-        page.text(f"Not the whole training set: data.limit={settings.data.limit}.")
+    for key, what in (("limit", "training"), ("limit_test", "test")):
+        if (limit := getattr(settings.data, key)) is not None:
+            page.text(f"Not the whole {what} set: data.{key}={limit}.")
     for title, figure in study.figures(shown):
         page.figure(f"{name}-{len(page.figures)}" if page.figures else name, figure, title)
     page.code(command)
@@ -121,7 +124,7 @@ def _text(value: Any) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _with_progress(case: Case, settings: Settings) -> list[Measured]:
+def _with_progress(case: Case, settings: Settings) -> Sequence[Measured | None]:
     """Run it, with a bar on a terminal and a line for each thing that it does elsewhere."""
     screen = console()
     columns = (

@@ -33,8 +33,8 @@ def _case(source: str) -> Case:
     )
 
 
-def _run(source: str, settings: Settings, told: Told) -> list[Measured]:
-    out = []
+def _run(source: str, settings: Settings, told: Told) -> list[Measured | None]:
+    out: list[Measured | None] = []
     for labels in (LabelSpec(kind="rademacher", seed=settings.seed), LabelSpec(kind="random", seed=settings.seed)):
         points = load_points(settings.data.source(source), labels)
         targets = 2.0 * points.labels - 1 if labels.signs else np.eye(points.classes)[points.labels]
@@ -54,11 +54,14 @@ def _run(source: str, settings: Settings, told: Told) -> list[Measured]:
             "dimensions": len(network.direction),
             "manifest_sha256": points.manifest_sha256,
         }
-        out.append({**shallow, **_tested(network, images, targets, 1000), "seconds": seconds})
+        figure = {"shown": _shown(network, images, targets[:, None])} if labels.signs else {}
+        out.append({**shallow, **_tested(network, images, targets, 1000), "seconds": seconds, **figure})
         if labels.signs:
-            out[-1]["shown"] = _shown(network, images, targets[:, None])
             continue
         for depth in _DEPTHS:
+            if depth > len(network.thresholds) + 1:
+                out.append(None)
+                continue
             deep = DeepFiniteSampleNetwork(network, depth)
             told(f"depth {depth}", _DEPTHS.index(depth) / len(_DEPTHS))
             block = max(1, _DEEP_BLOCK_BYTES // (8 * deep.width))
@@ -128,8 +131,8 @@ STUDIES.add(
             "Every image has a label or sign drawn at random, and the network is computed, not trained. n counts "
             "different images. Recovered: by the largest output, or its sign. Smallest eigenvalue: of the triangular "
             "system, min_i (z_i - b_i), in units of the projected bytes.",
-            "Depth k: the same function by k - 1 hidden layers of width O(n / k), evaluated layer by layer; "
-            "connections count what is fixed to 1 or -1 and what passes on, too.",
+            "Depth k (up to n + 1): the same function by k - 1 hidden layers of width O(n / k), evaluated layer by "
+            "layer; connections count what is fixed to 1 or -1 and what passes on, too.",
             "Conditioning: projections of bytes on directions of 32 bits are exact in float64; of 8 directions the one "
             "with the largest smallest gap is taken; thresholds lie a quarter of a gap behind the point before them, "
             "so that errors in one slope are damped by 3 in the next.",

@@ -14,7 +14,7 @@ from typing import Any
 
 from fastgen.paper.page import markdown_table
 from fastgen.paper.report import title
-from fastgen.paper.runs import PARTS, Run, data_of, names, over_seeds, results
+from fastgen.paper.runs import Run, data_of, names, over_seeds, results
 from fastgen.training.tracking import SAMPLES, WANDB_ID
 from pipelines.registry import UserError
 
@@ -73,7 +73,7 @@ def build(runs: list[Run], project: str, entity: str) -> Any:
             reports.H1(name),
             reports.MarkdownBlock(f"```\n{run.command}\n```"),
             reports.MarkdownBlock(markdown_table(*data_of(run))),
-            _grid(reports, [run], _parts(reports)),
+            _grid(reports, [run], _parts(reports, run)),
             reports.CodeBlock((run.folder / "recipe.yaml").read_text(), language="yaml"),
         ]
     return reports.Report(
@@ -118,13 +118,13 @@ def _curves(reports: ModuleType) -> list[Any]:
     ]
 
 
-def _parts(reports: ModuleType) -> list[Any]:
+def _parts(reports: ModuleType, run: Run) -> list[Any]:
     """One run: accuracy on the clean and on the corrupted part, and the sample images that it logged."""
     return [
         reports.LinePlot(
             title="Accuracy on each part, in evaluation mode",
             x="epoch",
-            y=list(PARTS),
+            y=list(run.parts),
             title_x="epoch",
             title_y="accuracy (%)",
             range_y=(0, 100),

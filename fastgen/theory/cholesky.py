@@ -52,7 +52,7 @@ def factor(panels: Panels, progress: Progress = lambda done: None) -> None:
                     raise UserError(
                         f"the {n:,} x {n:,} kernel matrix is not positive definite in {str(panel.dtype)[6:]} (row "
                         f"{left + info.item():,}): use kernel.precision=float64, a larger kernel.gamma, or a "
-                        "kernel.ridge such as 1e-4"
+                        "kernel.ridge such as 1e-4, which points that are there twice need"
                     )
                 block.copy_(root)
         progress(((i + 1) / len(panels)) ** 3)

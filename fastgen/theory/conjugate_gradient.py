@@ -41,6 +41,8 @@ def conjugate_gradient(
         else:
             residual = targets - product(x)  # what rounding has added up is thrown away
         worst = float((residual.norm(dim=0) / scale).max())
+        if not math.isfinite(worst):
+            break
         if iteration == 1:
             first = max(worst, tolerance)
         if worst <= tolerance:
@@ -51,8 +53,8 @@ def conjugate_gradient(
         rho, before = (residual * z).sum(0), rho
         direction = z + (rho / before.clamp_min(torch.finfo(targets.dtype).tiny)) * direction
     raise UserError(
-        f"conjugate gradients did not reach a relative residual of {tolerance:g} in {_MOST_ITERATIONS:,} iterations "
-        f"(it is {worst:.2g}): use a kernel.ridge such as 1e-4, or a larger kernel.gamma"
+        f"conjugate gradients did not reach a relative residual of {tolerance:g} in {iteration:,} iterations (it is "
+        f"{worst:.2g}): use a kernel.ridge such as 1e-4, a larger kernel.gamma, or more kernel.memory_gb for landmarks"
     )
 
 

@@ -6,7 +6,7 @@ Without ridge it interpolates, and is what SGD from zero on this kernel converge
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class KernelSpec:
             raise UserError(f"kernel.solver={self.solver} must be auto, exact or iterative")
         if not self.gamma > 0 or not self.ridge >= 0 or self.panel < 1:
             raise UserError("kernel.gamma must be above 0, kernel.ridge at least 0, kernel.panel at least 1")
+        if self.memory_gb is not None and not self.memory_gb > 0:
+            raise UserError(f"kernel.memory_gb={self.memory_gb} must be above 0")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,9 +57,10 @@ class KernelSpec:
 class KernelResult:
     """What a kernel machine did.
 
-    test_error, train_error: percent, by the largest output. norm: sqrt(sum over classes of |f|_H^2). residual: the
-    largest |(K + ridge I) alpha - Y| over `checked_rows` equations drawn at random. solver: what solved it, in words.
-    peak_gb: the largest memory of the process (on a GPU: allocated there) in units of 1e9 bytes.
+    test_error, train_error: percent, by the largest output; the latter over `checked_rows` points. norm: sqrt(sum over
+    classes of |f|_H^2). residual: the largest |(K + ridge I) alpha - Y| over `checked_rows` equations drawn at random.
+    solver: what solved it, in words. peak_gb: the largest memory of the process (on a GPU: allocated there) in units of
+    1e9 bytes.
     """
 
     samples: int
@@ -87,10 +90,13 @@ def kernel_machine(
     Raises UserError where the matrix is not positive definite, or does not fit (solver=exact).
     """
     started = time.perf_counter()
+    exact = _fits(len(train), train.device, spec)
+    if not exact:  # conjugate gradients need the digits, and keep no matrix that would take the memory
+        spec = replace(spec, precision="float64")
     train, test = train.to(spec.dtype), test.to(spec.dtype)
     gaussian = Gaussian(train, spec.gamma)
     targets = one_hot(labels, classes, spec.dtype)
-    if _fits(len(train), train.device, spec):
+    if exact:
         panels = cholesky.empty_panels(len(train), min(spec.panel, len(train)), spec.dtype, train.device)
         for i, panel in enumerate(panels):
             gaussian.lower(panel)
@@ -107,11 +113,12 @@ def kernel_machine(
 
 @dataclass(frozen=True)
 class Solution:
-    """alpha: (n, classes). residual, rows: as in KernelResult."""
+    """alpha: (n, classes). residual: as in KernelResult, over the equations `rows`, int64. outputs: K alpha there."""
 
     alpha: torch.Tensor
     residual: float
-    rows: int
+    rows: torch.Tensor
+    outputs: torch.Tensor
     solver: str
 
 
@@ -122,12 +129,14 @@ def solve_panels(
     n = len(targets)
     for i, panel in enumerate(panels):
         panel[:, i * len(panels[0]) :].diagonal().add_(ridge)
-    rows = np.sort(permutation(n, 0, "kernels/residual")[:_CHECKED_ROWS]).tolist()
-    equations = cholesky.matrix_rows(panels, rows)
+    drawn = np.sort(permutation(n, 0, "kernels/residual")[:_CHECKED_ROWS])
+    equations = cholesky.matrix_rows(panels, drawn.tolist())
     cholesky.factor(panels, lambda done: progress("factorisation", done))
     alpha = cholesky.solve(panels, targets)
-    residual = float((equations @ alpha - targets[rows]).abs().max())
-    return Solution(alpha, residual, len(rows), "Cholesky, in place")
+    rows = torch.from_numpy(drawn).to(targets.device)
+    sides = equations @ alpha
+    residual = float((sides - targets[rows]).abs().max())
+    return Solution(alpha, residual, rows, sides - ridge * alpha[rows], "Cholesky, in place")
 
 
 def finished(
@@ -139,17 +148,17 @@ def finished(
     features: int,
     started: float,
 ) -> KernelResult:
-    """The result, from the solution alone: K alpha = Y - ridge alpha gives outputs on the training set and norm."""
-    outputs = targets.double() - spec.ridge * solution.alpha.double()
-    squared_norm = float((solution.alpha.double() * outputs).sum())
+    """The result. Since K alpha = Y - ridge alpha, the solution alone gives its norm, the root of alpha^T K alpha."""
+    alpha = solution.alpha.double()
+    squared_norm = float((alpha * (targets.double() - spec.ridge * alpha)).sum())
     return KernelResult(
         samples=len(labels),
         features=features,
         test_error=test_error,
-        train_error=100 * float(outputs.argmax(1).ne(labels).double().mean()),
+        train_error=100 * float(solution.outputs.argmax(1).ne(labels[solution.rows]).double().mean()),
         norm=max(squared_norm, 0.0) ** 0.5,
         residual=solution.residual,
-        checked_rows=solution.rows,
+        checked_rows=len(solution.rows),
         solver=solution.solver,
         precision=spec.precision,
         seconds=time.perf_counter() - started,
@@ -232,6 +241,8 @@ def _solve_iteratively(gaussian: Gaussian, targets: torch.Tensor, spec: KernelSp
     alpha, iterations = conjugate_gradient(
         product, targets, precondition, spec.tolerance, lambda done: progress("conjugate gradient", done)
     )
-    residual = float((product(alpha) - targets).abs().max())
+    sides = product(alpha)
+    residual = float((sides - targets).abs().max())
+    everything = torch.arange(n, device=targets.device)
     solver = f"conjugate gradient, {iterations} iterations, Nyström preconditioner of {landmarks} points"
-    return Solution(alpha, residual, n, solver)
+    return Solution(alpha, residual, everything, sides - spec.ridge * alpha, solver)

@@ -72,8 +72,8 @@ class LinearProblem:
     def sgd(
         self, weights: Tensor, epochs: int, seed: int, progress: Callable[[float], None] = lambda done: None
     ) -> Fit:
-        """SGD with one point a step, each once an epoch in random order, and step size 1 / max |x|^2, the largest with
-        which no step can do harm. weights: (d, k), where it begins."""
+        """SGD with one point a step, each once an epoch in random order, and step size 1 / max |x|^2, with which
+        every step comes nearer to every solution. weights: (d, k), where it begins."""
         weights = weights.clone()
         rate = 1 / float(self.points.square().sum(1).max())
         rows, targets = self.points.unbind(), self.targets.unbind()

@@ -78,6 +78,9 @@ class Settings:
         for key, value in (("data.limit", settings.data.limit), ("data.limit_test", settings.data.limit_test)):
             if value is not None and value < 1:
                 raise UserError(f"{key}={value} must be at least 1")
+        if settings.kernel.filters is not None and settings.kernel.filters < 1:
+            raise UserError(f"kernel.filters={settings.kernel.filters} must be at least 1")
+        settings.kernel.spec(1.0, 0.0, on_gpu=False)  # which checks the others
         if settings.sgd.epochs < 1:
             raise UserError(f"sgd.epochs={settings.sgd.epochs} must be at least 1")
         return settings
