@@ -192,6 +192,7 @@ def test_each_moment_belongs_to_one_stage(monkeypatch):
         ({WAITING: 6.0, STEP: 3.0, LOG: 2.0}, "dali", "cuda", "takes 200: bake smaller .*data.backend=ffcv"),
         ({WAITING: 6.0, STEP: 4.0}, "resident", "cpu", "data.backend=ffcv or dali"),
         ({STEP: 10.0, EVALUATE: 10.0}, "resident", "cpu", "50 % of the time .*train.evaluate_epochs"),
+        ({STEP: 1.0, EVALUATE: 1.0}, "resident", "cpu", "the cpu is the limit"),
         ({STEP: 4.0, AUGMENT: 6.0}, "resident", "cpu", "augmentation takes longer"),
         ({STEP: 10.0, WAITING: 0.1}, "resident", "cuda", "the cuda is the limit at 99 images/s"),
         ({}, "resident", "cpu", "too short"),

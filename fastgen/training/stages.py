@@ -5,6 +5,7 @@ import time
 WAITING, AUGMENT, STEP, EVALUATE, LOG, SAVE = "waiting", "augment", "step", "evaluate", "log", "save"
 _STAGES = (WAITING, AUGMENT, STEP, EVALUATE, LOG, SAVE)
 _STALLED = 0.05  # of the loop, from which the loader is the bottleneck
+_SHORT = 15.0  # seconds, of which the evaluation and the checkpoint at the end are too large a part to be told
 _MUCH = 0.2  # of the whole time, from which something that could be done less often is
 
 
@@ -64,7 +65,7 @@ def advice(stages: Stages, samples: int, backend: str, device: str) -> str:
         (EVALUATE, "raise train.evaluate_epochs"),
         (SAVE, "raise run.checkpoint_minutes"),
     ):
-        if fractions[stage] > _MUCH:
+        if fractions[stage] > _MUCH and sum(seconds.values()) > _SHORT:
             return f"{100 * fractions[stage]:.0f} % of the time goes into stage '{stage}': {remedy}"
     if device == "cpu" and seconds[AUGMENT] > seconds[STEP]:
         return f"augmentation takes longer than the step ({rate:,.0f} images/s together): drop what is not needed"
