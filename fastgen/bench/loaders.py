@@ -12,11 +12,10 @@ import torch
 
 from fastgen.bench.contenders import CONTENDERS, Work, default_workers
 from fastgen.bench.options import Options
+from fastgen.bench.outcome import conclude
 from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
 from fastgen.paper.page import Page
 from fastgen.paper.plots import bars
-from fastgen.paper.shown import finish
-from fastgen.training.rundir import write_atomically
 from pipelines.bake import BakeSpec, bake
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.export import export
@@ -71,14 +70,12 @@ def loaders(arguments: list[str]) -> None:
     if found:
         rates = {name: values(measured, "images_per_second") for name, measured in found.items()}
         page.figure("loaders", bars(rates, "images/s"), "Images a second: median, lowest and highest")
-    page.code(command)
-    root = Path(options["--output"])
-    root.mkdir(parents=True, exist_ok=True)
-    document = {"command": command, "work": asdict(work), "measured": found, "failed": failed, "absent": absent}
-    write_atomically(root / "loaders.json", json.dumps(document, indent=1) + "\n")
-    finish(page, root / "loaders.html")
-    if failed:
-        raise SystemExit(1)
+    conclude(
+        page,
+        Path(options["--output"]) / "loaders",
+        command,
+        {"work": asdict(work), "measured": found, "failed": failed, "absent": absent},
+    )
 
 
 def _installed(package: str) -> bool:

@@ -6,12 +6,11 @@ import statistics
 from pathlib import Path
 
 from fastgen.bench.options import Options
+from fastgen.bench.outcome import conclude
 from fastgen.bench.peer_process import BATCH, LOOPS
 from fastgen.bench.subprocesses import in_turn, measure, ratios, shown, values
 from fastgen.paper.page import Page
 from fastgen.paper.plots import bars
-from fastgen.paper.shown import finish
-from fastgen.training.rundir import write_atomically
 from pipelines.registry import UserError
 
 _DEFAULTS = {"--only": "", "--steps": "800", "--repeats": "3", "--precision": "fp32", "--output": "bench"}
@@ -50,12 +49,4 @@ def peers(arguments: list[str]) -> None:
     )
     if rates:
         page.figure("peers", bars(rates, "images/s"), "Images a second: median, lowest and highest")
-    page.code(command)
-    root = Path(options["--output"])
-    root.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        root / "peers.json", json.dumps({"command": command, "measured": found, "failed": failed}, indent=1) + "\n"
-    )
-    finish(page, root / "peers.html")
-    if failed:
-        raise SystemExit(1)
+    conclude(page, Path(options["--output"]) / "peers", command, {"measured": found, "failed": failed})

@@ -5,11 +5,10 @@ import shlex
 from pathlib import Path
 
 from fastgen.bench.options import Options
+from fastgen.bench.outcome import conclude
 from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
 from fastgen.paper.page import Page
-from fastgen.paper.shown import finish
 from fastgen.recipe import load
-from fastgen.training.rundir import write_atomically
 from pipelines.locations import data_root
 
 _DEFAULTS = {"--only": "", "--steps": "20", "--repeats": "2", "--samples": "500", "--output": "bench"}
@@ -69,15 +68,7 @@ def train(arguments: list[str]) -> None:
         "on the same device, measured in the same process.",
     ):
         page.text(note)
-    page.code(command)
-    root = Path(options["--output"])
-    root.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        root / "train.json", json.dumps({"command": command, "measured": found, "failed": failed}, indent=1) + "\n"
-    )
-    finish(page, root / "train.html")
-    if failed:
-        raise SystemExit(1)
+    conclude(page, Path(options["--output"]) / "train", command, {"measured": found, "failed": failed})
 
 
 def _table(
