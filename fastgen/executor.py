@@ -137,7 +137,7 @@ def bake_together(jobs: list[Job]) -> None:
     """One bake for each set of images, with the label columns of all points that use it.
 
     So that no training finds a file that another one is just adding a column to. Points whose images cannot be baked
-    have failed, and the others go on; raises UserError where that is so for all of them.
+    have failed, and the others go on; raises UserError where all points share such images.
     """
     groups: dict[str, tuple[Recipe, list[LabelSpec], list[Job]]] = {}
     for job in jobs:

@@ -139,7 +139,7 @@ def notes(name: str, results: list[Result], smoke: bool) -> list[str]:
     settings = {s for r in results for s in (*r.entry.settings, *r.jobs[0].point.settings)}
     limited = sorted(s for s in settings if s.startswith("data.limit"))
     if limited and not smoke:
-        out.append(f"Not the whole training and test set: {', '.join(limited)}.")
+        out.append(f"Not the whole set: {', '.join(limited)}.")
     out += [
         f"{job.point.recipe} {' '.join(job.point.settings)}: {job.state}, {job.problem}"
         for result in results
