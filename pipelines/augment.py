@@ -199,8 +199,18 @@ def crop(images: torch.Tensor, offsets: torch.Tensor, size: int, padding: int = 
 
 
 def flip(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Left-right where mask, bool (B,), is true. images (B, C, H, W)."""
-    return torch.where(mask[:, None, None, None], images.flip(-1), images)
+    """Left-right where mask, bool (B,), is true. images (B, C, H, W). Returns them in channels_last memory."""
+    batch, channels, height, width = images.shape
+
+    def words(pixels: torch.Tensor) -> torch.Tensor:
+        # A choice between wide words takes a quarter of the time of one between bytes.
+        pixels = pixels.permute(0, 2, 3, 1).reshape(batch, channels * height * width)
+        size = pixels.shape[1] * pixels.element_size()
+        wide = next(kind for kind in (torch.int64, torch.int32, torch.int16, torch.uint8) if size % kind.itemsize == 0)
+        return pixels.view(wide)
+
+    chosen = torch.where(mask[:, None], words(images.flip(-1)), words(images)).view(images.dtype)
+    return chosen.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from pipelines import augment
-from pipelines.augment import AugmentSpec, NormalizeSpec, Preprocess, uniforms
+from pipelines.augment import AugmentSpec, NormalizeSpec, Preprocess, flip, uniforms
 from pipelines.registry import UserError
 
 B, SIDE = 16, 32
@@ -130,6 +130,17 @@ def test_a_flip_comes_half_the_time_and_a_crop_from_everywhere():
     first = Preprocess(5, AugmentSpec(random_crop=True), scale, 0, train=True)(images, index)[:, 0, 0, 0] * 255
     counts = torch.bincount(first.round().long(), minlength=64).view(8, 8)
     assert (counts[:4, :4] > 80).all() and counts[:4, :4].sum() == 2000
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(5, 3, 8, 8), (5, 3, 7, 5), (5, 1, 7, 6), (5, 3, 7, 4), (0, 3, 4, 4)])
+def test_a_flip_moves_whole_images_whatever_their_size(shape, dtype):
+    images = torch.randint(0, 256, shape).to(dtype).to(memory_format=torch.channels_last)
+    mask = torch.arange(shape[0]) % 2 == 1
+    for given in (images, images[..., 1:-1, 1:-1]):  # in one piece, and a view of a part
+        flipped = flip(given, mask)
+        assert flipped.dtype == dtype and flipped.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(flipped[~mask], given[~mask]) and torch.equal(flipped[mask], given[mask].flip(-1))
 
 
 def test_evaluation_is_not_augmented():

@@ -15,6 +15,7 @@ pytest.importorskip("ffcv")
 
 from pipelines.backends import ffcv as backend
 from pipelines.backends import open_engine
+from pipelines.backends.ffcv_kernels import resize
 from pipelines.beton import JPEG, Beton
 from pipelines.registry import UserError
 from pipelines.sampler import Sampler
@@ -97,6 +98,21 @@ def test_an_image_that_merely_draws_a_warning_is_decoded(tmp_path):
     for batch in engine.batches(Sampler(20, 4), "index"):
         expected = (batch.index - 100)[:, None, None, None] * 10
         assert ((batch.images.int() - expected).abs() <= 2).all()
+
+
+@pytest.mark.parametrize("size", [(40, 40), (24, 40)])
+@pytest.mark.parametrize(
+    "region", [(0, 0, 90, 70), (3, 5, 40, 60), (11, 0, 7, 9), (0, 69, 90, 1), (89, 0, 1, 70), (5, 5, 40, 40)]
+)
+def test_resizes_as_torch_does(region, size):
+    """Regions that shrink and grow, in one direction or both, at every edge, down to a single row or column."""
+    image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    top, left, height, width = region
+    out = np.zeros((*size, 3), np.uint8)
+    resize(image, *region, out)
+    shown = torch.from_numpy(image[top : top + height, left : left + width]).permute(2, 0, 1)[None].float()
+    expected = torch.nn.functional.interpolate(shown, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    assert np.abs(out - expected.numpy()).max() <= 0.502  # rounded to the nearest
 
 
 def test_numbas_own_setting_is_respected(path, tmp_path):

@@ -1,7 +1,7 @@
 """FFCV's loader over a baked file: it reads and decodes ahead in a thread of its own, in our sampler's order.
 
-FFCV's functions decode and resize the images; labels and indices come from the file's columns by the same row
-numbers. Its hazards that matter here, and what is done about them:
+FFCV's functions decode the images, `ffcv_kernels` resizes them; labels and indices come from the file's columns by the
+same row numbers. Its hazards that matter here, and what is done about them:
 
 - Batches are views of a ring of buffers, overwritten while the receiver may still hold them: here every batch is
   decoded into memory of its own, which then belongs to the receiver, without a copy.
@@ -229,8 +229,7 @@ class FFCVEngine:
             if view is not None:
                 ((top, left, height, width),) = self._regions(rows[at : at + 1], view)
                 shown = Image.fromarray(image[top : top + height, left : left + width])
-                method = Image.Resampling.BOX if min(height, width) >= view.size else Image.Resampling.BILINEAR
-                image = np.asarray(shown.resize((view.size, view.size), method))
+                image = np.asarray(shown.resize((view.size, view.size), Image.Resampling.BILINEAR))
             pixels[at] = image
 
 

@@ -6,14 +6,8 @@ module and call the library by symbol names, so that numba can cache them across
 """
 
 import ctypes
-import hashlib
 import importlib.util
-import logging
 import os
-import pickle
-import tempfile
-from pathlib import Path
-from typing import Any
 
 import llvmlite.binding
 import numba
@@ -21,12 +15,9 @@ import numba.typed
 import numpy as np
 import torch
 from numba import types
-from numba.core.caching import FunctionCache
-from numba.core.serialize import dumps
 
-from pipelines.locations import cache_root
+from pipelines.backends.kernel_cache import cached
 
-log = logging.getLogger(__name__)
 if "NUMBA_THREADING_LAYER" not in os.environ and importlib.util.find_spec("numba.np.ufunc.omppool"):
     # numba prefers TBB where it finds it (OpenCV's Debian packages bring it), and TBB can hang a process at its end.
     numba.config.THREADING_LAYER = "omp"
@@ -56,7 +47,6 @@ _I8, _U4, _U8 = types.int64, types.uint32, types.uint64
 for _name, _function in (
     ("fastgen_ffcv_imdecode", lib.imdecode),
     ("fastgen_ffcv_memcpy", lib.my_memcpy),
-    ("fastgen_ffcv_resize", lib.resize),
 ):
     llvmlite.binding.add_symbol(_name, ctypes.cast(_function, ctypes.c_void_p).value)
 # int imdecode(in, size, source height, width, out, crop height, width, offset x, y, scale num, denom, crop, flip)
@@ -65,8 +55,6 @@ _imdecode = types.ExternalFunction(
     types.int32(_I8, _U8, _U4, _U4, _I8, _U4, _U4, _U4, _U4, _U4, _U4, types.boolean, types.boolean),
 )
 _memcpy = types.ExternalFunction("fastgen_ffcv_memcpy", types.void(_I8, _I8, _U8))
-# void resize(unused, in, source height, width, first row, end row, first column, end column, out, height, width)
-_resize = types.ExternalFunction("fastgen_ffcv_resize", types.void(*[_I8] * 11))
 _JPEG = 0  # ffcv.fields.rgb_image.IMAGE_MODES
 
 
@@ -95,9 +83,105 @@ def decode_fixed(rows, memory, metadata, storage):  # type: ignore[no-untyped-de
     return destination[: len(rows)], fine[: len(rows)]
 
 
+_F = np.float32
+_arithmetic = numba.njit(nogil=True, error_model="numpy", fastmath=True)
+
+
+@_arithmetic
+def _filter(before, after, starts, weights):  # type: ignore[no-untyped-def]
+    """The triangle that resizes `before` pixels to `after`, as wide as a pixel of the coarser side.
+
+    Writes for each new pixel where its old ones start, int32 (after,), and their weights, float32 (after, most), zero
+    behind the last; returns how many there are at most.
+    """
+    scale = before / after
+    reach = max(scale, 1.0)
+    most = 0
+    for x in range(after):
+        middle = scale * (x + 0.5)
+        start, stop = max(0, int(middle - reach + 0.5)), min(before, int(middle + reach + 0.5))
+        total = 0.0
+        for k in range(stop - start):
+            weight = max(0.0, 1.0 - abs(start + k + 0.5 - middle) / reach)
+            weights[x, k] = weight
+            total += weight
+        for k in range(stop - start):
+            weights[x, k] /= total
+        weights[x, stop - start :] = 0
+        starts[x] = start
+        most = max(most, stop - start)
+    return most
+
+
+@_arithmetic
+def _across(line, starts, weights, most, out):  # type: ignore[no-untyped-def]
+    """Resize one row of RGB pixels, float32 (3 * pixels,). Reads up to `most` pixels behind its end, with weight 0.
+
+    Indices without sign spare the check for negative ones, and let the compiler use vectors.
+    """
+    for x in range(len(starts)):
+        at, to = np.uintp(3 * starts[x]), np.uintp(3 * x)
+        red = green = blue = _F(0)
+        for k in range(most):
+            weight = weights[x, k]
+            red += weight * line[at]
+            green += weight * line[at + np.uintp(1)]
+            blue += weight * line[at + np.uintp(2)]
+            at += np.uintp(3)
+        out[to], out[to + np.uintp(1)], out[to + np.uintp(2)] = red, green, blue
+
+
+@_arithmetic
+def resize(image, top, left, height, width, out):  # type: ignore[no-untyped-def]
+    """A region of uint8 (H, W, 3), resized to out, uint8 (h, w, 3): bilinear, averaging over what a pixel covers where
+    it shrinks, as torch.nn.functional.interpolate with antialias=True, Pillow and DALI do it.
+
+    Rows first where they become fewer, columns first where they become more: what follows then has less to do. OpenCV's
+    INTER_AREA, which FFCV uses, takes four times as long to shrink, and half of the random crops of a photograph do.
+    """
+    rows, columns = out.shape[0], out.shape[1]
+    reach = 2 * int(max(1.0, height / rows, width / columns)) + 3
+    row_starts, row_weights = np.empty(rows, np.int32), np.empty((rows, reach), np.float32)
+    column_starts, column_weights = np.empty(columns, np.int32), np.empty((columns, reach), np.float32)
+    row_most = _filter(height, rows, row_starts, row_weights)
+    column_most = _filter(width, columns, column_starts, column_weights)
+    line = np.zeros(3 * (width + reach), np.float32)
+    wide = np.zeros((2, 3 * columns), np.float32)
+    if height <= rows:
+        done = -1  # the last row that is in `wide`, at its parity
+        for y in range(rows):
+            start = row_starts[y]
+            for row in range(max(start, done + 1), min(start + 2, height)):
+                source = image[top + row].reshape(-1)[3 * left : 3 * (left + width)]
+                for j in range(3 * width):
+                    line[j] = _F(source[j])
+                _across(line, column_starts, column_weights, column_most, wide[row & 1])
+                done = row
+            first, second = row_weights[y, 0], row_weights[y, 1]
+            above, below, target = wide[start & 1], wide[(start + 1) & 1], out[y].reshape(-1)
+            for j in range(3 * columns):
+                target[j] = np.uint8(np.int32(first * above[j] + second * below[j] + _F(0.5)))
+        return
+    for y in range(rows):
+        for k in range(row_most):
+            weight = row_weights[y, k]
+            if k and weight == 0:
+                continue
+            source = image[top + row_starts[y] + k].reshape(-1)[3 * left : 3 * (left + width)]
+            if k == 0:
+                for j in range(3 * width):
+                    line[j] = weight * _F(source[j])
+            else:
+                for j in range(3 * width):
+                    line[j] += weight * _F(source[j])
+        above, target = wide[0], out[y].reshape(-1)
+        _across(line, column_starts, column_weights, column_most, above)
+        for j in range(3 * columns):
+            target[j] = np.uint8(np.int32(above[j] + _F(0.5)))
+
+
 def decode_regions(rows, regions, scratch, memory, metadata, storage):  # type: ignore[no-untyped-def]
-    """Decode images of any size and resize a region of each (OpenCV's INTER_AREA), in parallel, without the
-    interpreter lock.
+    """Decode images of any size and resize a region of each, in parallel, without the interpreter lock.
 
     regions: int32 (n, 4): top, left, height, width; scratch: uint8 (threads, bytes of the largest image); memory:
     uint8 (batch, size, size, 3) and uint8 (batch,). The others, and what is returned, as in `decode_fixed`.
@@ -109,82 +193,20 @@ def decode_regions(rows, regions, scratch, memory, metadata, storage):  # type: 
         address = record["data_ptr"]
         size = sizes[np.searchsorted(addresses, address)]
         height, width = types.uint32(record["height"]), types.uint32(record["width"])
-        pixels = mapped.ctypes.data + types.int64(address)
         fine[i] = True
         if record["mode"] == _JPEG:
-            whole = scratch[numba.get_thread_id()].ctypes.data
-            failed = _imdecode(pixels, size, height, width, whole, height, width, 0, 0, 1, 1, False, False)
+            pixels = scratch[numba.get_thread_id()]
+            source = mapped.ctypes.data + types.int64(address)
+            target = pixels.ctypes.data
+            failed = _imdecode(source, size, height, width, target, height, width, 0, 0, 1, 1, False, False)
             fine[i] = failed == 0
-            pixels = whole
+        else:
+            pixels = mapped[address:]
+        image = pixels[: types.int64(height) * width * 3].reshape((types.int64(height), types.int64(width), 3))
         top, left, shown_rows, shown_columns = regions[i]
-        shown = destination[i]
-        target = shown.ctypes.data
-        _resize(
-            0, pixels, height, width, top, top + shown_rows, left, left + shown_columns,
-            target, shown.shape[0], shown.shape[1],
-        )  # fmt: skip
+        resize(image, top, left, shown_rows, shown_columns, destination[i])
     return destination[: len(rows)], fine[: len(rows)]
 
 
-class _KernelFiles:
-    """numba's cache files (numba.core.caching.IndexDataCacheFile), with one file for a kernel and a checksum in it.
-
-    numba's own are an index and a data file: a damaged one ends the process, and two processes that write at once
-    can leave an index that names the other's kernel. A file here is named by all that determines the machine code
-    (signature, processor, bytecode, source file's stamp, numba's version); what cannot be read or written is compiled.
-    """
-
-    def __init__(self, folder: str, name: str, stamp: Any) -> None:
-        self._folder, self._name, self._stamp = Path(folder), name, stamp
-
-    def _path(self, key: Any) -> Path:
-        identity = hashlib.sha256(repr((key, self._stamp, numba.__version__)).encode()).hexdigest()[:32]
-        return self._folder / f"{self._name}.{identity}.kernel"
-
-    def load(self, key: Any) -> Any:
-        try:
-            content = self._path(key).read_bytes()
-        except OSError:
-            return None
-        if hashlib.sha256(content[32:]).digest() != content[:32]:
-            return None
-        return pickle.loads(content[32:])
-
-    def save(self, key: Any, data: Any) -> None:
-        content = dumps(data)
-        try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            os.replace(file.name, self._path(key))
-        except OSError as error:
-            log.warning("the compiled kernel is not kept for the next process: %s", error)
-
-    def flush(self) -> None:
-        for path in self._folder.glob(f"{self._name}.*.kernel"):
-            path.unlink(missing_ok=True)
-
-
-def _compiled(function):  # type: ignore[no-untyped-def]
-    """numba's dispatcher for `function`, cached under FASTGEN_CACHE unless NUMBA_CACHE_DIR says where.
-
-    Where no folder can be written to, it is compiled in each process.
-    """
-    dispatcher = numba.njit(nogil=True, parallel=True, error_model="numpy")(function)
-    before = numba.config.CACHE_DIR
-    if not os.environ.get("NUMBA_CACHE_DIR"):
-        numba.config.CACHE_DIR = str(cache_root() / "numba")
-    try:
-        cache = FunctionCache(function)
-        cache._cache_file = _KernelFiles(
-            cache.cache_path, cache._impl.filename_base, cache._impl.locator.get_source_stamp()
-        )
-        dispatcher._cache = cache
-    except (RuntimeError, OSError, AttributeError) as error:  # no folder can be written, or numba has changed inside
-        log.warning("FFCV's kernel is compiled in every process: %s", error)
-    finally:
-        numba.config.CACHE_DIR = before
-    return dispatcher
-
-
-decode_fixed_kernel = _compiled(decode_fixed)
-decode_regions_kernel = _compiled(decode_regions)
+decode_fixed_kernel = cached(decode_fixed)
+decode_regions_kernel = cached(decode_regions)
