@@ -7,8 +7,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
-from itertools import islice
 from pathlib import Path
 
 
@@ -22,21 +20,23 @@ def main() -> None:
     opened = time.time()
     _check(next(iter(epoch(0))), work)
     first = time.time()
-    count(epoch(1), work.batch)  # caches, worker processes, memory
-    cpu, began, warm = cpu_seconds(), time.perf_counter(), None
-    images = 0
-    for batch in epoch(2):
-        if warm is None:
-            _wait(work.device)
-            warm = time.perf_counter() - began
-        images += len(batch)
+    batches = sum(1 for _ in epoch(1))  # caches, worker processes, memory
+    edge, counted = edges(batches)
+    began, warm = time.perf_counter(), None
+    for number, batch in enumerate(epoch(2)):
         del batch
-    _wait(work.device)
-    took = time.perf_counter() - began
-    assert warm is not None and images, "an epoch without batches"
+        if number in (0, edge, edge + counted):
+            _wait(work.device)
+        if number == 0:
+            warm = time.perf_counter() - began
+        if number == edge:
+            cpu, since = cpu_seconds(), time.perf_counter()
+        if number == edge + counted:
+            took, cpu = time.perf_counter() - since, cpu_seconds() - cpu
+    images = counted * work.batch
     measured = {
         "images_per_second": images / took,
-        "cpu_seconds_per_1000": 1000 * (cpu_seconds() - cpu) / images,
+        "cpu_seconds_per_1000": 1000 * cpu / images,
         "first_batch_cold_s": first - started,
         "first_batch_after_opening_s": first - opened,
         "open_s": opened - imported,
@@ -48,10 +48,16 @@ def main() -> None:
     os._exit(0)  # threads and workers of loaders that were left in the middle must not hold up the end
 
 
-def count(batches: Iterable, batch: int, most: int = 2000) -> None:
-    """Use up some batches, as a training does."""
-    for _ in islice(batches, max(1, most // batch)):
-        pass
+def edges(batches: int) -> tuple[int, int]:
+    """With which batch of an epoch to start the clock, and how many to count from there.
+
+    Not at the ends: some loaders have batches of the next epoch ready before it begins, others start anew.
+    """
+    edge = min(8, (batches - 1) // 3)
+    counted = batches - 1 - 2 * edge
+    if counted < 1:
+        raise ValueError(f"{batches} batches in an epoch are too few to measure: more --samples, or a smaller --batch")
+    return edge, counted
 
 
 def _check(images: object, work: object) -> None:

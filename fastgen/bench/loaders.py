@@ -27,6 +27,7 @@ _DEFAULTS = {
     "--images": "", "--size": "224", "--batch": "64", "--samples": "2000", "--repeats": "3", "--only": "",
     "--workers": "", "--output": "bench",
 }  # fmt: skip
+_USUAL = ("torchvision, PIL", "timm")  # what most people train with
 _SMALL = BakeSpec("jpeg", resolution=400, quality=90)
 
 
@@ -59,8 +60,8 @@ def loaders(arguments: list[str]) -> None:
     page.table(*_table(found, absent | failed))
     for note in (
         f"Random-resized-crop to {work.size} pixels and flip, batches of {work.batch} as bytes on the {work.device}, "
-        f"{options.count('--samples'):,} photographs, {work.workers} threads or worker processes, an epoch after a "
-        "warm-up; all in turn, each time in a process of its own: median (lowest to highest).",
+        f"{options.count('--samples'):,} photographs, {work.workers} threads or worker processes; the middle of "
+        "an epoch, after a warm-up; all in turn, each time in a process of its own: median (lowest to highest).",
         f"small: baked with bake.resolution={_SMALL.resolution} bake.quality={_SMALL.quality}; the others read the "
         "original files' bytes. timm's batches are normalised floats.",
         "First batch, cold: from the start of the process, imports and compilation included; opened: from the made "
@@ -115,7 +116,8 @@ def _prepare(options: Options, folder: Path) -> Work:
 
 
 def _table(found: dict[str, list[Measured]], others: dict[str, str]) -> tuple[list[str], list[list[str]]]:
-    """With our loaders' ratio to the same files' raw loader, and to the best of the peers on original photographs."""
+    """With each loader's ratio to the usual ones on original photographs, to the best of these, and ours to the raw
+    loader of the same files."""
     peers = [name for name in found if not CONTENDERS[name].ours and CONTENDERS[name].of == "original"]
     rate = {name: statistics.median(values(found[name], "images_per_second")) for name in found}
     best = max(peers, key=lambda name: rate[name], default=None)
@@ -123,7 +125,7 @@ def _table(found: dict[str, list[Measured]], others: dict[str, str]) -> tuple[li
         "loader",
         "images/s",
         f"of {best}" if best else "of the best peer",
-        "of torchvision, PIL",
+        *(f"of {usual}" for usual in _USUAL),
         "of the raw loader",
     ]
     header += ["CPU s / 1,000", "first batch: cold s", "opened s", "warm s", "peak MB"]
@@ -141,7 +143,7 @@ def _table(found: dict[str, list[Measured]], others: dict[str, str]) -> tuple[li
                 name,
                 shown(values(measured, "images_per_second")),
                 ratio(name, best),
-                ratio(name, "torchvision, PIL"),
+                *(ratio(name, usual) for usual in _USUAL),
                 ratio(name, CONTENDERS[name].against),
                 shown(values(measured, "cpu_seconds_per_1000"), ".2f"),
                 shown(values(measured, "first_batch_cold_s"), ".1f"),
