@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import PIL
 from filelock import FileLock
 from PIL import Image
 
-from pipelines.beton import JPEG, PAGE_BYTES, RAW, Beton, Hashes
+from pipelines.beton import JPEG, PAGE_BYTES, RAW, Beton, Hashes, bytes_of
 from pipelines.corruptions import LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
 from pipelines.durable import sync_folder, write_durably
 from pipelines.locations import cache_root
@@ -232,10 +233,11 @@ def _bake_split(
         done.unlink()
     with Writer(path, len(source), arrays, resumable=True) as writer:
         rest = order[writer.count :]
-        some = [_nbytes(data) for data, *_ in _encoded(source, rest[:_CHUNK], spec, corrupt, workers)]
-        _check_room(path.parent, round(sum(some) / max(1, len(some)) * len(rest)))
         encoded = _encoded(source, rest, spec, corrupt, workers)
-        for data, mode, width, height in shown(encoded, len(order), f"baking {split}", done=writer.count):
+        some = list(islice(encoded, _CHUNK))
+        size = sum(len(bytes_of(data)) for data, *_ in some) / max(1, len(some))
+        _check_room(path.parent, round(size * len(rest)))
+        for data, mode, width, height in shown(chain(some, encoded), len(order), f"baking {split}", done=writer.count):
             writer.append(data, mode, width, height)
         hashes = writer.finish()
     write_durably(done, json.dumps(asdict(hashes)))
@@ -285,10 +287,6 @@ def _finish_extension(folder: Path) -> None:
 Encoded = tuple[bytes | np.ndarray, int, int, int]  # data, mode, width, height
 
 
-def _nbytes(data: bytes | np.ndarray) -> int:
-    return len(data) if isinstance(data, bytes) else data.nbytes
-
-
 def _encoded(
     source: Source,
     order: np.ndarray,
@@ -307,41 +305,56 @@ def _encoded(
 
 
 def _encode(source: Source, index: int, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]) -> Encoded:
-    stored = source.read(index)
-    name = source.sample_name(index)
-    pixels = stored if isinstance(stored, np.ndarray) else decode(stored, name)
-    fitted = _fit(pixels, spec)
     if spec.encoding == "jpeg":
-        if fitted is pixels and isinstance(stored, bytes) and _is_plain_jpeg(stored):
-            data: bytes | np.ndarray = stored
-        else:
-            out = io.BytesIO()
-            Image.fromarray(fitted).save(out, "JPEG", quality=spec.quality)
-            data = out.getvalue()
-        return data, JPEG, fitted.shape[1], fitted.shape[0]
-    fitted = np.ascontiguousarray(corrupt(fitted, index))
-    return fitted, RAW, fitted.shape[1], fitted.shape[0]
+        stored = source.read(index)
+        whole = _image(stored, source.sample_name(index))
+        fitted = _fit(whole, spec)
+        kept = fitted is whole and isinstance(stored, bytes) and _is_plain_jpeg(stored)
+        return stored if kept else _as_jpeg(fitted, spec.quality), JPEG, fitted.width, fitted.height
+    pixels = np.ascontiguousarray(corrupt(_pixels(source, index, spec), index))
+    return pixels, RAW, pixels.shape[1], pixels.shape[0]
 
 
-def _fit(pixels: np.ndarray, spec: BakeSpec) -> np.ndarray:
-    """`pixels` itself when it already fits, else cropped and resized: uint8 (H, W, 3)."""
-    height, width, _ = pixels.shape
+def _image(stored: bytes | np.ndarray, name: str) -> Image.Image:
+    return Image.fromarray(stored) if isinstance(stored, np.ndarray) else decode(stored, name)
+
+
+def _pixels(source: Source, index: int, spec: BakeSpec) -> np.ndarray:
+    """The fitted image: uint8 (H, W, 3)."""
+    stored = source.read(index)
+    if isinstance(stored, np.ndarray) and spec.resolution is None:
+        return stored
+    return np.asarray(_fit(_image(stored, source.sample_name(index)), spec))
+
+
+def _fit(image: Image.Image, spec: BakeSpec) -> Image.Image:
+    """`image` itself when it already fits, else cropped and resized."""
+    width, height = image.size
     if spec.resolution is None:
-        return pixels
+        return image
     if spec.square:
         side = min(height, width)
         if height != width:
             top, left = (height - side) // 2, (width - side) // 2
-            pixels = pixels[top : top + side, left : left + side]
+            image = image.crop((left, top, left + side, top + side))
         goal = (spec.resolution, spec.resolution)
     else:
         ratio = min(1.0, spec.resolution / max(height, width))
         goal = (max(1, round(width * ratio)), max(1, round(height * ratio)))
-    if goal == (pixels.shape[1], pixels.shape[0]):
-        return pixels
-    larger = goal[0] > pixels.shape[1]
-    method = Image.Resampling.BICUBIC if larger else Image.Resampling.BOX
-    return np.asarray(Image.fromarray(pixels).resize(goal, method))
+    if goal == image.size:
+        return image
+    larger = goal[0] > image.width
+    return image.resize(goal, Image.Resampling.BICUBIC if larger else Image.Resampling.BOX)
+
+
+def _as_jpeg(image: Image.Image, quality: int) -> bytes:
+    """Encoded into a file in memory: Pillow releases the interpreter lock where it writes to a file of the system's,
+    and holds it, so that one thread encodes at a time, where it writes to a BytesIO."""
+    image.info = {}  # else the original's comment would be written, too
+    with open(os.memfd_create("jpeg"), "r+b") as file:
+        image.save(file, "JPEG", quality=quality)
+        file.seek(0)
+        return file.read()
 
 
 def _is_plain_jpeg(encoded: bytes) -> bool:
@@ -356,7 +369,7 @@ def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
     def sums(chunk: np.ndarray) -> np.ndarray:
         total = np.zeros((3, 3), np.int64)
         for index in chunk:
-            flat = _fit(source.image(int(index)), spec).reshape(-1, 3).astype(np.int64)
+            flat = _pixels(source, int(index), spec).reshape(-1, 3).astype(np.int64)
             total += np.stack([np.full(3, len(flat)), flat.sum(0), (flat * flat).sum(0)])
         return total
 

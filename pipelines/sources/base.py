@@ -69,7 +69,7 @@ class Source(ABC):
     def image(self, index: int) -> np.ndarray:
         """The pixels: uint8 (H, W, 3). Raises UserError naming a sample that cannot be decoded."""
         stored = self.read(index)
-        return stored if isinstance(stored, np.ndarray) else decode(stored, self.sample_name(index))
+        return stored if isinstance(stored, np.ndarray) else np.asarray(decode(stored, self.sample_name(index)))
 
 
 class ArraySource(Source):
@@ -112,11 +112,12 @@ class FirstSamples(Source):
         return self.whole.sample_name(index)
 
 
-def decode(encoded: bytes, name: str) -> np.ndarray:
-    """Decode an image file to uint8 (H, W, 3), wholly: a truncated or damaged file raises UserError."""
+def decode(encoded: bytes, name: str) -> Image.Image:
+    """An image file decoded to RGB, wholly: a truncated or damaged file raises UserError."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            return np.asarray(image.convert("RGB"))
+            image.load()
+            return image if image.mode == "RGB" else image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{name}: cannot be decoded ({error}); nothing was baked. Replace or remove the file, then bake again"
