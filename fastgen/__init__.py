@@ -1,3 +1,5 @@
-"""The training wing of fastgen. Importing it registers the paper's networks with timm."""
+"""The training wing of fastgen. Importing it registers the paper's networks with timm, now or once timm is imported."""
 
-from fastgen import models as models
+from fastgen.models import timm_watch
+
+timm_watch.register_with_timm()

@@ -52,9 +52,9 @@ def _train(arguments: list[str]) -> None:
 
 
 def _bake(arguments: list[str]) -> None:
+    from fastgen.baking import bake_recipe
     from fastgen.inspection import show_summary
     from fastgen.recipe import parse
-    from fastgen.training.data import bake_recipe
 
     show_summary(bake_recipe(parse(arguments)))
 

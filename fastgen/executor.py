@@ -23,8 +23,8 @@ import torch
 
 from fastgen.grid import Point
 from fastgen.recipe import Recipe
-from fastgen.training.launch import StopSignal
-from fastgen.training.tracking import read_metrics
+from fastgen.training.metrics import read_metrics
+from fastgen.training.stopping import StopSignal
 from pipelines.bake import bake
 from pipelines.corruptions import LabelSpec
 from pipelines.registry import UserError

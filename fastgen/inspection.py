@@ -6,9 +6,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from rich.table import Table
 
+from fastgen.baking import bake_recipe
 from fastgen.recipe import parse
 from fastgen.terminal import console
-from fastgen.training.data import bake_recipe
 from pipelines.corruptions import LabelSpec
 from pipelines.export import EXPORT, EXPORTS, export
 from pipelines.manifest import BakedSet

@@ -11,9 +11,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipelines.augment import AugmentSpec, NormalizeSpec
 from pipelines.bake import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
+from pipelines.preparation import AugmentSpec, NormalizeSpec
 from pipelines.regions import ViewSpec
 from pipelines.registry import UserError, did_you_mean
 from pipelines.sources import SourceSpec

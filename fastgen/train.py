@@ -30,18 +30,20 @@ from fastgen.training.launch import (
     CONTINUE,
     STOP,
     Agreement,
-    StopSignal,
     check_launcher,
     make_accelerator,
     noticing_lost_processes,
     on_main,
 )
 from fastgen.training.meter import Meter
+from fastgen.training.metrics import MetricsFile
 from fastgen.training.network import compile_network, make_network, parameter_count
 from fastgen.training.objective import logits_of, training_loss
-from fastgen.training.optimization import learning_rate, make_optimizer
+from fastgen.training.optimization import make_optimizer
+from fastgen.training.schedule import learning_rate
 from fastgen.training.stages import AUGMENT, EVALUATE, LOG, SAVE, STEP, WAITING, Stages, advice
-from fastgen.training.tracking import Display, MetricsFile, evaluation_line, start_wandb
+from fastgen.training.stopping import StopSignal
+from fastgen.training.tracking import Display, evaluation_line, start_wandb
 from pipelines.manifest import MANIFEST
 
 _NEARLY_ALL = 98.0  # percent: running accuracy of an epoch from which the exact one is worth measuring

@@ -7,7 +7,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from pipelines import augment
-from pipelines.augment import AugmentSpec, NormalizeSpec, Preprocess, flip, uniforms
+from pipelines.augment import Preprocess, flip, uniforms
+from pipelines.preparation import NORMALIZATIONS, AugmentSpec, NormalizeSpec
 from pipelines.registry import UserError
 
 B, SIDE = 16, 32
@@ -96,7 +97,7 @@ def test_channel_and_scale_agree_with_torchvision():
     torch.testing.assert_close(scaled, TF.center_crop(UNIT, [28, 28]))
 
 
-@pytest.mark.parametrize("kind", augment.NORMALIZATIONS)
+@pytest.mark.parametrize("kind", NORMALIZATIONS)
 @pytest.mark.parametrize("spec", [AugmentSpec(), ALL, AugmentSpec(flip=True), AugmentSpec(random_crop=True)])
 def test_a_sample_does_not_depend_on_its_batch(kind, spec):
     prepare = Preprocess(28, spec, NormalizeSpec(kind), seed=3, train=True)

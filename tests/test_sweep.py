@@ -15,7 +15,7 @@ from fastgen import cli
 from fastgen.executor import DONE, FAILED, run_points
 from fastgen.grid import Grid, Point
 from fastgen.sweep import wandb_sweep
-from fastgen.training.tracking import read_metrics
+from fastgen.training.metrics import read_metrics
 from pipelines.registry import UserError
 
 TINY = ("data.limit=64", "data.limit_test=16", "data.batch_size=32", "train.epochs=2", "model.name=fastgen_mlp_1x512")

@@ -17,8 +17,8 @@ from fastgen import cli
 from fastgen.recipe import load
 from fastgen.train import train
 from fastgen.training import checkpoints
-from fastgen.training.optimization import SCHEDULES, learning_rate
-from fastgen.training.tracking import read_metrics
+from fastgen.training.metrics import read_metrics
+from fastgen.training.schedule import SCHEDULES, learning_rate
 from pipelines.backends import BACKENDS
 from pipelines.registry import UserError
 

@@ -28,8 +28,8 @@ def cores() -> int:
 
 def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
     """CIFAR-10's training set as uint8 (50000, 32, 32, 3) and int64 labels, from the baked set."""
+    from fastgen.baking import bake_recipe
     from fastgen.recipe import load
-    from fastgen.training.data import bake_recipe
 
     beton = bake_recipe(load("cifar10_mlp_1x512_random")).betons["train"]
     return beton.raw_images(), beton.columns["random_1_s0"]

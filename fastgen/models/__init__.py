@@ -1,7 +1,30 @@
-"""The paper's five networks (appendix A), registered with timm: `timm.create_model("fastgen_inception")`."""
+"""The paper's five networks (appendix A), by the names under which timm makes them too.
 
-from fastgen.models.alexnet import SmallAlexNet
-from fastgen.models.inception import SmallInception
-from fastgen.models.mlp import MLP
+Their names are known here without importing PyTorch: what only reads a recipe need not wait for it.
+"""
 
-__all__ = ["MLP", "SmallAlexNet", "SmallInception"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pipelines.registry import Registry
+
+if TYPE_CHECKING:
+    from fastgen.models.base import PaperNetwork
+
+_MODULES: Registry[str] = Registry("model.name")  # each has a function of the network's name
+_MODULES.add("fastgen_inception", "fastgen.models.inception")
+_MODULES.add("fastgen_inception_nobn", "fastgen.models.inception")
+_MODULES.add("fastgen_alexnet", "fastgen.models.alexnet")
+_MODULES.add("fastgen_mlp_3x512", "fastgen.models.mlp")
+_MODULES.add("fastgen_mlp_1x512", "fastgen.models.mlp")
+
+NETWORKS = tuple(_MODULES)
+
+
+def make(name: str, **arguments: Any) -> "PaperNetwork":
+    """One of NETWORKS, the same as timm.create_model(name, **arguments) makes, without importing timm.
+
+    arguments: num_classes, in_chans, img_size, drop_rate.
+    """
+    network: PaperNetwork = getattr(importlib.import_module(_MODULES[name]), name)(**arguments)
+    return network

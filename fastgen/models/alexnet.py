@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
 from torch import nn
 from torch.nn import functional as F
 
-from fastgen.models.base import PaperNetwork, build, config, side_of
+from fastgen.models.base import PaperNetwork, side_of
 
 
 class LocalResponseNorm(nn.Module):
@@ -67,9 +66,5 @@ class SmallAlexNet(PaperNetwork):
         return F.relu(self.fc2(F.relu(self.fc1(x))))
 
 
-default_cfgs = generate_default_cfgs({"fastgen_alexnet": config(first_conv="convolutions.0")})
-
-
-@register_model
-def fastgen_alexnet(pretrained: bool = False, **arguments: Any) -> PaperNetwork:
-    return build(SmallAlexNet, "fastgen_alexnet", pretrained, **arguments)
+def fastgen_alexnet(**arguments: Any) -> SmallAlexNet:
+    return SmallAlexNet(**arguments)

@@ -1,9 +1,6 @@
 """What the five networks share: timm's interface of features, head and classifier."""
 
-from typing import Any
-
 import torch
-from timm.models import build_model_with_cfg
 from torch import nn
 from torch.nn import functional as F
 
@@ -48,18 +45,6 @@ class PaperNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
-
-
-def build(network: type[PaperNetwork], name: str, pretrained: bool, **arguments: Any) -> PaperNetwork:
-    """Make a network through timm's builder, which fills in its configuration. There are no trained weights."""
-    if pretrained:
-        raise UserError(f"{name} has no pretrained weights: the randomization test starts from random ones")
-    return build_model_with_cfg(network, name, pretrained=False, **arguments)
-
-
-def config(**more: Any) -> dict[str, Any]:
-    """timm's description of a network for 28x28 images in ten classes."""
-    return {"input_size": (3, 28, 28), "num_classes": 10, "pool_size": None, "classifier": "classifier", **more}
 
 
 def side_of(img_size: int | tuple[int, int], smallest: int, name: str) -> tuple[int, int]:

@@ -3,10 +3,9 @@
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from fastgen.models.base import PaperNetwork, build, config, side_of
+from fastgen.models.base import PaperNetwork, side_of
 
 
 class ConvModule(nn.Sequential):
@@ -86,16 +85,9 @@ class SmallInception(PaperNetwork):
         return self.body(x).mean((2, 3))
 
 
-default_cfgs = generate_default_cfgs(
-    {name: config(first_conv="body.0.0") for name in ("fastgen_inception", "fastgen_inception_nobn")}
-)
+def fastgen_inception(**arguments: Any) -> SmallInception:
+    return SmallInception(batch_norm=True, **arguments)
 
 
-@register_model
-def fastgen_inception(pretrained: bool = False, **arguments: Any) -> PaperNetwork:
-    return build(SmallInception, "fastgen_inception", pretrained, batch_norm=True, **arguments)
-
-
-@register_model
-def fastgen_inception_nobn(pretrained: bool = False, **arguments: Any) -> PaperNetwork:
-    return build(SmallInception, "fastgen_inception_nobn", pretrained, batch_norm=False, **arguments)
+def fastgen_inception_nobn(**arguments: Any) -> SmallInception:
+    return SmallInception(batch_norm=False, **arguments)

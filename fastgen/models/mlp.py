@@ -4,10 +4,9 @@ import itertools
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from fastgen.models.base import PaperNetwork, build, config, side_of
+from fastgen.models.base import PaperNetwork, side_of
 
 
 class MLP(PaperNetwork):
@@ -40,14 +39,9 @@ class MLP(PaperNetwork):
         return self.hidden(x.permute(0, 2, 3, 1).flatten(1))
 
 
-default_cfgs = generate_default_cfgs({"fastgen_mlp_1x512": config(), "fastgen_mlp_3x512": config()})
+def fastgen_mlp_1x512(**arguments: Any) -> MLP:
+    return MLP(depth=1, **arguments)
 
 
-@register_model
-def fastgen_mlp_1x512(pretrained: bool = False, **arguments: Any) -> PaperNetwork:
-    return build(MLP, "fastgen_mlp_1x512", pretrained, depth=1, **arguments)
-
-
-@register_model
-def fastgen_mlp_3x512(pretrained: bool = False, **arguments: Any) -> PaperNetwork:
-    return build(MLP, "fastgen_mlp_3x512", pretrained, depth=3, **arguments)
+def fastgen_mlp_3x512(**arguments: Any) -> MLP:
+    return MLP(depth=3, **arguments)

@@ -16,7 +16,7 @@ from fastgen.paper.plots import Curve, Series, accuracy_curves, against_corrupti
 from fastgen.paper.shown import finish
 from fastgen.paper.studies import STUDIES, run_study
 from fastgen.sweep import LiveTable, job_count, split_options, tell_failures
-from fastgen.training.tracking import read_metrics
+from fastgen.training.metrics import read_metrics
 from pipelines.registry import UserError
 
 _SEEDS = ("seed=", "data.labels.seed=", "data.pixels.seed=")

@@ -13,8 +13,8 @@ import yaml
 from fastgen.paper.comparison import shown
 from fastgen.paper.plots import Curve
 from fastgen.recipe import Recipe, known_recipes, load
+from fastgen.training.metrics import read_metrics
 from fastgen.training.rundir import flat
-from fastgen.training.tracking import read_metrics
 from pipelines.corruptions import LabelSpec
 from pipelines.locations import cache_root
 from pipelines.manifest import MANIFEST, BakedSet, Manifest

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from fastgen.baking import bake_recipe
 from fastgen.recipe import DataSpec, Recipe
 from fastgen.training.launch import everywhere, on_main
 from pipelines.augment import Preprocess
 from pipelines.backends import Batch, Engine, open_engine
-from pipelines.bake import bake, check_made_as
+from pipelines.bake import check_made_as
 from pipelines.manifest import BakedSet
 from pipelines.regions import View
 from pipelines.registry import UserError
@@ -64,12 +65,6 @@ class Data:
 
     def _view(self, size: int, epoch: int | None) -> View | None:
         return None if self.spec.view.fraction is None else View(self.spec.view, size, self.sampler.seed, epoch)
-
-
-def bake_recipe(recipe: Recipe) -> BakedSet:
-    """The recipe's baked set, made now if it is not there yet."""
-    data = recipe.data
-    return bake(data.source_spec, data.labels, data.pixels, recipe.bake, say=lambda text: print(text, flush=True))
 
 
 def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:

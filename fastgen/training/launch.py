@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -92,31 +91,6 @@ def noticing_lost_processes(accelerator: Accelerator, folder: Path) -> Iterator[
             f"its machine ended, or did not answer for train.timeout_minutes. The run in {folder} ends; "
             f"run.resume=true run.dir={folder} continues it from its last checkpoint, on any number of processes"
         ) from error
-
-
-class StopSignal:
-    """SIGTERM and Ctrl-C end the run at the next step with a checkpoint; a second Ctrl-C ends it at once.
-
-    A context manager: inside it the signals are caught, after it the former handlers are back.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._former: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._former[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = self.received or number
 
 
 class Agreement:

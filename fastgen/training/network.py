@@ -1,9 +1,10 @@
-"""The network of a recipe, from timm's registry, laid out and compiled for its device."""
+"""The network of a recipe, one of timm's or the paper's, laid out and compiled for its device."""
 
-import timm
+from typing import Any
+
 import torch
 
-import fastgen.models  # noqa: F401 (registers the paper's networks)
+from fastgen import models
 from fastgen.recipe import Recipe
 from pipelines.registry import UserError
 
@@ -17,12 +18,7 @@ def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, d
     spec = recipe.model
     arguments = {"num_classes": classes, "in_chans": channels, "drop_rate": spec.dropout, **spec.options}
     try:
-        try:
-            network = timm.create_model(spec.name, img_size=image_size, **arguments)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            network = timm.create_model(spec.name, **arguments)  # a network for any size
+        network = _make(spec.name, image_size, arguments, own=not spec.options)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(
             f"model.name={spec.name} cannot be made for {channels} x {image_size} x {image_size} images and "
@@ -32,6 +28,20 @@ def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, d
     if recipe.train.channels_last is not False:
         network = network.to(memory_format=torch.channels_last)
     return network
+
+
+def _make(name: str, image_size: int, arguments: dict[str, Any], own: bool) -> torch.nn.Module:
+    """own: make the paper's networks without timm, which takes seconds to import (and knows options of its own)."""
+    if own and name in models.NETWORKS:
+        return models.make(name, img_size=image_size, **arguments)
+    import timm
+
+    try:
+        return timm.create_model(name, img_size=image_size, **arguments)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise
+        return timm.create_model(name, **arguments)  # a network for any size
 
 
 def compile_network(network: torch.nn.Module, recipe: Recipe, device: torch.device) -> None:

@@ -1,6 +1,5 @@
-"""What a run tells: metrics.jsonl always, W&B through Accelerate's tracker, a progress bar and lines to read."""
+"""What a run tells while it runs: W&B through Accelerate's tracker, a progress bar and lines to read."""
 
-import json
 import os
 import uuid
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from rich.progress import (
 
 from fastgen.recipe import Recipe
 from fastgen.terminal import console
-from fastgen.training.rundir import write_atomically
 
 WANDB_ID = "wandb_id.txt"  # in the run directory
 SAMPLES = "samples"  # the key of the sample images in W&B
@@ -57,30 +55,6 @@ def start_wandb(
     accelerator.init_trackers(track.project, config=recipe.flat(), init_kwargs={"wandb": settings})
     if accelerator.is_main_process and new:
         accelerator.get_tracker("wandb").log_images({SAMPLES: [draw_samples()]}, step=0)
-
-
-class MetricsFile:
-    """metrics.jsonl: one object a line, units in the keys. Only the main process has one."""
-
-    def __init__(self, folder: Path, resumed_step: int | None = None) -> None:
-        self.path = folder / "metrics.jsonl"
-        if resumed_step is not None and self.path.exists():
-            # Lines after the checkpoint tell of steps that are about to be repeated.
-            kept = [line for line in read_metrics(self.path) if line["step"] <= resumed_step]
-            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (closed by close)
-
-    def write(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; the last may be cut where a process was killed, and is left out then."""
-    lines = path.read_text().splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 class Display:

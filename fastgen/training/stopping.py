@@ -1,0 +1,30 @@
+"""Ending in good order when a signal asks for it."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+
+class StopSignal:
+    """SIGTERM and Ctrl-C end the run at the next step with a checkpoint; a second Ctrl-C ends it at once.
+
+    A context manager: inside it the signals are caught, after it the former handlers are back.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._former[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or number
