@@ -5,18 +5,21 @@ order, evaluation in file order, each with its own label column. All engines giv
 same labels; they differ in where the images wait and who decodes them.
 """
 
+from __future__ import annotations  # so that their names are known without importing PyTorch
+
 import importlib
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from pipelines.beton import Beton
 from pipelines.regions import View
 from pipelines.registry import Registry, UserError
 from pipelines.sampler import Sampler
 from pipelines.shards import Shards
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
