@@ -41,7 +41,7 @@ from fastgen.training.network import compile_network, make_network, parameter_co
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import make_optimizer
 from fastgen.training.schedule import learning_rate
-from fastgen.training.stages import AUGMENT, EVALUATE, LOG, SAVE, STEP, WAITING, Stages, advice
+from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAITING, Stages, advice
 from fastgen.training.stopping import StopSignal
 from fastgen.training.tracking import Display, evaluation_line, start_wandb
 from pipelines.manifest import MANIFEST
@@ -163,8 +163,10 @@ def train(recipe: Recipe) -> dict[str, Any]:
                     waited = 0.0
                     for _ in range(recipe.train.accumulate):
                         stages.enter(WAITING)
+                        transferred = data.transfer_seconds
                         batch = next(batches)
                         waited += stages.enter(AUGMENT)
+                        stages.move(data.transfer_seconds - transferred, WAITING, HOST_TO_DEVICE)
                         images = data.prepare(batch.images, batch.index, epoch)
                         stages.enter(STEP)
                         with accelerator.accumulate(network):

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from fastgen import cli
-from fastgen.bench import peer_process, peers, train_process, training
+from fastgen.bench import bake_process, baking, peer_process, peers, train_process, training
 from fastgen.bench.contenders import CONTENDERS
 from fastgen.bench.loader_process import edges
 from fastgen.bench.peer_process import LOOPS
 from fastgen.bench.subprocesses import in_turn, measure, ratios, shown
-from fastgen.training.stages import AUGMENT, EVALUATE, LOG, STEP, WAITING, Stages, advice
+from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, STEP, WAITING, Stages, advice
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_every_loader_gives_the_same_work(name, photographs, tmp_path_factory):
 def here(monkeypatch, command, process):
     """Let a command measure in this process, which takes a third of the time: `test_loaders_...` starts processes."""
 
-    def measure_here(module, arguments, given=""):
+    def measure_here(module, arguments, given="", limit_s=None):
         printed = io.StringIO()
         with monkeypatch.context() as patch:
             patch.setattr("sys.argv", [module, *arguments, "0"])
@@ -95,6 +95,34 @@ def here(monkeypatch, command, process):
         return json.loads(printed.getvalue().splitlines()[-1])
 
     monkeypatch.setattr(command, "measure", measure_here)
+
+
+def test_bakes_without_ffcv(photographs, tmp_path, monkeypatch):
+    here(monkeypatch, baking, bake_process)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    names = ["original files", "raw, 256 pixels"]
+    arguments = ["--images", str(photographs), "--samples", "9", "--workers", "1", "--repeats", "1"]
+    assert cli.main(["bench", "bake", *arguments, "--only", ";".join(names), "--output", str(tmp_path)]) == 0
+    document = json.loads((tmp_path / "bake.json").read_text())
+    assert set(document["measured"]) == {f"fastgen: {name}" for name in names}
+    (original,), (raw,) = document["measured"].values()
+    files = sorted(photographs.glob("*/*"))
+    taken = [*files, *files[:3]]
+    assert original["images"] == raw["images"] == 9 and original["images_per_second"] > 0
+    assert original["kb_per_image"] == pytest.approx(sum(path.stat().st_size for path in taken) / 9e3)
+    sizes = [Image.open(path).size for path in taken]  # all fit
+    assert raw["kb_per_image"] == pytest.approx(sum(3 * width * height for width, height in sizes) / 9e3)
+    assert "absent: ffcv is not installed" in (tmp_path / "bake.md").read_text()
+
+
+def test_bakes_beside_ffcv(photographs, tmp_path):
+    pytest.importorskip("ffcv")
+    name = "JPEG 90, 256 pixels"
+    arguments = ["--images", str(photographs), "--samples", "70", "--workers", "1", "--repeats", "1", "--only", name]
+    assert cli.main(["bench", "bake", *arguments, "--output", str(tmp_path)]) == 0
+    (ours,), (other,) = json.loads((tmp_path / "bake.json").read_text())["measured"].values()
+    assert ours["images"] == other["images"] == 70 and ours["streamed_images_per_second"] > 0
+    assert f"{ours['images_per_second'] / other['images_per_second']:.2f} x" in (tmp_path / "bake.md").read_text()
 
 
 def test_training_beside_its_limits(tmp_path, monkeypatch):
@@ -140,10 +168,12 @@ def test_every_loop_trains(loop, data_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name what to measure, one of loaders, train, peers"),
+        ([], "name what to measure, one of loaders, bake, train, peers"),
         (["loader"], "did you mean 'loaders'"),
         (["loaders", "--only", "FFVC"], "did you mean 'FFCV'"),
         (["loaders", "--images", "nowhere"], "nowhere has no class folders with JPEG files"),
+        (["bake", "--images", "nowhere"], "nowhere has no class folders with JPEG files"),
+        (["bake", "--only", "raw, 255 pixels"], "did you mean 'raw, 256 pixels'"),
         (["loaders", "--repeats", "0"], "--repeats=0 must be a whole number"),
         (["peers", "--precision", "fp8"], "--precision=fp8 must be"),
         (["peers", "seed=1"], "'seed=1' is no option"),
@@ -164,6 +194,8 @@ def test_a_process_that_fails_is_named_and_the_others_go_on():
 
     found, failed = in_turn(["good", "bad", "fine!"], 2, run)
     assert list(found) == ["good", "fine!"] and list(failed) == ["bad"] and "no_such_module" in failed["bad"]
+    with pytest.raises(RuntimeError, match="no end after 0 s"):
+        measure("no_such_module", [], limit_s=0)
     assert ratios(found["good"], found["fine!"], "rate") == [0.8, 0.8]
     assert shown([3.0, 1.0, 2.0], ".1f") == "2.0 (1.0 to 3.0)" and shown([5.0]) == "5" and shown([]) == "-"
 
@@ -188,6 +220,8 @@ def test_each_moment_belongs_to_one_stage(monkeypatch):
     assert stages.enter(STEP) == 0  # at 20: what passed belongs to nothing
     assert stages.enter(None) == 1
     assert stages.seconds[WAITING] == 1 and stages.seconds[STEP] == 3 and stages.seconds[EVALUATE] == 0.5
+    stages.move(0.25, WAITING, HOST_TO_DEVICE)
+    assert stages.seconds[WAITING] == 0.75 and stages.seconds[HOST_TO_DEVICE] == 0.25
     assert sum(stages.fractions.values()) == pytest.approx(1, abs=1e-3)
     stages.restart()
     assert stages.fractions == {}
@@ -203,6 +237,12 @@ def test_each_moment_belongs_to_one_stage(monkeypatch):
         ({STEP: 1.0, EVALUATE: 1.0}, "resident", "cpu", "the cpu is the limit"),
         ({STEP: 4.0, AUGMENT: 6.0}, "resident", "cpu", "augmentation takes longer"),
         ({STEP: 10.0, WAITING: 0.1}, "resident", "cuda", "the cuda is the limit at 99 images/s"),
+        (
+            {STEP: 9.0, HOST_TO_DEVICE: 1.0},
+            "ffcv",
+            "cuda",
+            "copying .* takes 10 % .*data.backend=dali",
+        ),
         ({}, "resident", "cpu", "too short"),
     ],
 )

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from fastgen.baking import bake_recipe
 from fastgen.recipe import DataSpec, Recipe
-from fastgen.training.launch import everywhere, on_main
+from fastgen.training.launch import everywhere, on_main, share_of_cores
 from pipelines.augment import Preprocess
 from pipelines.backends import Batch, Engine, open_engine
 from pipelines.bake import check_made_as
@@ -50,6 +50,11 @@ class Data:
             self.spec.labels.column_name,
             self._view(self.spec.progressive.size(epoch, self.image_size), epoch),
         )
+
+    @property
+    def transfer_seconds(self) -> float:
+        """How long this process has been busy with moving training batches to the device so far."""
+        return self.engines["train"].transfer_seconds
 
     def in_order(self, split: str) -> Generator[Batch]:
         """This process's share of a whole split, for evaluation. Test labels are the true ones."""
@@ -104,7 +109,7 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     return Data(
         baked=baked,
         engines={
-            split: open_engine(data.backend, stored, device, baked.manifest.channels, data.workers)
+            split: open_engine(data.backend, stored, device, baked.manifest.channels, data.workers or share_of_cores())
             for split, stored in baked.splits.items()
         },
         spec=data,

@@ -42,6 +42,11 @@ def check_launcher() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def share_of_cores() -> int:
+    """How many cores each process of this machine has."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """The Accelerator of a recipe: its device, precision, accumulation and tracker."""
     gpu = torch.cuda.is_available()
@@ -66,8 +71,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         )
     if not gpu:
         # accelerate's launcher sets OMP_NUM_THREADS=1, which would leave all cores but one idle.
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(recipe.train.threads or max(1, len(os.sched_getaffinity(0)) // local))
+        torch.set_num_threads(recipe.train.threads or share_of_cores())
     elif recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
     # The same seed everywhere: initial weights must agree, and dropout differs by device and process below.

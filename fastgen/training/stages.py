@@ -2,8 +2,9 @@
 
 import time
 
-WAITING, AUGMENT, STEP, EVALUATE, LOG, SAVE = "waiting", "augment", "step", "evaluate", "log", "save"
-_STAGES = (WAITING, AUGMENT, STEP, EVALUATE, LOG, SAVE)
+WAITING, HOST_TO_DEVICE, AUGMENT, STEP = "waiting", "host_to_device", "augment", "step"
+EVALUATE, LOG, SAVE = "evaluate", "log", "save"
+_STAGES = (WAITING, HOST_TO_DEVICE, AUGMENT, STEP, EVALUATE, LOG, SAVE)
 _STALLED = 0.05  # of the loop, from which the loader is the bottleneck
 _SHORT = 15.0  # seconds, of which the evaluation and the checkpoint at the end are too large a part to be told
 _MUCH = 0.2  # of the whole time, from which something that could be done less often is
@@ -32,6 +33,11 @@ class Stages:
         self._stage, self._mark = stage, now
         return took
 
+    def move(self, seconds: float, before: str, after: str) -> None:
+        """Count `seconds` that were counted as the stage `before` as `after`."""
+        self.seconds[before] -= seconds
+        self.seconds[after] += seconds
+
     def restart(self) -> None:
         """Forget the seconds so far: the first step compiles and allocates."""
         self.seconds = dict.fromkeys(_STAGES, 0.0)
@@ -49,7 +55,7 @@ def advice(stages: Stages, samples: int, backend: str, device: str) -> str:
     samples: trained on, by all processes, in the counted time.
     """
     seconds, fractions = stages.seconds, stages.fractions
-    loop = seconds[WAITING] + seconds[AUGMENT] + seconds[STEP]
+    loop = seconds[WAITING] + seconds[HOST_TO_DEVICE] + seconds[AUGMENT] + seconds[STEP]
     if not fractions or not samples or not loop:
         return "too short to say what bounds it"
     rate = samples / loop
@@ -61,6 +67,9 @@ def advice(stages: Stages, samples: int, backend: str, device: str) -> str:
             "dali": "bake smaller (bake.resolution=400), try data.backend=ffcv, or give it more cores (data.workers)",
         }[backend]
         return f"the loader delivers {rate:,.0f} images/s, the {device} takes {samples / computing:,.0f}: {remedy}"
+    if seconds[HOST_TO_DEVICE] > _STALLED * loop:
+        share = 100 * seconds[HOST_TO_DEVICE] / loop
+        return f"copying batches to the {device} takes {share:.0f} % of the loop: data.backend=dali decodes on it"
     for stage, remedy in (
         (EVALUATE, "raise train.evaluate_epochs"),
         (SAVE, "raise run.checkpoint_minutes"),

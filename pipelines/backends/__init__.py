@@ -39,6 +39,11 @@ class Batch:
 class Engine(Protocol):
     """What a backend module's `open_engine(stored, device, channels, threads)` returns."""
 
+    @property
+    def transfer_seconds(self) -> float:
+        """How long this process has been busy with moving decoded batches to the device so far, within `batches`."""
+        ...
+
     def batches(self, sampler: Sampler, label: str, view: View | None = None) -> Generator[Batch]:
         """This process's batches from the sampler's present position to the end of the epoch.
 

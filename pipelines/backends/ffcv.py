@@ -16,7 +16,7 @@ Source: ffcv/loader/loader.py, ffcv/loader/epoch_iterator.py, ffcv/pipeline/ of 
 
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from queue import Empty, Full
 from typing import Any
@@ -27,6 +27,7 @@ from PIL import Image
 
 from pipelines.backends import Batch, check_shown
 from pipelines.backends.columns import Columns
+from pipelines.backends.transfer import Transfer
 from pipelines.beton import Beton
 from pipelines.regions import View
 from pipelines.registry import UserError
@@ -177,6 +178,11 @@ class FFCVEngine:
             Compiler.set_enabled(enabled)
             numba.set_num_threads(numba_threads)
         self._beton = beton
+        self._transfer = Transfer(device)
+
+    @property
+    def transfer_seconds(self) -> float:
+        return self._transfer.seconds
 
     def batches(self, sampler: Sampler, label: str, view: View | None = None) -> Generator[Batch]:
         rows_of_batches = sampler.batches()
@@ -189,12 +195,17 @@ class FFCVEngine:
         self._loader.batch_size = sizes[0]
         rows = np.concatenate(rows_of_batches).astype(np.uint64)
         reader = _Reader(self._loader, rows, decode, (sizes[0], *side, 3), pinned=self.device.type == "cuda")
-        try:
-            for batch_rows, labels in zip(rows_of_batches, labels_of_batches, strict=True):
+
+        def decoded() -> Iterator[torch.Tensor]:
+            for batch_rows in rows_of_batches:
                 pixels, fine = next(reader)
                 if not fine.all():
                     self._decode_again(pixels, batch_rows, np.flatnonzero(fine == 0), view)
-                images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+                yield torch.from_numpy(pixels)
+
+        try:
+            for pixels, labels in zip(self._transfer(decoded()), labels_of_batches, strict=True):
+                images = pixels.permute(0, 3, 1, 2)
                 if self._channels == 1:
                     images = images[:, :1].contiguous(memory_format=torch.channels_last)
                 yield Batch(images, *labels)

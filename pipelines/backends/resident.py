@@ -23,6 +23,8 @@ class ResidentEngine:
     """Holds the decoded images on the device in file order: uint8 (N, H, W, C), or one after the other as uint8
     (all pixels,) where they differ in size."""
 
+    transfer_seconds = 0.0  # they are there
+
     def __init__(self, beton: Beton, device: torch.device, channels: int, threads: int | None) -> None:
         self._beton, self.device, self._channels = beton, device, channels
         self._sizes = np.stack([beton.height, beton.width], axis=1).astype(np.int64)
