@@ -16,6 +16,8 @@ import time
 from contextlib import closing
 from typing import Any
 
+import torch
+
 from fastgen import cli
 from fastgen.inspection import draw_samples
 from fastgen.recipe import Recipe
@@ -37,7 +39,7 @@ from fastgen.training.launch import (
 )
 from fastgen.training.meter import Meter
 from fastgen.training.metrics import MetricsFile
-from fastgen.training.network import compile_network, make_network, parameter_count
+from fastgen.training.network import make_network, parameter_count, wants_compilation
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import make_optimizer
 from fastgen.training.schedule import learning_rate
@@ -73,8 +75,10 @@ def train(recipe: Recipe) -> dict[str, Any]:
     bare = make_network(recipe, data.classes, manifest.channels, data.image_size, accelerator.device)
     average = WeightAverage(bare, recipe.train.ema) if recipe.train.ema else None
     measured = average.network if average else bare
-    for compiled in {bare, measured}:
-        compile_network(compiled, recipe, accelerator.device)
+    if wants_compilation(recipe, accelerator.device):
+        for each in {bare, measured}:
+            each.compile()
+        data.compile()
     optimizer = make_optimizer(bare, recipe.optim)
     network, optimizer = accelerator.prepare(bare, optimizer)
     dynamics = Dynamics(accelerator, data, folder) if recipe.train.dynamics else None
@@ -149,6 +153,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         bare.train()
         while position.step < total_steps and decision != STOP and not interpolated():
             epoch = sampler.epoch
+            epoch_tensor = torch.tensor(epoch, device=accelerator.device)  # an int would be compiled for each
             meter.pause()
             stages.enter(WAITING)
             with closing(data.training()) as batches:
@@ -167,7 +172,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
                         batch = next(batches)
                         waited += stages.enter(AUGMENT)
                         stages.move(data.transfer_seconds - transferred, WAITING, HOST_TO_DEVICE)
-                        images = data.prepare(batch.images, batch.index, epoch)
+                        images = data.prepare(batch.images, batch.index, epoch_tensor)
                         stages.enter(STEP)
                         with accelerator.accumulate(network):
                             output = network(images)

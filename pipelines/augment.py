@@ -30,7 +30,7 @@ class Preprocess:
         self, image_size: int | None, augment: AugmentSpec, normalize: NormalizeSpec, seed: int, train: bool
     ) -> None:
         self.image_size, self.augment, self.normalize = image_size, augment, normalize
-        self.seed, self.active = seed, train and augment.active
+        self.key, self.active = augmentation_key(seed), train and augment.active
         self._constants: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor, epoch: int | torch.Tensor = 0) -> torch.Tensor:
@@ -42,7 +42,7 @@ class Preprocess:
         if not self.active:
             return self._normalized(center_crop(images, size).float())
         spec = self.augment
-        draws = uniforms(index, self.seed, epoch)
+        draws = uniforms(index, self.key, epoch)
         if spec.random_crop:
             room = images.shape[-1] + 2 * spec.crop_padding - size
             offsets = (draws[:, :2] * (room + 1)).long()
@@ -81,7 +81,12 @@ class Preprocess:
         return self._constants[device]
 
 
-def uniforms(index: torch.Tensor, seed: int, epoch: int | torch.Tensor) -> torch.Tensor:
+def augmentation_key(seed: int) -> tuple[int, int]:
+    """What `uniforms` draws with. Apart from it, as torch.compile cannot follow a hash."""
+    return derive_key(seed, "augment")
+
+
+def uniforms(index: torch.Tensor, key: tuple[int, int], epoch: int | torch.Tensor) -> torch.Tensor:
     """Eight uniforms in [0, 1) for each sample in this epoch: float32 (B, 8). index: int64 (B,).
 
     The epoch is a part of the counter, not of the key, so that it may be a tensor on the device.
@@ -89,7 +94,7 @@ def uniforms(index: torch.Tensor, seed: int, epoch: int | torch.Tensor) -> torch
     index = index[:, None]
     block = torch.arange(_BLOCKS, device=index.device)
     counter = (index & 0xFFFFFFFF, index >> 32, block, torch.zeros_like(index) + epoch)
-    words = torch.stack(philox(counter, derive_key(seed, "augment")), dim=2).flatten(1)
+    words = torch.stack(philox(counter, key), dim=2).flatten(1)
     # 24 bits are what a float32 below 1 can hold; a 32-bit word could round up to 1.
     return words.bitwise_right_shift(8).float() * 2.0**-24
 

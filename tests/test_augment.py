@@ -7,7 +7,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from pipelines import augment
-from pipelines.augment import Preprocess, flip, uniforms
+from pipelines.augment import Preprocess, augmentation_key, flip, uniforms
 from pipelines.preparation import NORMALIZATIONS, AugmentSpec, NormalizeSpec
 from pipelines.registry import UserError
 
@@ -118,7 +118,7 @@ def test_a_sample_does_not_depend_on_its_batch(kind, spec):
 def test_an_epoch_may_be_a_tensor():
     prepare = Preprocess(28, ALL, NormalizeSpec(), seed=3, train=True)
     assert torch.equal(prepare(UINT8, INDEX, torch.tensor(5)), prepare(UINT8, INDEX, 5))
-    draws = [uniforms(INDEX, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    draws = [uniforms(INDEX, augmentation_key(seed), epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert all(not torch.equal(draws[i], draws[j]) for i in range(4) for j in range(i))
 
 
@@ -131,6 +131,16 @@ def test_a_flip_comes_half_the_time_and_a_crop_from_everywhere():
     first = Preprocess(5, AugmentSpec(random_crop=True), scale, 0, train=True)(images, index)[:, 0, 0, 0] * 255
     counts = torch.bincount(first.round().long(), minlength=64).view(8, 8)
     assert (counts[:4, :4] > 80).all() and counts[:4, :4].sum() == 2000
+
+
+@pytest.mark.parametrize("kind", ["whiten", "channel"])
+@pytest.mark.parametrize("augment", [AugmentSpec(), ALL], ids=["plain", "all"])
+def test_it_compiles_into_one_graph(augment, kind):
+    """What torch.compile fuses on a GPU; a break would leave small operations between the pieces."""
+    prepare = Preprocess(28, augment, NormalizeSpec(kind), seed=3, train=True)
+    compiled = torch.compile(prepare, dynamic=False, fullgraph=True, backend="aot_eager")
+    for epoch in (torch.tensor(4), torch.tensor(5)):
+        torch.testing.assert_close(compiled(UINT8, INDEX, epoch), prepare(UINT8, INDEX, epoch), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
@@ -151,7 +161,7 @@ def test_evaluation_is_not_augmented():
 
 def test_the_whole_chain_agrees_with_torchvision():
     prepare = Preprocess(28, ALL, NormalizeSpec("scale"), seed=1, train=True)
-    draws = uniforms(INDEX, 1, 2)
+    draws = uniforms(INDEX, augmentation_key(1), 2)
     for i in range(B):
         u = [float(v) for v in draws[i]]
         image = TF.pad(UINT8[i], [2] * 4)
@@ -166,7 +176,7 @@ def test_the_whole_chain_agrees_with_torchvision():
 
 
 def test_draws_are_uniform():
-    draws = uniforms(torch.arange(20_000), 0, 0)
+    draws = uniforms(torch.arange(20_000), augmentation_key(0), 0)
     assert draws.min() >= 0 and draws.max() < 1
     assert (draws.mean(0) - 0.5).abs().max() < 4 * 0.2887 / 20_000**0.5
     counts = torch.bincount((draws[:, 0] * 5).long(), minlength=5)

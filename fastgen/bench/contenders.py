@@ -56,7 +56,7 @@ CONTENDERS: Registry[Contender] = Registry("loader")
 
 def _ours(backend: str, of: str) -> Callable[[Work], Epoch]:
     def open_loader(work: Work) -> Epoch:
-        from pipelines.augment import flip, uniforms
+        from pipelines.augment import augmentation_key, flip, uniforms
         from pipelines.backends import open_engine
         from pipelines.manifest import BakedSet
         from pipelines.regions import View, ViewSpec
@@ -67,11 +67,12 @@ def _ours(backend: str, of: str) -> Callable[[Work], Epoch]:
         engine = open_engine(backend, stored, torch.device(work.device), 3, work.workers)
         sampler = Sampler(stored.samples, work.batch)
         spec = ViewSpec(0.875, random="area", area=list(AREA), aspect=list(ASPECT))
+        key = augmentation_key(0)
 
         def epoch(number: int) -> Iterator[torch.Tensor]:
             sampler.epoch, sampler.offset = number, 0
             for batch in engine.batches(sampler, "label_true", View(spec, work.size, 0, number)):
-                yield flip(batch.images, uniforms(batch.index, 0, number)[:, 0] < 0.5)
+                yield flip(batch.images, uniforms(batch.index, key, number)[:, 0] < 0.5)
 
         return epoch
 

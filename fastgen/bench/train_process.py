@@ -21,7 +21,7 @@ import torch
 from fastgen.recipe import Recipe, load
 from fastgen.training.data import Data, open_data
 from fastgen.training.launch import make_accelerator
-from fastgen.training.network import compile_network, make_network
+from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.objective import training_loss
 from fastgen.training.optimization import make_optimizer
 
@@ -49,7 +49,8 @@ def compute(recipe: Recipe, steps: int) -> dict[str, Any]:
     channels, size = data.baked.manifest.channels, data.image_size
     bare = make_network(recipe, data.classes, channels, size, accelerator.device)
     floating = count_flops(bare, torch.zeros(2, channels, size, size, device=accelerator.device)) / 2
-    compile_network(bare, recipe, accelerator.device)
+    if wants_compilation(recipe, accelerator.device):
+        bare.compile()
     network, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe.optim))
     bare.train()
     count = recipe.data.batch_size // recipe.train.accumulate

@@ -26,7 +26,8 @@ class Data:
     """The data of a run on this process.
 
     image_size: side of the network's input in pixels (the largest, with data.progressive). sampler: of the training
-    set. prepare, prepare_eval: (images uint8, index[, epoch]) -> network input, for training and evaluation.
+    set. prepare, prepare_eval: (images uint8, index[, epoch, int64 scalar]) -> network input, for training and
+    evaluation.
     """
 
     baked: BakedSet | Export
@@ -34,7 +35,7 @@ class Data:
     spec: DataSpec
     image_size: int
     sampler: Sampler
-    prepare: Preprocess
+    prepare: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     prepare_eval: Preprocess
 
     @property
@@ -50,6 +51,10 @@ class Data:
             self.spec.labels.column_name,
             self._view(self.spec.progressive.size(epoch, self.image_size), epoch),
         )
+
+    def compile(self) -> None:
+        """Fuse what makes training batches network inputs into few kernels: once for each size of images."""
+        self.prepare = torch.compile(self.prepare, dynamic=False)
 
     @property
     def transfer_seconds(self) -> float:

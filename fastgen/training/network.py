@@ -44,12 +44,9 @@ def _make(name: str, image_size: int, arguments: dict[str, Any], own: bool) -> t
         return timm.create_model(name, **arguments)  # a network for any size
 
 
-def compile_network(network: torch.nn.Module, recipe: Recipe, device: torch.device) -> None:
-    """torch.compile, in place: by default for a GPU only, as on a CPU its start-up costs more than small networks
-    gain."""
-    wanted = recipe.train.compile
-    if wanted or (wanted is None and device.type == "cuda"):
-        network.compile()
+def wants_compilation(recipe: Recipe, device: torch.device) -> bool:
+    """torch.compile: by default for a GPU only, as on a CPU its start-up costs more than small networks gain."""
+    return device.type == "cuda" if recipe.train.compile is None else recipe.train.compile
 
 
 def parameter_count(network: torch.nn.Module) -> int:
