@@ -19,9 +19,10 @@ _HELP = """fastgen: the randomization test of "Understanding deep learning requi
   fastgen report  RUN... [--output FILE.html]   what runs did, in one file: tables, curves, sample images
                   RUN... --wandb                the same as a W&B report; prints its link
   fastgen dynamics RUN_DIR                      how clean and corrupted samples were learned (train.dynamics=true)
-  fastgen bench loaders | peers | train         what this machine's loaders and trainings deliver, beside other ones
+  fastgen bench loaders | bake | peers | train  what this machine's loaders, bakes and trainings deliver, beside others
                   [--only "a; b"] [--repeats N] [--output FOLDER], and for
                   loaders: [--images FOLDER] [--size 224] [--batch 64] [--samples 2000] [--workers N]
+                  bake:    [--images FOLDER] [--samples 1000] [--workers N]
                   peers:   [--steps 800] [--precision fp32|bf16]
                   train:   [--steps 20] [recipe=NAME] [key=value ...]
   fastgen doctor                                what is installed, which devices and data sets are found

@@ -13,13 +13,16 @@ from fastgen.terminal import console
 Measured = dict[str, Any]
 
 
-def measure(module: str, arguments: list[str], given: str = "") -> Measured:
+def measure(module: str, arguments: list[str], given: str = "", limit_s: float | None = None) -> Measured:
     """Run `python -m module ARGUMENTS NOW` with `given` as its input; its last line, as JSON.
 
-    Raises RuntimeError with the last thing that it said where it failed.
+    Raises RuntimeError with the last thing that it said where it failed, and where it takes longer than `limit_s`.
     """
     command = [sys.executable, "-m", module, *arguments, repr(time.time())]
-    done = subprocess.run(command, input=given, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"no end after {limit_s:.0f} s") from None
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     if done.returncode or not lines:
         raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
