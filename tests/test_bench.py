@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from PIL import Image
 
 from fastgen import cli
 from fastgen.bench import bake_process, baking, peer_process, peers, train_process, training
-from fastgen.bench.contenders import CONTENDERS
+from fastgen.bench.contenders import CONTENDERS, Work
 from fastgen.bench.loader_process import edges
+from fastgen.bench.loaders import _table
 from fastgen.bench.peer_process import LOOPS
 from fastgen.bench.subprocesses import in_turn, measure, ratios, shown
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, STEP, WAITING, Stages, advice
@@ -48,6 +50,16 @@ def test_loaders_are_measured_beside_each_other(photographs, tmp_path, capsys):
     assert f"{ours['images_per_second'] / raw['images_per_second']:.2f}" in text
     assert (tmp_path / "loaders_files" / "loaders.svg").is_file()
     assert "48 photographs" in capsys.readouterr().out
+
+
+def test_on_a_gpu_the_table_says_how_many_the_cores_feed():
+    """1,000 images a second at 2 ms of CPU time each keep two cores busy: 16 cores feed eight."""
+    measured = dict.fromkeys(("first_batch_cold_s", "first_batch_after_opening_s", "first_batch_warm_s", "peak_mb"), 1)
+    measured |= {"images_per_second": 1000, "cpu_seconds_per_1000": 2.0}
+    work = Work("", "", "", "", "", 224, 64, 16, "cuda")
+    header, (row, missing) = _table({"DALI": [measured]}, {"timm": "absent"}, work)
+    assert (header[-1], row[-1]) == ("GPUs fed", "8.0") and len(header) == len(row) == len(missing)
+    assert "GPUs fed" not in _table({"DALI": [measured]}, {}, replace(work, device="cpu"))[0]
 
 
 def test_a_rate_is_that_of_the_middle_of_an_epoch():

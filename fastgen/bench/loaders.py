@@ -57,7 +57,7 @@ def loaders(arguments: list[str]) -> None:
             lambda name: measure("fastgen.bench.loader_process", [name], text),
         )
     page = Page("Loaders")
-    page.table(*_table(found, absent | failed))
+    page.table(*_table(found, absent | failed, work))
     for note in (
         f"Random-resized-crop to {work.size} pixels and flip, batches of {work.batch} as bytes on the {work.device}, "
         f"{options.count('--samples'):,} photographs, {work.workers} threads or worker processes; the middle of "
@@ -71,11 +71,13 @@ def loaders(arguments: list[str]) -> None:
     if found:
         rates = {name: values(measured, "images_per_second") for name, measured in found.items()}
         page.figure("loaders", bars(rates, "images/s"), "Images a second: median, lowest and highest")
+    described = {name: getattr(work, name) for name in ("size", "batch", "workers", "device")}
+    described["samples"] = options.count("--samples")
     conclude(
         page,
         Path(options["--output"]) / "loaders",
         command,
-        {"work": asdict(work), "measured": found, "failed": failed, "absent": absent},
+        {"work": described, "measured": found, "failed": failed, "absent": absent},
     )
 
 
@@ -115,9 +117,9 @@ def _prepare(options: Options, folder: Path) -> Work:
     )
 
 
-def _table(found: dict[str, list[Measured]], others: dict[str, str]) -> tuple[list[str], list[list[str]]]:
+def _table(found: dict[str, list[Measured]], others: dict[str, str], work: Work) -> tuple[list[str], list[list[str]]]:
     """With each loader's ratio to the usual ones on original photographs, to the best of these, and ours to the raw
-    loader of the same files."""
+    loader of the same files; on a GPU, how many such GPUs these cores could feed at that rate each."""
     peers = [name for name in found if not CONTENDERS[name].ours and CONTENDERS[name].of == "original"]
     rate = {name: statistics.median(values(found[name], "images_per_second")) for name in found}
     best = max(peers, key=lambda name: rate[name], default=None)
@@ -129,6 +131,7 @@ def _table(found: dict[str, list[Measured]], others: dict[str, str]) -> tuple[li
         "of the raw loader",
     ]
     header += ["CPU s / 1,000", "first batch: cold s", "opened s", "warm s", "peak MB"]
+    header += ["GPUs fed"] if work.device == "cuda" else []
     rows = []
 
     def ratio(name: str, other: str | None) -> str:
@@ -150,6 +153,12 @@ def _table(found: dict[str, list[Measured]], others: dict[str, str]) -> tuple[li
                 shown(values(measured, "first_batch_after_opening_s"), ".2f"),
                 shown(values(measured, "first_batch_warm_s"), ".2f"),
                 shown(values(measured, "peak_mb")),
+                *([shown(_fed(measured, work.workers), ".1f")] if work.device == "cuda" else []),
             ]
         )
     return header, rows + [[name, why, *[""] * (len(header) - 2)] for name, why in others.items()]
+
+
+def _fed(measured: list[Measured], cores: int) -> list[float]:
+    """How many devices `cores` could feed, each at the rate that was measured, by the CPU time that it took."""
+    return [1000 * cores / (one["images_per_second"] * one["cpu_seconds_per_1000"]) for one in measured]

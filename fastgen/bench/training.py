@@ -2,63 +2,74 @@
 
 import json
 import shlex
+import tempfile
 from pathlib import Path
+
+import torch
 
 from fastgen.bench.options import Options
 from fastgen.bench.outcome import conclude
+from fastgen.bench.photographs import repeated
 from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
 from fastgen.paper.page import Page
 from fastgen.recipe import load
-from pipelines.locations import data_root
 
-_DEFAULTS = {"--only": "", "--steps": "20", "--repeats": "2", "--samples": "500", "--output": "bench"}
+_DEFAULTS = {
+    "--only": "", "--steps": "20", "--repeats": "2", "--images": "", "--samples": "1024", "--output": "bench",
+}  # fmt: skip
 _SIDES = ("training", "compute", "loader")
 
 
 def workloads(photographs: Path) -> dict[str, tuple[str, list[str]]]:
-    """Name -> recipe and settings. photographs: class folders, at ImageNet's shape."""
+    """Name -> recipe and settings. photographs: class folders, for what has ImageNet's shape."""
+    batch = 256 if torch.cuda.is_available() else 8
     small = {
         name: (f"cifar10_{name}_random", ["train.evaluate_epochs=1000"])
         for name in ("mlp_1x512", "mlp_3x512", "alexnet", "inception")
     }
     large = {
-        f"{name} {size}": (
+        f"{name} {size} {backend}": (
             "imagenet_sample_random",
             [
                 f"data.root={photographs}", f"model.name={name}", f"data.image_size={size}", "data.view.random=area",
-                "data.batch_size=32", "train.evaluate_epochs=1000", "train.epochs=1000", "data.backend=dali",
+                f"data.batch_size={batch}", "train.evaluate_epochs=1000", "train.epochs=1000",
+                f"data.backend={backend}", "data.augment.flip=true", "bake.resolution=400",
             ],
         )
         for name, size in (("inception_v3", 299), ("resnet50", 224))
+        for backend in ("dali", "ffcv")
     }  # fmt: skip
     return small | large
 
 
 def train(arguments: list[str]) -> None:
-    """[--only a;b] [--steps 20] [--repeats 2] [--output FOLDER] [recipe=NAME] [key=value ...].
+    """[--only a;b] [--steps 20] [--repeats 2] [--images FOLDER] [--samples 1024] [--output FOLDER] [recipe=NAME]
+    [key=value ...].
 
-    recipe: measure this one in place of the built-in workloads; key=value applies to all. Raises UserError for
+    recipe: measure this one in place of the built-in workloads; key=value applies to all. images: class folders of
+    JPEG files for those at ImageNet's shape, taken over and over until there are --samples. Raises UserError for
     mistakes, SystemExit(1) when one failed.
     """
     command = shlex.join(["fastgen", "bench", "train", *arguments])
     options = Options(arguments, _DEFAULTS, settings=True)
     settings = [setting for setting in options.settings if not setting.startswith("recipe=")]
     given = [setting.partition("=")[2] for setting in options.settings if setting.startswith("recipe=")]
-    known: dict[str, tuple[str, list[str]]] = {name: (name, []) for name in given} or workloads(
-        data_root() / "imagenet_sample"
-    )
-    chosen = options.chosen("--only", list(known))
-    asked: dict[str, tuple[str, str]] = {}
-    for name in chosen:
-        recipe, own = known[name]
-        load(recipe, [*own, *settings])  # mistakes are told before anything is measured
-        text = {"recipe": recipe, "settings": [*own, *settings], "steps": options.count("--steps")}
-        asked |= {f"{name}: {side}": (side, json.dumps(text)) for side in _SIDES}
-    found, failed = in_turn(
-        asked,
-        options.count("--repeats"),
-        lambda one: measure("fastgen.bench.train_process", [asked[one][0]], asked[one][1]),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        known: dict[str, tuple[str, list[str]]] = {name: (name, []) for name in given} or workloads(Path(folder))
+        chosen = options.chosen("--only", list(known))
+        asked: dict[str, tuple[str, str]] = {}
+        for name in chosen:
+            recipe, own = known[name]
+            load(recipe, [*own, *settings])  # mistakes are told before anything is measured
+            text = {"recipe": recipe, "settings": [*own, *settings], "steps": options.count("--steps")}
+            asked |= {f"{name}: {side}": (side, json.dumps(text)) for side in _SIDES}
+        if any(f"data.root={folder}" in known[name][1] for name in chosen):
+            repeated(options["--images"], options.count("--samples"), Path(folder))
+        found, failed = in_turn(
+            asked,
+            options.count("--repeats"),
+            lambda one: measure("fastgen.bench.train_process", [asked[one][0]], asked[one][1]),
+        )
     page = Page("Training beside its limits")
     page.table(*_table(chosen, found, failed))
     for note in (
