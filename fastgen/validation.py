@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Iterable
 
-from fastgen.models import NETWORKS
+from fastgen.models import is_known
 from fastgen.recipe import DataSpec, Recipe
 from fastgen.training.schedule import SCHEDULES
 from pipelines.backends import BACKENDS
@@ -91,10 +91,8 @@ def _check_sizes(data: DataSpec) -> None:
 
 
 def _check_model(name: str) -> None:
-    if name in NETWORKS:
-        return
-    import timm  # which takes many seconds, and which only these names need
+    if not is_known(name.partition(".")[0]):
+        import timm
 
-    if not timm.is_model(name.partition(".")[0]):
         near = did_you_mean(name, timm.list_models()).partition("known:")[0]
         raise UserError(f"unknown model.name '{name}': {near}timm.list_models() names all")

@@ -21,6 +21,11 @@ _MODULES.add("fastgen_mlp_1x512", "fastgen.models.mlp")
 NETWORKS = tuple(_MODULES)
 
 
+def is_known(name: str) -> bool:
+    """Whether `name`, without a tag of pretrained weights, is one of NETWORKS or of timm's."""
+    return name in NETWORKS or importlib.import_module("timm").is_model(name)  # asked last: it takes many seconds
+
+
 def make(name: str, **arguments: Any) -> "PaperNetwork":
     """One of NETWORKS, the same as timm.create_model(name, **arguments) makes, without importing timm.
 

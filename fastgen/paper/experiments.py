@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import timm
-
 from fastgen.grid import Point
+from fastgen.models import is_known
 from fastgen.paper.numbers import Row, table
 from pipelines.registry import Registry, UserError
 
@@ -197,7 +196,7 @@ def _rademacher(options: Options) -> list[Entry]:
     """The paper's networks, or any that timm knows."""
     entries = []
     for model in options.models or (["mlp_1x512"] if options.smoke else list(MODELS)):
-        if model not in MODELS and not timm.is_model(model):
+        if model not in MODELS and not is_known(model):
             raise UserError(f"--models has '{model}', and is one of {', '.join(MODELS)} or a network that timm knows")
         settings: tuple[str, ...] = (f"model.name={model}",)
         recipe = "rademacher"
