@@ -4,14 +4,10 @@ Each point is a training in a process and a run directory of its own, named afte
 run again, an interrupted one continues from its checkpoint, a failing one is noted and the others go on.
 """
 
-import ctypes
 import fcntl
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastgen.grid import Point
+from fastgen.models import NETWORKS
+from fastgen.preloaded import Preloaded
 from fastgen.recipe import Recipe
 from fastgen.training.metrics import read_metrics
 from fastgen.training.stopping import StopSignal
@@ -42,7 +38,6 @@ class Job:
     folder: Path
     state: str = WAITING
     problem: str = ""
-    process: subprocess.Popen[bytes] | None = None
     cores: tuple[int, ...] = ()
 
     @property
@@ -69,6 +64,8 @@ class Job:
 
 def default_jobs() -> int:
     """On a CPU a training for each core; on a GPU one."""
+    import torch  # seconds, for those alone who leave the number open
+
     return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
 
 
@@ -99,33 +96,32 @@ def run_points(
         lock = stack.enter_context(_locked(root))
         all_jobs = found_jobs(points, root)
         waiting = [job for job in all_jobs if job.state == WAITING]
+        if not waiting:
+            watch(all_jobs)
+            return all_jobs
         bake_together(waiting)
         waiting = [job for job in waiting if job.state == WAITING]
         free = [tuple(cores[i::jobs]) or tuple(cores) for i in range(jobs)]
         stop = stack.enter_context(StopSignal())
-        running: list[Job] = []
+        running: dict[str, Job] = {}
         watched = 0.0
         try:
-            while (waiting or running) and stop.received is None:
-                while waiting and free:
-                    job = waiting.pop(0)
-                    _start(job, free.pop(0), lock)
-                    running.append(job)
-                for job in [job for job in running if job.process is not None and job.process.poll() is not None]:
-                    running.remove(job)
-                    free.append(job.cores)
-                    _finish(job)
-                if time.monotonic() - watched > _WATCH_SECONDS:
-                    watch(all_jobs)
-                    watched = time.monotonic()
-                time.sleep(_POLL_SECONDS if running else 0)
+            with Preloaded(_modules(waiting), root / "logs" / "preloaded.txt", keep=lock) as trainings:
+                while (waiting or running) and stop.received is None:
+                    while waiting and free:
+                        job = waiting.pop(0)
+                        _start(job, free.pop(0), trainings)
+                        running[job.folder.name] = job
+                    for name, code in trainings.ended():
+                        job = running.pop(name)
+                        free.append(job.cores)
+                        _finish(job, code)
+                    if time.monotonic() - watched > _WATCH_SECONDS:
+                        watch(all_jobs)
+                        watched = time.monotonic()
+                    time.sleep(_POLL_SECONDS if running else 0)
         finally:
-            for job in running:
-                assert job.process is not None
-                job.process.terminate()
-            for job in running:
-                assert job.process is not None
-                job.process.wait()
+            for job in running.values():
                 job.state = WAITING
         watch(all_jobs)
         if stop.received is not None:
@@ -181,35 +177,25 @@ def _locked(root: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def _start(job: Job, cores: tuple[int, ...], lock: int) -> None:
+def _modules(jobs: list[Job]) -> list[str]:
+    """What all trainings import, and timm, which takes seconds, where one needs it."""
+    of_timm = any(job.point.load().model.name not in NETWORKS for job in jobs)
+    return ["fastgen.train", "torch._dynamo", *(["timm"] if of_timm else [])]
+
+
+def _start(job: Job, cores: tuple[int, ...], trainings: Preloaded) -> None:
     resume = (job.folder / "recipe.yaml").is_file()
     if not resume and job.folder.exists():
         shutil.rmtree(job.folder)  # it died before it had begun
     settings = [*job.point.settings, f"run.dir={job.folder}", *(["run.resume=true"] if resume else [])]
-    command = [sys.executable, "-m", "fastgen.cli", "train", f"recipe={job.point.recipe}", *settings]
-
-    def prepare() -> None:  # in the new process
-        os.sched_setaffinity(0, cores)
-        os.setsid()  # Ctrl-C reaches the sweep alone, which then asks its trainings to stop
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: end with the sweep, however that ends
-
-    with open(job.log, "ab") as log:
-        job.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=prepare,
-            pass_fds=[lock],
-        )
+    trainings.start(job.folder.name, [f"recipe={job.point.recipe}", *settings], job.log, cores)
     job.state, job.cores = RUNNING, cores
 
 
-def _finish(job: Job) -> None:
-    assert job.process is not None
-    if job.process.returncode == 0 and job.summary is not None:
+def _finish(job: Job, code: int) -> None:
+    if code == 0 and job.summary is not None:
         job.state = DONE
         return
     job.state = FAILED
     lines = job.log.read_text(errors="replace").strip().splitlines()
-    job.problem = lines[-1] if lines else f"exit code {job.process.returncode}"
+    job.problem = lines[-1] if lines else f"exit code {code}"

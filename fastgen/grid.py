@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fastgen.recipe import Recipe, load
@@ -21,7 +22,7 @@ class Point:
     def load(self) -> Recipe:
         return load(self.recipe, list(self.settings))
 
-    @property
+    @cached_property
     def folder_name(self) -> str:
         """The same for equal experiments, however they are written: the recipe's name and a digest of all it says."""
         digest = hashlib.sha256(json.dumps(identity(self.load()), sort_keys=True).encode()).hexdigest()[:10]

@@ -35,8 +35,6 @@ def sweep(arguments: list[str]) -> None:
         return
     names = hashlib.sha256(" ".join(point.folder_name for point in points).encode()).hexdigest()[:6]
     root = Path(options["--output"] or f"sweeps/{Path(grid.recipe).stem}-{names}")
-    for point in points:
-        point.load()  # a mistake in the last one is told before the first one runs
     with LiveTable(list(grid.varied), lambda job: list(grid.label(job.point).values())) as live:
         jobs = run_points(points, root, job_count(options["--jobs"]), live.show)
     write_atomically(root / "results.csv", results_csv(grid, jobs))
