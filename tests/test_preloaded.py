@@ -9,6 +9,8 @@ import pytest
 import torch
 from whole_runs import SMALL, fresh_accelerate, same_weights, weights  # noqa: F401
 
+from fastgen.executor import DONE, run_points
+from fastgen.grid import Point
 from fastgen.preloaded import Preloaded
 from fastgen.recipe import load
 from fastgen.train import train
@@ -70,3 +72,11 @@ def test_a_preloaded_process_that_fails_says_why(tmp_path):
         pytest.raises(RuntimeError, match="No module named 'no_such_module'"),
     ):
         ended(trainings, 1)
+
+
+@pytest.mark.gpu
+def test_on_the_gpu(tmp_path):
+    """The process that has imported everything has not touched the device, so its copies can use it, two at a time."""
+    jobs = run_points([Point("quickstart", ("train.epochs=2", f"seed={seed}")) for seed in range(2)], tmp_path, 2)
+    assert [job.state for job in jobs] == [DONE, DONE]
+    assert all(job.summary["device"] == "cuda" for job in jobs)
