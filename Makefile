@@ -2,6 +2,8 @@
 # what is missing, and nothing the second time.
 .PHONY: quickstart test lint setup
 BIN := .venv/bin
+# Where this is set, every process compiles all that it imports again, which takes it twice as long to start.
+export PYTHONDONTWRITEBYTECODE :=
 
 quickstart: setup
 	$(BIN)/python -m fastgen.quickstart
