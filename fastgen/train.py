@@ -41,7 +41,7 @@ from fastgen.training.meter import Meter
 from fastgen.training.metrics import MetricsFile
 from fastgen.training.network import make_network, parameter_count, wants_compilation
 from fastgen.training.objective import logits_of, training_loss
-from fastgen.training.optimization import make_optimizer
+from fastgen.training.optimization import make_optimizer, step_of
 from fastgen.training.schedule import learning_rate
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAITING, Stages, advice
 from fastgen.training.stopping import StopSignal
@@ -81,6 +81,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         data.compile()
     optimizer = make_optimizer(bare, recipe.optim)
     network, optimizer = accelerator.prepare(bare, optimizer)
+    take_step = step_of(accelerator, optimizer)
     dynamics = Dynamics(accelerator, data, folder) if recipe.train.dynamics else None
     accelerator.register_for_checkpointing(*(kept for kept in (average, dynamics) if kept))
 
@@ -178,10 +179,11 @@ def train(recipe: Recipe) -> dict[str, Any]:
                             output = network(images)
                             loss = training_loss(output, batch.label, recipe.train)
                             accelerator.backward(loss)
-                            if recipe.optim.clip is not None and accelerator.sync_gradients:
-                                accelerator.clip_grad_norm_(bare.parameters(), recipe.optim.clip)
-                            optimizer.step()
-                            optimizer.zero_grad()
+                            if accelerator.sync_gradients:
+                                if recipe.optim.clip is not None:
+                                    accelerator.clip_grad_norm_(bare.parameters(), recipe.optim.clip)
+                                take_step()
+                                bare.zero_grad()
                         logits = logits_of(output).detach()
                         meter.add(loss.detach(), logits, batch.label)
                         if dynamics:

@@ -23,7 +23,7 @@ from fastgen.training.data import Data, open_data
 from fastgen.training.launch import make_accelerator
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.objective import training_loss
-from fastgen.training.optimization import make_optimizer
+from fastgen.training.optimization import make_optimizer, step_of
 
 _WARM_UP = 5
 _PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product measures the device's rate
@@ -52,6 +52,7 @@ def compute(recipe: Recipe, steps: int) -> dict[str, Any]:
     if wants_compilation(recipe, accelerator.device):
         bare.compile()
     network, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe.optim))
+    take_step = step_of(accelerator, optimizer)
     bare.train()
     count = recipe.data.batch_size // recipe.train.accumulate
     images = torch.randn(count, channels, size, size, device=accelerator.device)
@@ -62,8 +63,9 @@ def compute(recipe: Recipe, steps: int) -> dict[str, Any]:
         for _ in range(recipe.train.accumulate):
             with accelerator.accumulate(network):
                 accelerator.backward(training_loss(network(images), labels, recipe.train))
-                optimizer.step()
-                optimizer.zero_grad()
+                if accelerator.sync_gradients:
+                    take_step()
+                    bare.zero_grad()
 
     rate = recipe.data.batch_size / seconds_each(step, steps, accelerator.device)
     precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
