@@ -23,7 +23,7 @@ NETWORKS = tuple(_MODULES)
 
 def is_known(name: str) -> bool:
     """Whether `name`, without a tag of pretrained weights, is one of NETWORKS or of timm's."""
-    return name in NETWORKS or importlib.import_module("timm").is_model(name)  # asked last: it takes many seconds
+    return name in NETWORKS or importlib.import_module("timm").is_model(name)  # asked last: it takes seconds
 
 
 def make(name: str, **arguments: Any) -> "PaperNetwork":
