@@ -1,9 +1,9 @@
 """A process that has imported what trainings need, and starts each of them as a copy of itself.
 
 Importing PyTorch, its compiler (which its optimizers ask for) and the rest takes about four seconds of a core. A copy
-of a process that has done so, a fork, begins at once and shares its memory. What cannot be copied is a device in use and
-threads at work, so this process only imports. For all else a training is as if it had been started on its own: its log,
-cores, environment, signals, exit code, and what it computes, bit for bit.
+of a process that has done so, a fork, begins at once and shares its memory. What cannot be copied is a device in use
+and threads at work, so this process only imports. For all else a training is as if it had been started on its own: its
+log, cores, environment, signals, exit code, and what it computes, bit for bit.
 
 Those who started it talk to it over a pipe: they send (name, arguments, log, cores), and hear (name, exit code).
 """

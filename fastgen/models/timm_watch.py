@@ -2,8 +2,8 @@
 
 `timm.create_model("fastgen_inception")` must work after `import fastgen`, but importing timm for that would cost every
 command 4 seconds or more (it imports PyTorch, torchvision, which imports PyTorch's compiler, and wandb), and timm knows
-no other way to announce networks than calling it. So Python is asked to tell when timm is imported: a finder on sys.meta_path finds it
-as usual, and lets its loader register the networks after it has run timm's own code.
+no other way to announce networks than calling it. So Python is asked to tell when timm is imported: a finder on
+sys.meta_path finds it as usual, and lets its loader register the networks after it has run timm's own code.
 """
 
 import importlib
