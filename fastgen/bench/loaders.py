@@ -13,14 +13,13 @@ import torch
 from fastgen.bench.contenders import CONTENDERS, Work, default_workers
 from fastgen.bench.options import Options
 from fastgen.bench.outcome import conclude
+from fastgen.bench.photographs import repeated
 from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
 from fastgen.paper.page import Page
 from fastgen.paper.plots import bars
 from pipelines.bake import BakeSpec, bake
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.export import export
-from pipelines.locations import data_root
-from pipelines.registry import UserError
 from pipelines.sources import SourceSpec
 
 _DEFAULTS = {
@@ -89,15 +88,7 @@ def _installed(package: str) -> bool:
 
 
 def _prepare(options: Options, folder: Path) -> Work:
-    images = Path(options["--images"] or data_root() / "imagenet_sample")
-    files = sorted(path for path in images.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg"))
-    if not files:
-        raise UserError(f"{images} has no class folders with JPEG files; name such a folder with --images")
-    originals = folder / "originals"
-    for number in range(options.count("--samples")):
-        path = files[number % len(files)]
-        (originals / path.parent.name).mkdir(parents=True, exist_ok=True)
-        (originals / path.parent.name / f"{number // len(files)}_{path.name}").symlink_to(path.resolve())
+    originals = repeated(options["--images"], options.count("--samples"), folder / "originals")
     sets = {}
     for name, spec in (("original", BakeSpec("jpeg")), ("small", _SMALL)):
         source = SourceSpec("imagefolder", str(originals))
