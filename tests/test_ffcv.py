@@ -146,6 +146,19 @@ def test_a_failure_in_the_reader_is_raised_and_not_waited_for(path, monkeypatch)
     assert len(list(engine.batches(Sampler(64, 4), "index"))) == 16
 
 
+def test_leaving_early_decodes_nothing_more(path, monkeypatch):
+    engine = open_engine("ffcv", Beton(path), CPU)
+    decoded = []
+    kernel = backend.ffcv_kernels.decode_fixed_kernel
+    counted = lambda rows, *rest: decoded.append(len(rows)) or kernel(rows, *rest)  # noqa: E731
+    monkeypatch.setattr(backend.ffcv_kernels, "decode_fixed_kernel", counted)
+    batches = engine.batches(Sampler(64, 1), "index")
+    next(batches)
+    batches.close()
+    assert len(decoded) < 10  # of 64: what it was ahead, and not the rest of the epoch
+    assert sum(1 for _ in engine.batches(Sampler(64, 1), "index")) == 64
+
+
 def test_other_users_of_ffcv_are_not_disturbed(path):
     """After our import FFCV's own decoders still compile and work."""
     from ffcv.fields.decoders import IntDecoder, SimpleRGBImageDecoder

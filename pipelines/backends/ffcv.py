@@ -6,7 +6,7 @@ same row numbers. Its hazards that matter here, and what is done about them:
 - Batches are views of a ring of buffers, overwritten while the receiver may still hold them: here every batch is
   decoded into memory of its own, which then belongs to the receiver, without a copy.
 - An exception in its thread leaves the consumer waiting for ever: it is handed over and raised there.
-- Leaving an epoch early leaks the thread: closing the generator ends it.
+- Leaving an epoch early leaks the thread, or decodes the rest of it: closing the generator ends it at the next batch.
 - Its order depends on seed + epoch, and its shards are padded: it is given row numbers, and decides nothing.
 - It sets PyTorch's thread count: here it may not.
 - It compiles for 9 to 17 seconds in each process: see `ffcv_kernels`.
@@ -130,6 +130,8 @@ class _Reader(EpochIterator):
                     continue
 
     def run_pipeline(self, *arguments: Any) -> Any:
+        if self.terminate_event.is_set():
+            raise StopIteration  # as at the rows' end: FFCV's loop looks at the event only where it waits for room
         with _DECODING:
             return super().run_pipeline(*arguments)
 
