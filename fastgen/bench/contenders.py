@@ -64,6 +64,8 @@ def _ours(backend: str, of: str) -> Callable[[Work], Epoch]:
 
         baked = BakedSet.open(work.original_set if of == "original" else work.small_set)
         stored = baked.splits["train"]
+        if backend == "resident":
+            torch.set_num_threads(work.workers)
         engine = open_engine(backend, stored, torch.device(work.device), 3, work.workers)
         sampler = Sampler(stored.samples, work.batch)
         spec = ViewSpec(0.875, random="area", area=list(AREA), aspect=list(ASPECT))

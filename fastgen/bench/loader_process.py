@@ -12,9 +12,14 @@ from pathlib import Path
 
 def main() -> None:
     name, started, work_text = sys.argv[1], float(sys.argv[2]), sys.stdin.read()
+    import torch
+
     from fastgen.bench.contenders import CONTENDERS, Work
 
     work = Work(**json.loads(work_text))
+    # The loaders have the cores. PyTorch's threads, which no loader but ours over a resident set works with, would wait
+    # for work in loops that keep them busy.
+    torch.set_num_threads(1)
     imported = time.time()
     epoch = CONTENDERS[name].open(work)
     opened = time.time()
