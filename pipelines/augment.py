@@ -17,6 +17,7 @@ from pipelines.randomness import derive_key, philox
 from pipelines.registry import UserError
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
+_LARGE = 1 << 15  # bytes of an image, from which a loop over the images is worth its cost on a CPU
 _BLOCKS = 2  # of four uniforms for each sample: crop x and y, flip, rotation; four of colour
 
 
@@ -130,6 +131,12 @@ def crop(images: torch.Tensor, offsets: torch.Tensor, size: int, padding: int = 
 def flip(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Left-right where mask, bool (B,), is true. images (B, C, H, W). Returns them in channels_last memory."""
     batch, channels, height, width = images.shape
+    if images.device.type == "cpu" and channels * height * width * images.element_size() > _LARGE:
+        # One at a time, whose pixels stay in a core's cache: less than half the time of passes over the whole batch.
+        out = torch.empty_like(images, memory_format=torch.channels_last)
+        for image, target, mirrored in zip(images, out, mask.tolist(), strict=True):
+            target.copy_(image.flip(-1) if mirrored else image)
+        return out
 
     def words(pixels: torch.Tensor) -> torch.Tensor:
         # A choice between wide words takes a quarter of the time of one between bytes.

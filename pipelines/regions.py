@@ -4,6 +4,7 @@ A region is (top, left, height, width) in pixels. Random ones are a pure functio
 size): a resumed run, or one on another number of processes, sees the same crops, whichever backend decodes them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipelines.randomness import derive_key, philox
 from pipelines.registry import Registry, UserError, did_you_mean
 
 _MASK = 0xFFFFFFFF
+_TOGETHER = 16  # batches whose regions are drawn at once
 
 
 @dataclass
@@ -79,6 +81,20 @@ class View:
                 return out
         out[undecided] = _fallback(height[undecided], width[undecided], self.spec)
         return out
+
+    def regions_of(
+        self, rows_of_batches: list[np.ndarray], index: np.ndarray, height: np.ndarray, width: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """Regions of each batch: int32 (B, 4). index, height, width: of all images, integers (N,).
+
+        Some batches at a time: alone, one of 64 takes fifteen times as long for an image.
+        """
+        for start in range(0, len(rows_of_batches), _TOGETHER):
+            some = rows_of_batches[start : start + _TOGETHER]
+            rows = np.concatenate(some)
+            yield from np.split(
+                self.regions(index[rows], height[rows], width[rows]), np.cumsum([len(batch) for batch in some])[:-1]
+            )
 
 
 def _uniforms(index: np.ndarray, seed: int, epoch: int, attempt: int) -> np.ndarray:

@@ -144,7 +144,7 @@ def test_it_compiles_into_one_graph(augment, kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(5, 3, 8, 8), (5, 3, 7, 5), (5, 1, 7, 6), (5, 3, 7, 4)])
+@pytest.mark.parametrize("shape", [(5, 3, 8, 8), (5, 3, 7, 5), (5, 1, 7, 6), (5, 3, 7, 4), (3, 3, 120, 110)])
 def test_a_flip_moves_whole_images_whatever_their_size(shape, dtype):
     images = torch.randint(0, 256, shape).to(dtype).to(memory_format=torch.channels_last)
     mask = torch.arange(shape[0]) % 2 == 1

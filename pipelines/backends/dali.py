@@ -117,16 +117,20 @@ class DALIEngine:
     def feed(self, rows_of_batches: list[np.ndarray], view: View | None) -> Iterator[Fed]:
         """What DALI is given for each batch: image files (or pixels), and their regions' starts and shapes."""
         held: deque[Fed] = deque(maxlen=_AHEAD + 3)  # DALI reads them later, and holds no reference
-        for rows, stored in zip(rows_of_batches, self._stored.encoded(rows_of_batches), strict=True):
-            sizes = self._sizes[rows]
-            if view is None:
-                regions = np.concatenate([np.zeros_like(sizes), sizes], axis=1)
-            else:
-                regions = view.regions(self._index[rows], sizes[:, 0], sizes[:, 1])
+        encoded = self._stored.encoded(rows_of_batches)
+        for rows, stored, regions in zip(rows_of_batches, encoded, self._regions(rows_of_batches, view), strict=True):
             if self._raw:
+                sizes = self._sizes[rows]
                 stored = [pixels.reshape(*size, 3) for pixels, size in zip(stored, sizes.tolist(), strict=True)]
             held.append((stored, regions[:, :2].copy(), regions[:, 2:].copy()))
             yield held[-1]
+
+    def _regions(self, rows_of_batches: list[np.ndarray], view: View | None) -> Iterator[np.ndarray]:
+        """Regions of each batch: int32 (B, 4)."""
+        if view is not None:
+            return view.regions_of(rows_of_batches, self._index, self._sizes[:, 0], self._sizes[:, 1])
+        whole = (self._sizes[rows] for rows in rows_of_batches)
+        return (np.concatenate([np.zeros_like(sizes), sizes], axis=1) for sizes in whole)
 
     def _explained(self, error: RuntimeError, rows_of_batches: list[np.ndarray]) -> Exception:
         """The UserError that names the sample which DALI could not decode, or what DALI said, with the samples."""

@@ -193,7 +193,7 @@ class FFCVEngine:
         sizes = [len(rows) for rows in rows_of_batches]
         assert len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0], "FFCV cuts an epoch into equal batches"
         labels_of_batches = self._columns.of(rows_of_batches, label)
-        decode, side = self._decoding(view)
+        decode, side = self._decoding(view, rows_of_batches)
         self._loader.batch_size = sizes[0]
         rows = np.concatenate(rows_of_batches).astype(np.uint64)
         reader = _Reader(self._loader, rows, decode, (sizes[0], *side, 3), pinned=self.device.type == "cuda")
@@ -214,8 +214,8 @@ class FFCVEngine:
         finally:
             reader.stop()
 
-    def _decoding(self, view: View | None) -> tuple[Callable, tuple[int, int]]:
-        """The loop over a batch that a stream needs, and the height and width of its images."""
+    def _decoding(self, view: View | None, rows_of_batches: list[np.ndarray]) -> tuple[Callable, tuple[int, int]]:
+        """The loop over a batch that a stream calls for each in turn, and the height and width of its images."""
         check_shown(self._beton, view)
         if view is None:
             assert self._beton.fixed_size is not None
@@ -223,11 +223,10 @@ class FFCVEngine:
         # Decoded whole by each thread in turn. (FFCV's own decoders hold such an image for each sample of a batch.)
         largest = int((self._beton.height.astype(np.int64) * self._beton.width).max()) * 3
         scratch = np.empty((numba.config.NUMBA_NUM_THREADS, largest), np.uint8)
+        regions = view.regions_of(rows_of_batches, self._index, self._beton.height, self._beton.width)
 
         def decode(rows: np.ndarray, memory: Any, metadata: np.ndarray, storage: Any) -> tuple[np.ndarray, np.ndarray]:
-            return ffcv_kernels.decode_regions_kernel(
-                rows, self._regions(rows, view), scratch, memory, metadata, storage
-            )
+            return ffcv_kernels.decode_regions_kernel(rows, next(regions), scratch, memory, metadata, storage)
 
         return decode, (view.size, view.size)
 
