@@ -28,6 +28,7 @@ import torch
 from nvidia.dali import Pipeline, fn, types
 from nvidia.dali import __version__ as dali_version
 
+from fastgen.bench.photographs import repeated
 from pipelines.backends.dali import DALIEngine
 from pipelines.bake import BakeSpec, bake
 from pipelines.corruptions import LabelSpec, PixelSpec
@@ -39,16 +40,6 @@ from pipelines.sources import SourceSpec
 
 SAMPLES, BATCH = 4000, 256
 VIEW = View(ViewSpec(0.875, random="area"), 224, seed=0, epoch=0)
-
-
-def photographs(folder: Path, root: Path) -> Path:
-    """`SAMPLES` links to the files below `folder`, in class folders."""
-    files = sorted(folder.glob("*/*"))
-    for number in range(SAMPLES):
-        path = files[number % len(files)]
-        (root / path.parent.name).mkdir(parents=True, exist_ok=True)
-        (root / path.parent.name / f"{number // len(files)}_{path.name}").symlink_to(path.resolve())
-    return root
 
 
 def passed_on(engine: DALIEngine, sampler: Sampler) -> int:
@@ -87,7 +78,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        source = SourceSpec("imagefolder", str(photographs(arguments.folder, root / "photographs")))
+        source = SourceSpec("imagefolder", str(repeated(str(arguments.folder), SAMPLES, root / "photographs")))
         baked = bake(source, LabelSpec("random"), PixelSpec(), BakeSpec("jpeg"), root)
         export(baked, "webdataset", root / "export", shard_bytes=64 << 20)
         cpu, column = torch.device("cpu"), LabelSpec("random").column_name

@@ -24,7 +24,7 @@ _HELP = """fastgen: the randomization test of "Understanding deep learning requi
                   loaders: [--images FOLDER] [--size 224] [--batch 64] [--samples 2000] [--workers N]
                   bake:    [--images FOLDER] [--samples 1000] [--workers N]
                   peers:   [--steps 800] [--precision fp32|bf16]
-                  train:   [--steps 20] [recipe=NAME] [key=value ...]
+                  train:   [--images FOLDER] [--samples 1024] [--steps 20] [recipe=NAME] [key=value ...]
   fastgen doctor                                what is installed, which devices and data sets are found
 
   --print   show the resolved recipe and stop        --help   this text, recipes and keys

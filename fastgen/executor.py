@@ -96,11 +96,11 @@ def run_points(
         lock = stack.enter_context(_locked(root))
         all_jobs = found_jobs(points, root)
         waiting = [job for job in all_jobs if job.state == WAITING]
+        bake_together(waiting)
+        waiting = [job for job in waiting if job.state == WAITING]
         if not waiting:
             watch(all_jobs)
             return all_jobs
-        bake_together(waiting)
-        waiting = [job for job in waiting if job.state == WAITING]
         free = [tuple(cores[i::jobs]) or tuple(cores) for i in range(jobs)]
         stop = stack.enter_context(StopSignal())
         running: dict[str, Job] = {}

@@ -234,6 +234,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
             # -------- the end of an epoch
             stages.enter(LOG)
+            meter.drain()
             if sampler.offset >= steps_per_epoch * batch_size:
                 if dynamics:
                     dynamics.write(epoch)

@@ -24,15 +24,23 @@ _BLOCKS = 2  # of four uniforms for each sample: crop x and y, flip, rotation; f
 class Preprocess:
     """uint8 images -> network input. One for training, one (train=False: central crop, no change) for evaluation.
 
-    image_size: side of the input in pixels; None where the images come in the input's size.
+    image_size: side of the input in pixels; None where the images come in the input's size. device: of the images.
     """
 
     def __init__(
-        self, image_size: int | None, augment: AugmentSpec, normalize: NormalizeSpec, seed: int, train: bool
+        self,
+        image_size: int | None,
+        augment: AugmentSpec,
+        normalize: NormalizeSpec,
+        seed: int,
+        train: bool,
+        device: torch.device = torch.device("cpu"),  # noqa: B008 (it never changes)
     ) -> None:
         self.image_size, self.augment, self.normalize = image_size, augment, normalize
         self.key, self.active = augmentation_key(seed), train and augment.active
-        self._constants: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+        # Not made when they are first needed, which torch.compile would take for a change, and compile again.
+        mean, std = (torch.tensor(v, device=device) * 255 for v in (normalize.mean, normalize.std))
+        self._mean, self._std = mean[None, :, None, None], std[None, :, None, None]
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor, epoch: int | torch.Tensor = 0) -> torch.Tensor:
         """images: uint8 (B, C, H, W), H = W, channels_last. index: sample indices, int64 (B,).
@@ -72,14 +80,7 @@ class Preprocess:
             return whiten(pixels)
         if self.normalize.kind == "scale":
             return pixels.div_(255)
-        mean, std = self._channel_constants(pixels.device)
-        return pixels.sub_(mean).div_(std)
-
-    def _channel_constants(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        if device not in self._constants:
-            mean, std = (torch.tensor(v, device=device) * 255 for v in (self.normalize.mean, self.normalize.std))
-            self._constants[device] = mean[None, :, None, None], std[None, :, None, None]
-        return self._constants[device]
+        return pixels.sub_(self._mean).div_(self._std)
 
 
 def augmentation_key(seed: int) -> tuple[int, int]:
@@ -131,7 +132,8 @@ def crop(images: torch.Tensor, offsets: torch.Tensor, size: int, padding: int = 
 def flip(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Left-right where mask, bool (B,), is true. images (B, C, H, W). Returns them in channels_last memory."""
     batch, channels, height, width = images.shape
-    if images.device.type == "cpu" and channels * height * width * images.element_size() > _LARGE:
+    large = channels * height * width * images.element_size() > _LARGE
+    if large and images.device.type == "cpu" and not torch.compiler.is_compiling():
         # One at a time, whose pixels stay in a core's cache: less than half the time of passes over the whole batch.
         out = torch.empty_like(images, memory_format=torch.channels_last)
         for image, target, mirrored in zip(images, out, mask.tolist(), strict=True):

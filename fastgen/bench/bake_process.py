@@ -75,8 +75,11 @@ WRITERS = {"fastgen": _ours, "FFCV": _ffcv}
 
 def _streamed(path: Path, work: BakeWork, loader: str) -> float:
     """Images a second of a baked set, random-resized-crop and flip to bytes, after a first epoch."""
+    import torch
+
     from fastgen.bench.contenders import CONTENDERS, Work
 
+    torch.set_num_threads(1)  # as `loader_process` does
     sets = {"original_set": str(path.parent), "small_set": "", "original_shards": "", "small_shards": ""}
     epoch = CONTENDERS[loader].open(
         Work(originals=work.photographs, size=SIZE, batch=BATCH, workers=work.workers, device="cpu", **sets)

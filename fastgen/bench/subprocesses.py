@@ -1,6 +1,8 @@
 """Repetitions in turn, each in a process of its own, so that noise of the machine meets all alike."""
 
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,13 +21,18 @@ def measure(module: str, arguments: list[str], given: str = "", limit_s: float |
     Raises RuntimeError with the last thing that it said where it failed, and where it takes longer than `limit_s`.
     """
     command = [sys.executable, "-m", module, *arguments, repr(time.time())]
-    try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"no end after {limit_s:.0f} s") from None
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    if done.returncode or not lines:
-        raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        try:
+            output, errors = process.communicate(given, timeout=limit_s)
+        except BaseException as error:  # Ctrl-C too: what it started would disturb what is measured next
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise RuntimeError(f"no end after {limit_s:.0f} s") from None
+            raise
+    lines = (errors if process.returncode else output).strip().splitlines()
+    if process.returncode or not lines:
+        raise RuntimeError(lines[-1] if lines else f"exit code {process.returncode}")
     found: Measured = json.loads(lines[-1])
     return found
 

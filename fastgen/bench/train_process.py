@@ -30,20 +30,29 @@ _PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product mea
 
 
 def training(recipe: Recipe, steps: int) -> dict[str, Any]:
-    from fastgen.train import train
+    from fastgen import train as loop
 
+    steps_at: list[float] = []
+
+    class TimedMeter(loop.Meter):
+        def step(self, samples: int, waited_seconds: float) -> None:
+            super().step(samples, waited_seconds)
+            steps_at.append(time.perf_counter())
+
+    loop.Meter = TimedMeter  # type: ignore[misc]  # in this process, which ends with the measurement
     with _utilisation() as used:
-        summary = train(recipe)
+        summary = loop.train(recipe)
     return {
         "images_per_second": summary["images_per_second"],
         "data_stall_fraction": summary["data_stall_fraction"],
         "advice": summary["advice"],
-        "gpu_utilisation": used(),
+        "gpu_utilisation": used(steps_at[0], steps_at[-1]),
     }
 
 
 def compute(recipe: Recipe, steps: int) -> dict[str, Any]:
-    """The step as `fastgen.train` takes it, on a batch of noise; and what share of the device's rate that is."""
+    """The step as `fastgen.train` takes it, but for clipping, average and metrics, on a batch of noise; and what share
+    of the device's rate that is."""
     accelerator = make_accelerator(recipe)
     data = open_data(accelerator, recipe)
     channels, size = data.baked.manifest.channels, data.image_size
@@ -68,7 +77,7 @@ def compute(recipe: Recipe, steps: int) -> dict[str, Any]:
                     bare.zero_grad()
 
     rate = recipe.data.batch_size / seconds_each(step, steps, accelerator.device)
-    precision = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
     product = product_rate(accelerator.device, precision)
     return {
         "images_per_second": rate,
@@ -131,10 +140,11 @@ def product_rate(device: torch.device, precision: torch.dtype) -> float:
 
 
 class _utilisation:
-    """Mean GPU utilisation (percent) as nvidia-smi reports it, or None without a GPU."""
+    """Gives a function: mean utilisation (percent) of the first GPU as nvidia-smi reported it between two times of
+    time.perf_counter, or None where it reported none."""
 
-    def __enter__(self) -> Callable[[], float | None]:
-        self._seen: list[float] = []
+    def __enter__(self) -> Callable[[float, float], float | None]:
+        self._seen: list[tuple[float, float]] = []
         self._process: subprocess.Popen[str] | None = None
         if torch.cuda.is_available():
             query = [
@@ -148,12 +158,17 @@ class _utilisation:
             ]
             self._process = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
             threading.Thread(target=self._read, daemon=True).start()
-        return lambda: sum(self._seen) / len(self._seen) if self._seen else None
+        return self._mean
 
     def _read(self) -> None:
         assert self._process is not None and self._process.stdout is not None
         for line in self._process.stdout:
-            self._seen.append(float(line))
+            if line.strip().isdigit():  # and not "[N/A]"
+                self._seen.append((time.perf_counter(), float(line)))
+
+    def _mean(self, began: float, ended: float) -> float | None:
+        seen = [value for at, value in self._seen if began <= at <= ended]
+        return sum(seen) / len(seen) if seen else None
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:

@@ -53,7 +53,8 @@ class Data:
         )
 
     def compile(self) -> None:
-        """Fuse what makes training batches network inputs into few kernels: once for each size of images."""
+        """Fuse what makes training batches network inputs into few kernels: once for each size of images, of which
+        torch.compile takes up to eight."""
         self.prepare = torch.compile(self.prepare, dynamic=False)
 
     @property
@@ -120,8 +121,8 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
         spec=data,
         image_size=image_size,
         sampler=sampler,
-        prepare=Preprocess(crop, data.augment, data.normalize, recipe.seed, train=True),
-        prepare_eval=Preprocess(crop, data.augment, data.normalize, recipe.seed, train=False),
+        prepare=Preprocess(crop, data.augment, data.normalize, recipe.seed, True, device),
+        prepare_eval=Preprocess(crop, data.augment, data.normalize, recipe.seed, False, device),
     )
 
 

@@ -1,4 +1,4 @@
-"""Processes: the Accelerator, the traps of launching, threads, and stopping in good order."""
+"""Processes: the Accelerator, the traps of launching, threads, and deciding together when to stop."""
 
 import ctypes
 import os

@@ -58,6 +58,14 @@ class Meter:
             self.samples += samples
         self._mark = now
 
+    def drain(self) -> None:
+        """Wait for what the device still has to do, and count that time as the loop's, which has run ahead of it."""
+        if self._sums.device.type == "cuda":
+            torch.cuda.synchronize(self._sums.device)
+        if self.steps > 1:
+            self._loop_seconds += time.perf_counter() - self._mark
+        self.pause()
+
     def totals(self) -> list[list[float]]:
         """Both rows over all processes; every process must ask. Waits for the device."""
         self._sum_up()

@@ -46,9 +46,10 @@ def make_optimizer(network: torch.nn.Module, spec: OptimSpec) -> torch.optim.Opt
 
 
 def step_of(accelerator: Accelerator, optimizer: AcceleratedOptimizer) -> Callable[[], object]:
-    """What takes a step of a prepared optimizer, once the gradients of all micro-batches are there.
+    """What takes a step of a prepared optimizer. Call it where accelerator.sync_gradients is true: where the gradients
+    of all micro-batches are there, for which accelerate's own step looks itself.
 
-    accelerate's own step looks for a package on the disk each time (70 microseconds). Only scaling the loss needs it.
+    That one also searches the disk for a package each time (70 microseconds). Only scaling the loss needs it.
     """
     step: Callable[[], object] = optimizer.step if accelerator.scaler is not None else optimizer.optimizer.step
     return step

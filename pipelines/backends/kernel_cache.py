@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import numba
 from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
@@ -22,14 +23,17 @@ class _KernelFiles:
 
     numba's own are an index and a data file: a damaged one ends the process, and two processes that write at once
     can leave an index that names the other's kernel. A file here is named by all that determines the machine code
-    (signature, processor, bytecode, source file's stamp, numba's version); what cannot be read or written is compiled.
+    (signature, processor, bytecode, source file's stamp, numba's and llvmlite's version); what cannot be read or written
+    is compiled.
     """
 
     def __init__(self, folder: str, name: str, stamp: Any) -> None:
         self._folder, self._name, self._stamp = Path(folder), name, stamp
 
     def _path(self, key: Any) -> Path:
-        identity = hashlib.sha256(repr((key, self._stamp, numba.__version__)).encode()).hexdigest()[:32]
+        identity = hashlib.sha256(
+            repr((key, self._stamp, numba.__version__, llvmlite.__version__)).encode()
+        ).hexdigest()[:32]
         return self._folder / f"{self._name}.{identity}.kernel"
 
     def load(self, key: Any) -> Any:

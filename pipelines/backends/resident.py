@@ -55,8 +55,8 @@ class ResidentEngine:
             yield self._pixels.index_select(0, mine).permute(0, 3, 1, 2)
 
     def _shown(self, rows_of_batches: list[np.ndarray], view: View) -> Iterator[torch.Tensor]:
-        for rows in rows_of_batches:
-            regions = view.regions(self._index[rows], *self._sizes[rows].T)
+        all_regions = view.regions_of(rows_of_batches, self._index, *self._sizes.T)
+        for rows, regions in zip(rows_of_batches, all_regions, strict=True):
             resized = [
                 _resized(self._image(int(row))[None, :, top : top + height, left : left + width], view.size)
                 for row, (top, left, height, width) in zip(rows, regions.tolist(), strict=True)
