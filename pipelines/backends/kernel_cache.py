@@ -23,8 +23,8 @@ class _KernelFiles:
 
     numba's own are an index and a data file: a damaged one ends the process, and two processes that write at once
     can leave an index that names the other's kernel. A file here is named by all that determines the machine code
-    (signature, processor, bytecode, source file's stamp, versions of numba and llvmlite); what cannot be read or written
-    is compiled.
+    (signature, processor, bytecode, source file's stamp, versions of numba and llvmlite); what cannot be read or
+    written is compiled.
     """
 
     def __init__(self, folder: str, name: str, stamp: Any) -> None:
