@@ -3,7 +3,8 @@
 Importing PyTorch, its compiler (which its optimizers ask for) and the rest takes about four seconds of a core. A copy
 of a process that has done so, a fork, begins at once and shares its memory. What cannot be copied is a device in use
 and threads at work, so this process only imports. For all else a training is as if it had been started on its own: its
-log, cores, environment, signals, exit code, and what it computes, bit for bit.
+log, cores, environment, signals, exit code, and what it computes, bit for bit. (NumPy's linear algebra,
+which trainings hardly use, keeps as many threads as this process has cores.)
 
 Those who started it talk to it over a pipe: they send (name, arguments, log, cores), and hear (name, exit code).
 """

@@ -1,6 +1,7 @@
 """Measures one writer in a process of its own: python -m fastgen.bench.bake_process NAME STARTED < WORK.json
 
-Prints what was measured as one line of JSON. Imports are done before the time is taken.
+Prints what was measured as one line of JSON. Imports are done before the time is taken, so STARTED, which `measure`
+gives to every process, is not used.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from pipelines.beton import Beton
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.sources import SourceSpec
 
-SIZE, BATCH = 224, 32  # of what is streamed
+SIZE, BATCH = 224, 32  # pixels of a side, and images, of the batches that are streamed
 
 
 @dataclass(frozen=True)
