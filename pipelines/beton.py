@@ -11,6 +11,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -158,19 +159,22 @@ class Beton:
 
     def encoded(self, rows_of_batches: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """What is stored of each batch's images, where it lies in the mapped file: uint8 (bytes,) each."""
-        data = np.asarray(self.map())  # slices of a memmap cost five times as much
         begins, ends = self.ptr.astype(np.int64), (self.ptr + self.sizes).astype(np.int64)
         for rows in rows_of_batches:
-            yield [data[begin:end] for begin, end in zip(begins[rows].tolist(), ends[rows].tolist(), strict=True)]
+            yield [self.data[begin:end] for begin, end in zip(begins[rows].tolist(), ends[rows].tolist(), strict=True)]
 
-    def map(self) -> np.memmap:
-        """The file's bytes, mapped read-only: uint8 (file size,)."""
-        return np.memmap(self.path, np.uint8, "r")
+    @cached_property
+    def data(self) -> np.ndarray:
+        """The file's bytes, mapped read-only: uint8 (file size,).
 
-    def image(self, row: int, data: np.ndarray | None = None) -> np.ndarray:
-        """The decoded image of a row: uint8 (H, W, 3). data: the mapped file, when many rows are read."""
+        One mapping for good: a new one costs a page fault for every few pages that are read again.
+        """
+        return np.asarray(np.memmap(self.path, np.uint8, "r"))  # slices of a memmap itself cost five times as much
+
+    def image(self, row: int) -> np.ndarray:
+        """The decoded image of a row: uint8 (H, W, 3)."""
         begin = int(self.ptr[row])
-        encoded = (self.map() if data is None else data)[begin : begin + int(self.sizes[row])]
+        encoded = self.data[begin : begin + int(self.sizes[row])]
         if self.mode[row] == RAW:
             return encoded.reshape(int(self.height[row]), int(self.width[row]), 3)
         try:
@@ -188,12 +192,11 @@ class Beton:
         height, width = self.fixed_size
         size = height * width * 3
         out = np.empty((self.samples, size), np.uint8)
-        data = self.map()
         # One copy per contiguous run (a page each); gathering with an index array takes 90 times as long.
         ends = np.flatnonzero(np.diff(self.ptr.astype(np.int64)) != size) + 1
         for first, last in zip(np.r_[0, ends], np.r_[ends, self.samples], strict=True):
             begin = int(self.ptr[first])
-            out[first:last] = data[begin : begin + (last - first) * size].reshape(-1, size)
+            out[first:last] = self.data[begin : begin + (last - first) * size].reshape(-1, size)
         return out.reshape(self.samples, height, width, 3)
 
     def hashes(self, payload: bool = True) -> Hashes:

@@ -93,7 +93,7 @@ def table_path(folder: Path, split: str) -> Path:
 
 
 def _webdataset(beton: Beton, folder: Path, split: str, shard_bytes: int) -> list[Shard]:
-    columns, data = beton.columns, beton.map()
+    columns = beton.columns
     digits = max(8, len(str(beton.samples)))
     shards: list[Shard] = []
     places = np.zeros((beton.samples, 4), np.int64)  # number of the shard, offset, bytes, CRC-32
@@ -106,7 +106,7 @@ def _webdataset(beton: Beton, folder: Path, split: str, shard_bytes: int) -> lis
             tar = _Tar(folder / f"{split}-{len(shards):06d}.tar")
         key = f"{row:0{digits}d}"
         tar.begin_sample()
-        extension, image = _image(beton, row, data)
+        extension, image = _image(beton, row)
         places[row] = len(shards), tar.add(key, extension, image), len(image), zlib.crc32(image)
         tar.add(key, "cls", str(columns["clean_label"][row]).encode())
         for name, values in columns.items():
@@ -130,13 +130,13 @@ def _webdataset(beton: Beton, folder: Path, split: str, shard_bytes: int) -> lis
     return shards
 
 
-def _image(beton: Beton, row: int, data: np.ndarray) -> tuple[str, bytes]:
+def _image(beton: Beton, row: int) -> tuple[str, bytes]:
     """Extension and bytes of an image file."""
     if beton.mode[row] == JPEG:
         begin = int(beton.ptr[row])
-        return "jpg", data[begin : begin + int(beton.sizes[row])].tobytes()
+        return "jpg", beton.data[begin : begin + int(beton.sizes[row])].tobytes()
     out = io.BytesIO()
-    Image.fromarray(beton.image(row, data)).save(out, "PNG", compress_level=1)
+    Image.fromarray(beton.image(row)).save(out, "PNG", compress_level=1)
     return "png", out.getvalue()
 
 

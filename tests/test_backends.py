@@ -100,12 +100,18 @@ def test_backends_agree(backend, betons, kind):
         assert difference.max() == 0 if kind == "raw" else difference.mean() < 1.5
 
 
-def test_batches_belong_to_the_receiver(backend, betons):
-    engine = open_engine(backend, betons["raw"], CPU)
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_batches_belong_to_the_receiver(backend, betons, kind):
+    """Who may keep them, and write into them: neither the engine nor another batch has the same memory."""
+    engine = open_engine(backend, betons[kind], CPU)
     kept = list(engine.batches(Sampler(N, 10), "one"))
-    list(engine.batches(Sampler(N, 10, epoch=1), "one"))
+    for _ in range(2):
+        for batch in engine.batches(Sampler(N, 10, epoch=1), "one"):
+            check(batch, kind)
+            batch.images.zero_()
     for batch in kept:
-        check(batch)
+        check(batch, kind)
+        batch.images.zero_()
 
 
 def test_resume_from_every_offset(backend, betons):

@@ -272,12 +272,11 @@ def test_original_jpegs_that_fit_are_kept_byte_for_byte(tmp_path):
     }
     baked = bake(folder_of(tmp_path, **originals), TRUE, NONE, BakeSpec("jpeg", resolution=100), tmp_path)
     beton, source = baked.betons["train"], open_source(folder_spec(tmp_path), "train")
-    data = beton.map()
     assert list(baked.betons) == ["train"] and (beton.mode == JPEG).all()
     for row, index in enumerate(beton.columns["index"]):
         name = Path(source.sample_name(int(index))).stem
         begin = int(beton.ptr[row])
-        stored = data[begin : begin + int(beton.sizes[row])].tobytes()
+        stored = beton.data[begin : begin + int(beton.sizes[row])].tobytes()
         assert (stored == originals[name]) == (name in ("fits", "gray")), name
         size = (100, 50) if name == "large" else (60, 40)
         assert (beton.width[row], beton.height[row]) == size
@@ -386,10 +385,9 @@ def test_real_photographs_as_jpeg(tmp_path, data_folder):
     spec = SourceSpec("imagefolder", str(root), limit=40)
     baked = bake(spec, LabelSpec("random"), NONE, BakeSpec("jpeg"), tmp_path)
     beton, source = baked.betons["train"], open_source(spec, "train")
-    data = beton.map()
     for row, index in enumerate(beton.columns["index"]):
         begin = int(beton.ptr[row])
-        assert data[begin : begin + int(beton.sizes[row])].tobytes() == source.read(int(index))
+        assert beton.data[begin : begin + int(beton.sizes[row])].tobytes() == source.read(int(index))
 
 
 def test_a_full_disk_is_noticed_before_baking(tmp_path, monkeypatch):

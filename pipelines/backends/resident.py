@@ -104,10 +104,9 @@ def _pixels(beton: Beton, threads: int | None) -> np.ndarray:
         return beton.raw_images().reshape(-1)
     starts = _starts(np.stack([beton.height, beton.width], axis=1).astype(np.int64))
     out = np.empty(int(starts[-1]), np.uint8)
-    data = beton.map()
 
     def decode(row: int) -> None:
-        out[starts[row] : starts[row + 1]] = beton.image(row, data).reshape(-1)
+        out[starts[row] : starts[row + 1]] = beton.image(row).reshape(-1)
 
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(decode, range(beton.samples)):
