@@ -47,7 +47,7 @@ class DataSpec(SourceSpec):
     eval_size: int | None = None  # pixels, the same for evaluation (None: image_size)
     batch_size: int = 128  # global: over all processes and accumulation steps
     eval_batch_size: int | None = None  # global (None: four times batch_size)
-    workers: int | None = None  # cores for the loader of a process (None: its share of them)
+    workers: int | None = None  # loader threads of a process (None: its share of the cores)
     stage: str | None = None  # a folder on each machine's own disk to copy the baked set to
     shards: str | None = None  # a folder that `fastgen export` wrote, to stream instead of baking (backend dali)
     labels: LabelSpec = field(default_factory=LabelSpec)

@@ -9,6 +9,7 @@ Source: ffcv/types.py, ffcv/fields/, ffcv/memory_allocator.py of FFCV 1.0.2.
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,6 +64,12 @@ def fixed_size(height: np.ndarray, width: np.ndarray) -> tuple[int, int] | None:
     return int(height[0]), int(width[0])
 
 
+def _identity(descriptor: int) -> tuple[int, int]:
+    """Size and time of change of an open file: of two that have had the same name, they differ."""
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
 class Beton:
     """An open .beton file with one image field and integer columns.
 
@@ -76,6 +83,7 @@ class Beton:
         self.path = Path(path)
         try:
             with open(self.path, "rb") as file:
+                self._opened = _identity(file.fileno())
                 self._read(file)
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file; bake it first (fastgen bake recipe=...)") from None
@@ -169,7 +177,10 @@ class Beton:
 
         One mapping for good: a new one costs a page fault for every few pages that are read again.
         """
-        return np.asarray(np.memmap(self.path, np.uint8, "r"))  # slices of a memmap itself cost five times as much
+        with open(self.path, "rb") as file:
+            if _identity(file.fileno()) != self._opened:
+                raise UserError(f"{self.path}: was replaced since it was opened, by another bake maybe; start again")
+            return np.asarray(np.memmap(file, np.uint8, "r"))  # slices of a memmap itself cost five times as much
 
     def image(self, row: int) -> np.ndarray:
         """The decoded image of a row: uint8 (H, W, 3)."""

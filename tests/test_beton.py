@@ -101,6 +101,20 @@ def test_columns_are_added_without_touching_the_payload(tmp_path):
     assert all(np.array_equal(beton.columns[k], v) for k, v in {**COLUMNS, **more}.items())
 
 
+def test_a_file_that_was_replaced_is_not_read_by_the_old_addresses(tmp_path):
+    write(tmp_path / "a.beton")
+    opened = Beton(tmp_path / "a.beton")
+    add_columns(opened, tmp_path / "b.beton", {f"column{i}": RNG.integers(0, 10, N) for i in range(30)})
+    (tmp_path / "b.beton").rename(tmp_path / "a.beton")
+    with pytest.raises(UserError, match="was replaced since it was opened"):
+        opened.image(0)
+    mapped = Beton(tmp_path / "a.beton")
+    assert np.array_equal(mapped.image(0), IMAGES[0])
+    write(tmp_path / "b.beton", images=IMAGES[::-1].copy())
+    (tmp_path / "b.beton").rename(tmp_path / "a.beton")
+    assert np.array_equal(mapped.image(3), IMAGES[3])  # what is mapped stays as it was
+
+
 @pytest.mark.parametrize("where", ["header", "field", "label", "image pointer", "gap", "pixel", "allocation"])
 def test_a_flipped_bit_changes_a_hash(tmp_path, where):
     path = tmp_path / "a.beton"

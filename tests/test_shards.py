@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -45,6 +46,24 @@ def test_tables_are_the_sets(sets):
         assert all(np.array_equal(shards.columns[name], values) for name, values in beton.columns.items())
         for row in (0, beton.samples - 1):
             assert np.array_equal(shards.image(row), beton.image(row))
+
+
+def test_files_live_until_dali_has_read_them(sets, monkeypatch):
+    """DALI holds no reference, and works on the last batches when nothing is fed any more."""
+    pytest.importorskip("nvidia.dali")
+    shards, files_of_batches = sets[1].splits["train"], []
+    encoded = type(shards).encoded
+
+    def watched(self, rows_of_batches):
+        for files in encoded(self, rows_of_batches):
+            files_of_batches.append([weakref.ref(file) for file in files])
+            yield files
+
+    monkeypatch.setattr(type(shards), "encoded", watched)
+    stream = open_engine("dali", shards, CPU).batches(Sampler(SAMPLES, 24), RANDOM.column_name)
+    for number, _ in enumerate(stream, 1):
+        assert all(file() is not None for files in files_of_batches[number:] for file in files)
+    assert number == len(files_of_batches) == SAMPLES // 24
 
 
 @pytest.mark.parametrize("shown", ["whole", "regions"])

@@ -109,7 +109,7 @@ def _raw_ffcv(of: str) -> Callable[[Work], Epoch]:
     return open_loader
 
 
-def _raw_dali(of: str) -> Callable[[Work], Epoch]:
+def _raw_dali(of: str, threads_a_core: int = 1) -> Callable[[Work], Epoch]:
     """As in DALI's ImageNet example, over WebDataset shards, without normalisation."""
 
     def open_loader(work: Work) -> Epoch:
@@ -121,7 +121,7 @@ def _raw_dali(of: str) -> Callable[[Work], Epoch]:
 
         device_id: Any = 0 if on_gpu else None
 
-        @pipeline_def(batch_size=work.batch, num_threads=work.workers, device_id=device_id)
+        @pipeline_def(batch_size=work.batch, num_threads=threads_a_core * work.workers, device_id=device_id)
         def images() -> Any:
             read: Any = fn.readers.webdataset(
                 paths=[str(path) for path in shards],
@@ -230,6 +230,8 @@ for _of in ("original", "small"):
     CONTENDERS.add(_ffcv, Contender(_raw_ffcv(_of), ("ffcv",), _of))
     CONTENDERS.add(f"fastgen dali{_suffix}", Contender(_ours("dali", _of), ("nvidia.dali",), _of, _dali))
     CONTENDERS.add(_dali, Contender(_raw_dali(_of), ("nvidia.dali",), _of))
+    # As the dali backend has them on a CPU, to see what that alone does.
+    CONTENDERS.add(f"{_dali}, 2 threads a core", Contender(_raw_dali(_of, 2), ("nvidia.dali",), _of))
     CONTENDERS.add(f"fastgen resident{_suffix}", Contender(_ours("resident", _of), (), _of, "torchvision, PIL"))
 CONTENDERS.add("torchvision, PIL", Contender(_torchvision_pil))
 CONTENDERS.add("torchvision.io, v2", Contender(_torchvision_v2))

@@ -77,7 +77,7 @@ def open_engine(
     """Open a baked file, or a split of an export (which the dali backend alone streams), with the backend `name`.
 
     channels: 3, or 1 for sets baked from grayscale images (a .beton always stores three).
-    threads: for as many cores (None: those this process may use); dali takes two for each on a CPU.
+    threads: loader threads (None: the cores this process may use). As many as cores: dali takes two for each on a CPU.
     Raises UserError for an unknown backend, one whose package is missing, or a file it cannot stream.
     """
     module = importlib.import_module(_MODULES[name])

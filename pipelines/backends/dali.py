@@ -33,8 +33,8 @@ except (ImportError, OSError) as error:
     ) from error
 
 _AHEAD = 3  # batches that DALI prepares before they are asked for
-# On a CPU. DALI decodes a whole batch before it resizes it, and this process computes on the same cores: with a thread
-# for each, cores would wait for the last image (7 to 10 % of their time, where DALI's own reader waits 2 %).
+# Where it has all cores of a CPU. DALI decodes a whole batch before it resizes it, and this process computes on the
+# same cores: with one thread for each, they waited for the last image for 7 to 10 % of the time.
 _THREADS_A_CORE = 2
 
 Fed = tuple[list[np.ndarray], np.ndarray, np.ndarray]  # encoded images, starts and shapes of their regions
@@ -53,7 +53,10 @@ class DALIEngine:
                 f"{stored.path}: has raw and JPEG images, and data.backend=dali reads files of one kind; "
                 "bake it with bake.encoding=jpeg or raw"
             )
-        self._threads = threads or len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
+        self._threads = threads or cores
+        if device.type == "cpu" and self._threads == cores:
+            self._threads *= _THREADS_A_CORE
         self._index = stored.columns["index"]
         self._sizes = np.stack([stored.height, stored.width], axis=1).astype(np.int32)
         self._columns = Columns(stored, device)
@@ -64,24 +67,34 @@ class DALIEngine:
             return
         check_shown(self._stored, view)
         labels_of_batches = self._columns.of(rows_of_batches, label)
-        pipeline = self._pipeline(rows_of_batches, view)
-        for number, labels in enumerate(labels_of_batches):
-            try:
-                (images,) = pipeline.run()
-            except RuntimeError as error:
-                raise self._explained(error, rows_of_batches[number : number + _AHEAD + 1]) from error
-            # The dynamic executor does not use an output again. On a GPU: in the order of the stream that computes.
-            pixels = to_torch_tensor(images.as_tensor(), copy=self.device.type == "cuda")
-            pixels = pixels.permute(0, 3, 1, 2)
-            if self._channels == 1:
-                pixels = pixels[:, :1].contiguous(memory_format=torch.channels_last)
-            yield Batch(pixels, *labels)
+        held: deque[Fed] = deque(maxlen=_AHEAD + 3)  # as long as this stream, which ends later than what feeds it
 
-    def _pipeline(self, rows_of_batches: list[np.ndarray], view: View | None) -> Pipeline:
+        def fed() -> Iterator[Fed]:
+            for batch in self.feed(rows_of_batches, view):
+                held.append(batch)
+                yield batch
+
+        pipeline = self._pipeline(fed(), max(len(rows) for rows in rows_of_batches), view)
+        try:
+            for number, labels in enumerate(labels_of_batches):
+                try:
+                    (images,) = pipeline.run()
+                except RuntimeError as error:
+                    raise self._explained(error, rows_of_batches[number : number + _AHEAD + 1]) from error
+                # The dynamic executor does not use an output again. On a GPU: in the order of the stream that computes.
+                pixels = to_torch_tensor(images.as_tensor(), copy=self.device.type == "cuda")
+                pixels = pixels.permute(0, 3, 1, 2)
+                if self._channels == 1:
+                    pixels = pixels[:, :1].contiguous(memory_format=torch.channels_last)
+                yield Batch(pixels, *labels)
+        finally:
+            del pipeline  # before what it may still be reading
+
+    def _pipeline(self, source: Iterator[Fed], batch_size: int, view: View | None) -> Pipeline:
         gpu = self.device.type == "cuda"
         pipeline = Pipeline(
-            batch_size=max(len(rows) for rows in rows_of_batches),
-            num_threads=self._threads if gpu else self._threads * _THREADS_A_CORE,
+            batch_size=batch_size,
+            num_threads=self._threads,
             device_id=torch.cuda.current_device() if gpu else None,
             prefetch_queue_depth=_AHEAD,
             seed=0,  # nothing in it is random
@@ -90,7 +103,7 @@ class DALIEngine:
         with pipeline:
             # Not copied: a mapped file's bytes are read where they lie.
             stored, start, shape = fn.external_source(
-                source=self.feed(rows_of_batches, view),
+                source=source,
                 num_outputs=3,
                 batch=True,
                 no_copy=True,
@@ -119,15 +132,16 @@ class DALIEngine:
         return pipeline
 
     def feed(self, rows_of_batches: list[np.ndarray], view: View | None) -> Iterator[Fed]:
-        """What DALI is given for each batch: image files (or pixels), and their regions' starts and shapes."""
-        held: deque[Fed] = deque(maxlen=_AHEAD + 3)  # DALI reads them later, and holds no reference
+        """What DALI is given for each batch: image files (or pixels), and their regions' starts and shapes.
+
+        DALI reads the files later and holds no reference to them: who hands them over must.
+        """
         encoded = self._stored.encoded(rows_of_batches)
         for rows, stored, regions in zip(rows_of_batches, encoded, self._regions(rows_of_batches, view), strict=True):
             if self._raw:
                 sizes = self._sizes[rows]
                 stored = [pixels.reshape(*size, 3) for pixels, size in zip(stored, sizes.tolist(), strict=True)]
-            held.append((stored, regions[:, :2].copy(), regions[:, 2:].copy()))
-            yield held[-1]
+            yield stored, regions[:, :2].copy(), regions[:, 2:].copy()
 
     def _regions(self, rows_of_batches: list[np.ndarray], view: View | None) -> Iterator[np.ndarray]:
         """Regions of each batch: int32 (B, 4)."""
