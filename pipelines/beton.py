@@ -7,12 +7,11 @@ holds mode, width, height and the file offset of its bytes; an integer field's r
 Source: ffcv/types.py, ffcv/fields/, ffcv/memory_allocator.py of FFCV 1.0.2.
 """
 
+import contextlib
 import hashlib
 import io
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +63,6 @@ def fixed_size(height: np.ndarray, width: np.ndarray) -> tuple[int, int] | None:
     return int(height[0]), int(width[0])
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
-    """Size and time of change of an open file: of two that have had the same name, they differ."""
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
-
-
 class Beton:
     """An open .beton file with one image field and integer columns.
 
@@ -83,8 +76,12 @@ class Beton:
         self.path = Path(path)
         try:
             with open(self.path, "rb") as file:
-                self._opened = _identity(file.fileno())
                 self._read(file)
+                self._mapped: np.ndarray | None = None
+                # At once: another bake may put a file with more columns in this one's place. Where that cannot be, it
+                # is told when the bytes are needed: data.stage may copy the file first.
+                with contextlib.suppress(OSError):
+                    self._mapped = np.asarray(np.memmap(file, np.uint8, "r"))
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file; bake it first (fastgen bake recipe=...)") from None
         except UserError:
@@ -171,16 +168,19 @@ class Beton:
         for rows in rows_of_batches:
             yield [self.data[begin:end] for begin, end in zip(begins[rows].tolist(), ends[rows].tolist(), strict=True)]
 
-    @cached_property
+    @property
     def data(self) -> np.ndarray:
-        """The file's bytes, mapped read-only: uint8 (file size,).
+        """The file's bytes, mapped read-only: uint8 (file size,). Raises UserError where no file can be mapped.
 
-        One mapping for good: a new one costs a page fault for every few pages that are read again.
+        One mapping for good: a new one costs a page fault for every few pages that are read again. An array, as slices
+        of a numpy.memmap cost five times as much.
         """
-        with open(self.path, "rb") as file:
-            if _identity(file.fileno()) != self._opened:
-                raise UserError(f"{self.path}: was replaced since it was opened, by another bake maybe; start again")
-            return np.asarray(np.memmap(file, np.uint8, "r"))  # slices of a memmap itself cost five times as much
+        if self._mapped is None:
+            raise UserError(
+                f"{self.path}: its file system maps no files; have it copied to a local disk (data.stage=FOLDER), or "
+                "stream an export of it (fastgen export, data.shards=FOLDER)"
+            )
+        return self._mapped
 
     def image(self, row: int) -> np.ndarray:
         """The decoded image of a row: uint8 (H, W, 3)."""

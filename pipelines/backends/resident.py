@@ -36,7 +36,6 @@ class ResidentEngine:
             if channels == 1:
                 pixels = pixels[..., :1].contiguous()
         self._pixels = pixels.to(device)
-        del beton.data  # not read again: unmapped
         self._index = beton.columns["index"]
         self._columns = Columns(beton, device)
 
