@@ -56,7 +56,7 @@ def test_on_a_gpu_the_table_says_how_many_the_cores_feed():
     """1,000 images a second at 2 ms of CPU time each keep two cores busy: 16 cores feed eight."""
     measured = dict.fromkeys(("first_batch_cold_s", "first_batch_after_opening_s", "first_batch_warm_s", "peak_mb"), 1)
     measured |= {"images_per_second": 1000, "cpu_seconds_per_1000": 2.0}
-    work = Work("", "", "", "", "", 224, 64, 16, "cuda")
+    work = Work("", {}, {}, 224, 64, 16, "cuda")
     header, (row, missing) = _table({"DALI": [measured]}, {"timm": "absent"}, work)
     assert (header[-1], row[-1]) == ("GPUs fed", "8.0") and len(header) == len(row) == len(missing)
     assert "GPUs fed" not in _table({"DALI": [measured]}, {}, replace(work, device="cpu"))[0]
@@ -69,7 +69,8 @@ def test_a_rate_is_that_of_the_middle_of_an_epoch():
         edges(1)
 
 
-@pytest.mark.parametrize("name", [name for name in CONTENDERS if CONTENDERS[name].of == "original"])
+# FFCV itself once: what numba compiled for two of its loaders in one process breaks what comes after them.
+@pytest.mark.parametrize("name", sorted(set(CONTENDERS) - {"FFCV, raw"} - {n for n in CONTENDERS if "small" in n}))
 def test_every_loader_gives_the_same_work(name, photographs, tmp_path_factory):
     """A batch of the asked shape, of bytes, on the device, and other crops in the next epoch."""
     import importlib.util
@@ -83,7 +84,7 @@ def test_every_loader_gives_the_same_work(name, photographs, tmp_path_factory):
     from fastgen.bench.options import Options
 
     arguments = ["--images", str(photographs), "--samples", "12", "--batch", "4", "--size", "32", "--workers", "1"]
-    work = _prepare(Options(arguments, _DEFAULTS), tmp_path_factory.mktemp("work"))
+    work = _prepare(Options(arguments, _DEFAULTS), tmp_path_factory.mktemp("work"), [name])
     epoch = CONTENDERS[name].open(work)
     batches = [batch.clone() for batch in epoch(0)]
     assert len(batches) >= 2 and all(batch.shape == (4, 3, 32, 32) for batch in batches[:2])

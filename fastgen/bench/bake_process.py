@@ -81,10 +81,8 @@ def _streamed(path: Path, work: BakeWork, loader: str) -> float:
     from fastgen.bench.contenders import CONTENDERS, Work
 
     torch.set_num_threads(1)  # as `loader_process` does
-    sets = {"original_set": str(path.parent), "small_set": "", "original_shards": "", "small_shards": ""}
-    epoch = CONTENDERS[loader].open(
-        Work(originals=work.photographs, size=SIZE, batch=BATCH, workers=work.workers, device="cpu", **sets)
-    )
+    sets = {"original": str(path.parent)}
+    epoch = CONTENDERS[loader].open(Work(work.photographs, sets, {}, SIZE, BATCH, work.workers, "cpu"))
     edge, counted = edges(sum(1 for _ in epoch(0)))
     for number, _ in enumerate(epoch(1)):
         if number == edge:

@@ -12,21 +12,27 @@ from typing import Any
 
 import torch
 
+from pipelines.bake import BakeSpec
 from pipelines.registry import Registry
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop
 
+# How the photographs are stored that our backends, FFCV and DALI read. All others read the original files.
+FORMS = {
+    "original": BakeSpec("jpeg"),
+    "small": BakeSpec("jpeg", resolution=400, quality=90),
+    "raw": BakeSpec("raw", resolution=400),
+}
+
 
 @dataclass(frozen=True)
 class Work:
-    """originals: class folders of photographs. original_set, small_set: baked sets of them, as they are and resized.
-    original_shards, small_shards: their exports. size: of the batches' images in pixels. device: cpu or cuda."""
+    """originals: class folders of photographs. sets: of how they are stored (a key of FORMS) to the baked set. shards:
+    likewise, the exports of those that are files. size: of the batches' images in pixels. device: cpu or cuda."""
 
     originals: str
-    original_set: str
-    small_set: str
-    original_shards: str
-    small_shards: str
+    sets: dict[str, str]
+    shards: dict[str, str]
     size: int
     batch: int
     workers: int
@@ -38,7 +44,7 @@ Epoch = Callable[[int], Iterable[torch.Tensor]]  # number of the epoch -> uint8 
 
 @dataclass(frozen=True)
 class Contender:
-    """open: makes the loader. needs: packages, to be named as absent where they are. of: original or small images.
+    """open: makes the loader. needs: packages, to be named as absent where they are. of: which of FORMS it reads.
     against: the contender that ours is measured against, which reads the same files. ours: whether it is."""
 
     open: Callable[[Work], Epoch]
@@ -62,7 +68,7 @@ def _ours(backend: str, of: str) -> Callable[[Work], Epoch]:
         from pipelines.regions import View, ViewSpec
         from pipelines.sampler import Sampler
 
-        baked = BakedSet.open(work.original_set if of == "original" else work.small_set)
+        baked = BakedSet.open(work.sets[of])
         stored = baked.splits["train"]
         if backend == "resident":
             torch.set_num_threads(work.workers)
@@ -91,7 +97,7 @@ def _raw_ffcv(of: str) -> Callable[[Work], Epoch]:
         from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToDevice, ToTensor, ToTorchImage
 
         device = torch.device(work.device)
-        folder = Path(work.original_set if of == "original" else work.small_set)
+        folder = Path(work.sets[of])
         crop = RandomResizedCropRGBImageDecoder((work.size, work.size), AREA, ASPECT)
         image = [crop, RandomHorizontalFlip(), ToTensor(), ToDevice(device, non_blocking=True), ToTorchImage()]
         label = [IntDecoder(), ToTensor(), Squeeze(), ToDevice(device, non_blocking=True)]
@@ -116,7 +122,7 @@ def _raw_dali(of: str, threads_a_core: int = 1) -> Callable[[Work], Epoch]:
         from nvidia.dali import fn, pipeline_def, types
         from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
-        shards = sorted(Path(work.original_shards if of == "original" else work.small_shards).glob("train-*.tar"))
+        shards = sorted(Path(work.shards[of]).glob("train-*.tar"))
         on_gpu = work.device == "cuda"
 
         device_id: Any = 0 if on_gpu else None
@@ -215,7 +221,7 @@ def _webdataset(work: Work) -> Epoch:
 
     crop = transforms.RandomResizedCrop(work.size, AREA, ASPECT)
     seen = transforms.Compose([crop, transforms.RandomHorizontalFlip(), transforms.PILToTensor()])
-    shards = sorted(str(path) for path in Path(work.original_shards).glob("train-*.tar"))
+    shards = sorted(str(path) for path in Path(work.shards["original"]).glob("train-*.tar"))
     workers = min(work.workers, len(shards))  # each reads shards of its own
     dataset = webdataset.WebDataset(shards, shardshuffle=len(shards)).shuffle(1000).decode("pil")
     batches = dataset.to_tuple("jpg", "clean_label.i64").map_tuple(seen).batched(work.batch, partial=False)
@@ -223,16 +229,17 @@ def _webdataset(work: Work) -> Epoch:
     return lambda number: (images.to(work.device, non_blocking=True) for images, _ in loader)
 
 
-for _of in ("original", "small"):
-    _suffix = "" if _of == "original" else ", small"
+for _of in FORMS:
+    _suffix = "" if _of == "original" else f", {_of}"
     _ffcv, _dali = f"FFCV{_suffix}", f"DALI{_suffix}"
     CONTENDERS.add(f"fastgen ffcv{_suffix}", Contender(_ours("ffcv", _of), ("ffcv",), _of, _ffcv))
     CONTENDERS.add(_ffcv, Contender(_raw_ffcv(_of), ("ffcv",), _of))
     CONTENDERS.add(f"fastgen dali{_suffix}", Contender(_ours("dali", _of), ("nvidia.dali",), _of, _dali))
-    CONTENDERS.add(_dali, Contender(_raw_dali(_of), ("nvidia.dali",), _of))
-    # As the dali backend has them on a CPU, to see what that alone does.
-    CONTENDERS.add(f"{_dali}, 2 threads a core", Contender(_raw_dali(_of, 2), ("nvidia.dali",), _of))
     CONTENDERS.add(f"fastgen resident{_suffix}", Contender(_ours("resident", _of), (), _of, "torchvision, PIL"))
+    if FORMS[_of].encoding == "jpeg":  # DALI's readers read files
+        CONTENDERS.add(_dali, Contender(_raw_dali(_of), ("nvidia.dali",), _of))
+        # As the dali backend has them on a CPU, to see what that alone does.
+        CONTENDERS.add(f"{_dali}, 2 threads a core", Contender(_raw_dali(_of, 2), ("nvidia.dali",), _of))
 CONTENDERS.add("torchvision, PIL", Contender(_torchvision_pil))
 CONTENDERS.add("torchvision.io, v2", Contender(_torchvision_v2))
 CONTENDERS.add("timm", Contender(_timm))

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from fastgen.bench.contenders import CONTENDERS, Work, default_workers
+from fastgen.bench.contenders import CONTENDERS, FORMS, Work, default_workers
 from fastgen.bench.options import Options
 from fastgen.bench.outcome import conclude
 from fastgen.bench.photographs import repeated
 from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
 from fastgen.paper.page import Page
 from fastgen.paper.plots import bars
-from pipelines.bake import BakeSpec, bake
+from pipelines.bake import bake
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.export import export
 from pipelines.sources import SourceSpec
@@ -27,7 +27,6 @@ _DEFAULTS = {
     "--workers": "", "--output": "bench",
 }  # fmt: skip
 _USUAL = ("torchvision, PIL", "timm")  # what most people train with
-_SMALL = BakeSpec("jpeg", resolution=400, quality=90)
 
 
 def loaders(arguments: list[str]) -> None:
@@ -48,21 +47,23 @@ def loaders(arguments: list[str]) -> None:
         else:
             present.append(name)
     with tempfile.TemporaryDirectory() as folder:
-        work = _prepare(options, Path(folder))
+        work = _prepare(options, Path(folder), present)
         text = json.dumps(asdict(work))
         found, failed = in_turn(
             present,
             repeats,
             lambda name: measure("fastgen.bench.loader_process", [name], text),
         )
+    small, raw = FORMS["small"], FORMS["raw"]
     page = Page("Loaders")
     page.table(*_table(found, absent | failed, work))
     for note in (
         f"Random-resized-crop to {work.size} pixels and flip, batches of {work.batch} as bytes on the {work.device}, "
         f"{options.count('--samples'):,} photographs, {work.workers} threads or worker processes; the middle of "
         "an epoch, after a warm-up; all in turn, each time in a process of its own: median (lowest to highest).",
-        f"small: baked with bake.resolution={_SMALL.resolution} bake.quality={_SMALL.quality}; the others read the "
-        "original files' bytes. timm's batches are normalised floats.",
+        f"small: baked with bake.resolution={small.resolution} bake.quality={small.quality}; raw: with "
+        f"bake.encoding=raw bake.resolution={raw.resolution}; the others read the original files' bytes. timm's "
+        "batches are normalised floats.",
         "First batch, cold: from the start of the process, imports and compilation included; opened: from the made "
         "loader; warm: of a later epoch. Memory: the largest of the process and its workers together.",
     ):
@@ -87,20 +88,22 @@ def _installed(package: str) -> bool:
         return False
 
 
-def _prepare(options: Options, folder: Path) -> Work:
+def _prepare(options: Options, folder: Path, names: list[str]) -> Work:
+    """Makes in `folder` what these contenders read."""
     originals = repeated(options["--images"], options.count("--samples"), folder / "originals")
-    sets = {}
-    for name, spec in (("original", BakeSpec("jpeg")), ("small", _SMALL)):
+    sets, shards = {}, {}
+    for stored in sorted({CONTENDERS[name].of for name in names}):
+        spec = FORMS[stored]
         source = SourceSpec("imagefolder", str(originals))
         baked = bake(source, LabelSpec(), PixelSpec(), spec, folder, say=lambda text: print(text, flush=True))
-        export(baked, "webdataset", folder / f"{name}-shards", shard_bytes=32 << 20)
-        sets[name] = str(baked.path)
+        sets[stored] = str(baked.path)
+        if spec.encoding == "jpeg":
+            shards[stored] = str(folder / f"{stored}-shards")
+            export(baked, "webdataset", Path(shards[stored]), shard_bytes=32 << 20)
     return Work(
         originals=str(originals),
-        original_set=sets["original"],
-        small_set=sets["small"],
-        original_shards=str(folder / "original-shards"),
-        small_shards=str(folder / "small-shards"),
+        sets=sets,
+        shards=shards,
         size=options.count("--size"),
         batch=options.count("--batch"),
         workers=options.count("--workers") if options["--workers"] else default_workers(),
