@@ -41,7 +41,7 @@ from fastgen.training.meter import Meter
 from fastgen.training.metrics import MetricsFile
 from fastgen.training.network import make_network, parameter_count, wants_compilation
 from fastgen.training.objective import logits_of, training_loss
-from fastgen.training.optimization import make_optimizer, step_of
+from fastgen.training.optimization import adding_gradients, make_optimizer, step_of
 from fastgen.training.schedule import learning_rate
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAITING, Stages, advice
 from fastgen.training.stopping import StopSignal
@@ -167,7 +167,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
                     for group in optimizer.param_groups:
                         group["lr"] = rate
                     waited = 0.0
-                    for _ in range(recipe.train.accumulate):
+                    for micro in range(recipe.train.accumulate):
                         stages.enter(WAITING)
                         transferred = data.transfer_seconds
                         batch = next(batches)
@@ -175,19 +175,18 @@ def train(recipe: Recipe) -> dict[str, Any]:
                         stages.move(data.transfer_seconds - transferred, WAITING, HOST_TO_DEVICE)
                         images = data.prepare(batch.images, batch.index, epoch_tensor)
                         stages.enter(STEP)
-                        with accelerator.accumulate(network):
+                        with adding_gradients(accelerator, network, last=micro == recipe.train.accumulate - 1):
                             output = network(images)
                             loss = training_loss(output, batch.label, recipe.train)
                             accelerator.backward(loss)
-                            if accelerator.sync_gradients:
-                                if recipe.optim.clip is not None:
-                                    accelerator.clip_grad_norm_(bare.parameters(), recipe.optim.clip)
-                                take_step()
-                                bare.zero_grad()
                         logits = logits_of(output).detach()
                         meter.add(loss.detach(), logits, batch.label)
                         if dynamics:
                             dynamics.add(logits, batch)
+                    if recipe.optim.clip is not None:
+                        accelerator.clip_grad_norm_(bare.parameters(), recipe.optim.clip)
+                    take_step()
+                    bare.zero_grad()
                     if average:
                         average.update(bare)
                     position.step += 1

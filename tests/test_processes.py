@@ -26,7 +26,7 @@ def launch(*arguments: str, processes: int = 2, script: Path = TRAIN, **more) ->
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
     settings = [*SMALL, "model.dropout=0", "data.synthetic.samples=101", "data.synthetic.test_samples=31"]
-    done = launch("recipe=quickstart", *settings, f"run.dir={tmp_path / 'two'}")
+    done = launch("recipe=quickstart", *settings, "train.accumulate=3", f"run.dir={tmp_path / 'two'}")
     assert done.returncode == 0, done.stderr
     one, two = (train(load("quickstart", [*settings, f"run.dir={tmp_path / 'one'}"])),
                 json.loads((tmp_path / "two" / "summary.json").read_text()))  # fmt: skip
@@ -40,7 +40,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         assert one[key] == pytest.approx(two[key], abs=1.1)  # one sample's rounding
     # A run of two processes goes on with one, and ends as if it had always been one.
     AcceleratorState._reset_state(True)
-    more = [*settings, "train.epochs=6", "schedule.kind=cosine"]
+    more = [*settings, "train.accumulate=3", "train.epochs=6", "schedule.kind=cosine"]
     resumed = train(load("quickstart", [*more, f"run.dir={tmp_path / 'two'}", "run.resume=true"]))
     assert (resumed["steps"], resumed["processes"]) == (18, 1)
 

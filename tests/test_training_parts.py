@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from whole_runs import fresh_accelerate  # noqa: F401
 
 from fastgen.recipe import OptimSpec, ProgressiveSpec, TrainSpec
 from fastgen.training.averaging import WeightAverage
+from fastgen.training.meter import Meter
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import make_optimizer
 from pipelines import staging
@@ -44,6 +47,27 @@ def test_the_average_is_tensorflows():
         for a, b in zip(average.network.state_dict().values(), other.network.state_dict().values(), strict=True)
     )
     assert not any(p.requires_grad for p in average.network.parameters())
+
+
+@pytest.mark.parametrize("classes", [3, 30_000])  # added up after 64 micro-batches, or after a few
+def test_running_loss_and_accuracy_are_those_of_all_samples(classes):
+    generator = torch.Generator().manual_seed(0)
+    meter, losses, hits = Meter(Accelerator(cpu=True), None), [], []
+    for number in range(70):
+        size = 5 if number == 69 else 8
+        labels = torch.randint(3, (size,), generator=generator)
+        logits = torch.randn(size, classes, generator=generator) + 9 * F.one_hot(labels, classes) * (number % 2)
+        each = F.cross_entropy(logits, labels, reduction="none")
+        meter.add(each.mean(), logits, labels)
+        losses += each.tolist()
+        hits += (logits.argmax(1) == labels).tolist()
+        if number == 66:
+            line = meter.take_line()
+            assert line == pytest.approx((np.mean(losses), 100 * np.mean(hits)), rel=1e-5)
+    rest = 3 * 8 - 3
+    assert meter.take_line() == pytest.approx((np.mean(losses[-rest:]), 100 * np.mean(hits[-rest:])), rel=1e-5)
+    assert 40 < 100 * np.mean(hits) < 100
+    assert meter.take_epoch() == pytest.approx(100 * np.mean(hits))
 
 
 def test_rmsprop_is_tensorflows():

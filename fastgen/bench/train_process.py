@@ -23,7 +23,7 @@ from fastgen.training.data import Data, open_data
 from fastgen.training.launch import make_accelerator
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.objective import training_loss
-from fastgen.training.optimization import make_optimizer, step_of
+from fastgen.training.optimization import adding_gradients, make_optimizer, step_of
 
 _WARM_UP = 5
 _PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product measures the device's rate
@@ -69,12 +69,11 @@ def compute(recipe: Recipe, steps: int) -> dict[str, Any]:
     labels = torch.arange(count, device=accelerator.device) % data.classes
 
     def step() -> None:
-        for _ in range(recipe.train.accumulate):
-            with accelerator.accumulate(network):
+        for micro in range(recipe.train.accumulate):
+            with adding_gradients(accelerator, network, last=micro == recipe.train.accumulate - 1):
                 accelerator.backward(training_loss(network(images), labels, recipe.train))
-                if accelerator.sync_gradients:
-                    take_step()
-                    bare.zero_grad()
+        take_step()
+        bare.zero_grad()
 
     rate = recipe.data.batch_size / seconds_each(step, steps, accelerator.device)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)

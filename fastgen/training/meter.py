@@ -5,7 +5,9 @@ import time
 import torch
 from accelerate import Accelerator
 
-_TOGETHER = 64  # micro-batches added up at once: a few small operations each step are a few percent of a small network
+# A few small operations each step are a few percent of a small network: micro-batches are added up so many at once, or
+# as soon as so many logits are held (4 MB).
+_TOGETHER, _LOGITS = 64, 1 << 20
 
 
 class Meter:
@@ -22,8 +24,8 @@ class Meter:
         if restored and accelerator.is_main_process:  # they are totals over all processes
             self._sums += torch.tensor(restored, dtype=torch.float64, device=accelerator.device)
         self._losses: list[torch.Tensor] = []
-        self._hits: list[torch.Tensor] = []
-        self._counts: list[int] = []
+        self._logits: list[torch.Tensor] = []
+        self._labels: list[torch.Tensor] = []
         self._loop_seconds = self._waiting_seconds = 0.0
         self.samples = 0  # of all processes, in the loop's time
         self.steps = 0
@@ -36,17 +38,19 @@ class Meter:
     def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """A micro-batch: mean loss (), logits (B, classes), labels int64 (B,)."""
         self._losses.append(loss)
-        self._hits.append((logits.argmax(1) == labels).sum())
-        self._counts.append(len(labels))
-        if len(self._counts) == _TOGETHER:
+        self._logits.append(logits)
+        self._labels.append(labels)
+        if len(self._losses) == _TOGETHER or len(self._losses) * logits.numel() >= _LOGITS:
             self._sum_up()
 
     def _sum_up(self) -> None:
-        if self._counts:
-            counts = torch.tensor(self._counts, dtype=torch.float64).to(self._sums.device, non_blocking=True)
-            losses, hits = torch.stack(self._losses).double(), torch.stack(self._hits)
-            self._sums += torch.stack([losses @ counts, hits.sum().double(), counts.sum()])
-            self._losses, self._hits, self._counts = [], [], []
+        if self._losses:
+            counts = torch.tensor([len(labels) for labels in self._labels], dtype=torch.float64)
+            counts = counts.to(self._sums.device, non_blocking=True)
+            losses = torch.stack(self._losses).double()
+            correct = (torch.cat(self._logits).argmax(1) == torch.cat(self._labels)).sum()
+            self._sums += torch.stack([losses @ counts, correct.double(), counts.sum()])
+            self._losses, self._logits, self._labels = [], [], []
 
     def step(self, samples: int, waited_seconds: float) -> None:
         """An optimizer step over a global batch of `samples` is done."""
