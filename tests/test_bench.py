@@ -85,6 +85,8 @@ def test_every_loader_gives_the_same_work(name, photographs, tmp_path_factory):
 
     arguments = ["--images", str(photographs), "--samples", "12", "--batch", "4", "--size", "32", "--workers", "1"]
     work = _prepare(Options(arguments, _DEFAULTS), tmp_path_factory.mktemp("work"), [name])
+    reads = CONTENDERS[name].reads  # and no more is made
+    assert (len(work.sets), len(work.shards)) == {"files": (0, 0), "set": (1, 0), "shards": (1, 1)}[reads]
     epoch = CONTENDERS[name].open(work)
     batches = [batch.clone() for batch in epoch(0)]
     assert len(batches) >= 2 and all(batch.shape == (4, 3, 32, 32) for batch in batches[:2])

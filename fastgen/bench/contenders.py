@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -28,7 +28,7 @@ FORMS = {
 @dataclass(frozen=True)
 class Work:
     """originals: class folders of photographs. sets: of how they are stored (a key of FORMS) to the baked set. shards:
-    likewise, the exports of those that are files. size: of the batches' images in pixels. device: cpu or cuda."""
+    likewise, to its export. size: of the batches' images in pixels. device: cpu or cuda."""
 
     originals: str
     sets: dict[str, str]
@@ -44,12 +44,14 @@ Epoch = Callable[[int], Iterable[torch.Tensor]]  # number of the epoch -> uint8 
 
 @dataclass(frozen=True)
 class Contender:
-    """open: makes the loader. needs: packages, to be named as absent where they are. of: which of FORMS it reads.
-    against: the contender that ours is measured against, which reads the same files. ours: whether it is."""
+    """open: makes the loader. needs: packages, to be named as absent where they are. of: which of FORMS it shows.
+    reads: the original files, or a baked set or its shards, which are made for it. against: the contender that ours is
+    measured against, which shows the same. ours: whether it is."""
 
     open: Callable[[Work], Epoch]
     needs: tuple[str, ...] = ()
     of: str = "original"
+    reads: Literal["files", "set", "shards"] = "files"
     against: str | None = None
 
     @property
@@ -232,18 +234,20 @@ def _webdataset(work: Work) -> Epoch:
 for _of in FORMS:
     _suffix = "" if _of == "original" else f", {_of}"
     _ffcv, _dali = f"FFCV{_suffix}", f"DALI{_suffix}"
-    CONTENDERS.add(f"fastgen ffcv{_suffix}", Contender(_ours("ffcv", _of), ("ffcv",), _of, _ffcv))
-    CONTENDERS.add(_ffcv, Contender(_raw_ffcv(_of), ("ffcv",), _of))
-    CONTENDERS.add(f"fastgen dali{_suffix}", Contender(_ours("dali", _of), ("nvidia.dali",), _of, _dali))
-    CONTENDERS.add(f"fastgen resident{_suffix}", Contender(_ours("resident", _of), (), _of, "torchvision, PIL"))
+    CONTENDERS.add(f"fastgen ffcv{_suffix}", Contender(_ours("ffcv", _of), ("ffcv",), _of, "set", _ffcv))
+    CONTENDERS.add(_ffcv, Contender(_raw_ffcv(_of), ("ffcv",), _of, "set"))
+    CONTENDERS.add(f"fastgen dali{_suffix}", Contender(_ours("dali", _of), ("nvidia.dali",), _of, "set", _dali))
+    CONTENDERS.add(
+        f"fastgen resident{_suffix}", Contender(_ours("resident", _of), (), _of, "set", against="torchvision, PIL")
+    )
     if FORMS[_of].encoding == "jpeg":  # DALI's readers read files
-        CONTENDERS.add(_dali, Contender(_raw_dali(_of), ("nvidia.dali",), _of))
+        CONTENDERS.add(_dali, Contender(_raw_dali(_of), ("nvidia.dali",), _of, "shards"))
         # As the dali backend has them on a CPU, to see what that alone does.
-        CONTENDERS.add(f"{_dali}, 2 threads a core", Contender(_raw_dali(_of, 2), ("nvidia.dali",), _of))
+        CONTENDERS.add(f"{_dali}, 2 threads a core", Contender(_raw_dali(_of, 2), ("nvidia.dali",), _of, "shards"))
 CONTENDERS.add("torchvision, PIL", Contender(_torchvision_pil))
 CONTENDERS.add("torchvision.io, v2", Contender(_torchvision_v2))
 CONTENDERS.add("timm", Contender(_timm))
-CONTENDERS.add("webdataset, PIL", Contender(_webdataset, ("webdataset",)))
+CONTENDERS.add("webdataset, PIL", Contender(_webdataset, ("webdataset",), reads="shards"))
 
 
 def default_workers() -> int:

@@ -6,6 +6,7 @@ import shlex
 import statistics
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -92,12 +93,12 @@ def _prepare(options: Options, folder: Path, names: list[str]) -> Work:
     """Makes in `folder` what these contenders read."""
     originals = repeated(options["--images"], options.count("--samples"), folder / "originals")
     sets, shards = {}, {}
-    for stored in sorted({CONTENDERS[name].of for name in names}):
-        spec = FORMS[stored]
+    needed = {(CONTENDERS[name].of, CONTENDERS[name].reads) for name in names} - {("original", "files")}
+    for stored in sorted({of for of, _ in needed}):
         source = SourceSpec("imagefolder", str(originals))
-        baked = bake(source, LabelSpec(), PixelSpec(), spec, folder, say=lambda text: print(text, flush=True))
+        baked = bake(source, LabelSpec(), PixelSpec(), FORMS[stored], folder, say=partial(print, flush=True))
         sets[stored] = str(baked.path)
-        if spec.encoding == "jpeg":
+        if (stored, "shards") in needed:
             shards[stored] = str(folder / f"{stored}-shards")
             export(baked, "webdataset", Path(shards[stored]), shard_bytes=32 << 20)
     return Work(

@@ -58,11 +58,12 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     accelerator = Accelerator(
         cpu=not gpu,
         mixed_precision="no" if precision == "fp32" else precision,
-        gradient_accumulation_steps=recipe.train.accumulate,
         log_with="wandb" if recipe.track.wandb != "off" else None,
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.train.timeout_minutes))],
     )
+    # By what `backward` divides. As an argument an environment variable would override it, and not the loop.
+    accelerator.gradient_accumulation_steps = recipe.train.accumulate
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != expected:
         raise UserError(
