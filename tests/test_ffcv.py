@@ -5,11 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plain_ffcv import KEPT
 
 pytest.importorskip("ffcv")
 
@@ -17,6 +20,7 @@ from pipelines.backends import ffcv as backend
 from pipelines.backends import open_engine
 from pipelines.backends.ffcv_kernels import resize
 from pipelines.beton import JPEG, Beton
+from pipelines.regions import View, ViewSpec
 from pipelines.registry import UserError
 from pipelines.sampler import Sampler
 from pipelines.writer import Writer
@@ -34,7 +38,9 @@ for batch in engine.batches(Sampler(64, 8), "index"):
 from pipelines.backends.ffcv_kernels import decode_fixed_kernel
 stats = decode_fixed_kernel.stats
 hits, misses = sum(stats.cache_hits.values()), sum(stats.cache_misses.values())
-print(json.dumps({"total": total, "hits": hits, "misses": misses}))
+import numba.np.ufunc.parallel as numbas_threads
+started = numbas_threads._is_initialized
+print(json.dumps({"total": total, "hits": hits, "misses": misses, "numbas_threads": started}))
 """
 
 
@@ -61,6 +67,7 @@ def test_a_second_process_finds_the_kernels(path, tmp_path):
     assert (first["hits"], first["misses"]) == (0, 1)
     assert (second["hits"], second["misses"]) == (1, 0)
     assert first["total"] == second["total"]
+    assert not first["numbas_threads"]  # they would slow PyTorch's down
     assert list((tmp_path / "cache" / "numba").rglob("*.kernel"))
 
 
@@ -146,11 +153,67 @@ def test_a_failure_in_the_reader_is_raised_and_not_waited_for(path, monkeypatch)
     assert len(list(engine.batches(Sampler(64, 4), "index"))) == 16
 
 
+@pytest.fixture
+def three_threads(monkeypatch):
+    """Tests run beside each other with one core each."""
+    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda process: {0, 1, 2})
+    monkeypatch.setattr(backend, "_LITTLE", 0)
+
+
+@pytest.mark.parametrize("view", [None, View(ViewSpec(0.875, random="area"), 24, 0, 0)])
+def test_threads_share_a_batch(tmp_path, view, three_threads):
+    """Whoever decodes an image, in whatever order, with memory of its own."""
+    random = np.random.default_rng(0)
+    with Writer(tmp_path / "t.beton", 50, {"index": np.arange(50), "clean_label": np.zeros(50, int)}) as writer:
+        for _ in range(50):
+            height, width = (40, 40) if view is None else random.integers(30, 90, 2)
+            pixels = random.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
+            out = io.BytesIO()
+            Image.fromarray(pixels).resize((int(width), int(height))).save(out, "JPEG")
+            writer.append(out.getvalue(), JPEG, int(width), int(height))
+        writer.finish()
+    beton, found = Beton(tmp_path / "t.beton"), {}
+    threads = set()
+    for count in (1, 3):
+        engine = open_engine("ffcv", beton, CPU, threads=count)
+        kernel_name = "decode_fixed_kernel" if view is None else "decode_regions_kernel"
+        kernel = getattr(backend.ffcv_kernels, kernel_name)
+
+        def decode(*arguments, kernel=kernel):
+            threads.add(threading.current_thread().name)
+            time.sleep(0.001)  # long enough for all to take part
+            kernel(*arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backend.ffcv_kernels, kernel_name, decode)
+            found[count] = list(engine.batches(Sampler(50, 20, shuffle=False), "index", view))
+    assert len(threads) == 4  # two readers and two helpers
+    assert [len(batch.images) for batch in found[1]] == [20, 20, 10]
+    for alone, together in zip(found[1], found[3], strict=True):
+        assert torch.equal(alone.images, together.images) and torch.equal(alone.index, together.index)
+        assert alone.images.float().std() > 10
+
+
+def test_a_failure_in_a_helper_is_raised(path, monkeypatch, three_threads):
+    kernel = backend.ffcv_kernels.decode_fixed_kernel
+
+    def failing(*arguments):
+        if isinstance(threading.current_thread(), backend._Reader):
+            time.sleep(0.01)
+            return kernel(*arguments)
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(backend.ffcv_kernels, "decode_fixed_kernel", failing)
+    engine = open_engine("ffcv", Beton(path), CPU)
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        list(engine.batches(Sampler(64, 32), "index"))
+
+
 def test_leaving_early_decodes_nothing_more(path, monkeypatch):
     engine = open_engine("ffcv", Beton(path), CPU)
     decoded = []
     kernel = backend.ffcv_kernels.decode_fixed_kernel
-    counted = lambda rows, *rest: decoded.append(len(rows)) or kernel(rows, *rest)  # noqa: E731
+    counted = lambda first, step, rows, *rest: decoded.append(len(rows)) or kernel(first, step, rows, *rest)  # noqa: E731
     monkeypatch.setattr(backend.ffcv_kernels, "decode_fixed_kernel", counted)
     batches = engine.batches(Sampler(64, 1), "index")
     next(batches)
@@ -169,5 +232,6 @@ def test_other_users_of_ffcv_are_not_disturbed(path):
     assert Compiler.is_enabled
     pipelines = {"image": [SimpleRGBImageDecoder()], "index": [IntDecoder()], "clean_label": None}
     plain = Loader(str(path), batch_size=8, num_workers=1, pipelines=pipelines)
+    KEPT.append(plain)
     index = np.concatenate([i[:, 0].copy() for _, i in plain])
     assert index.tolist() == list(range(64))

@@ -16,8 +16,10 @@ Source: ffcv/loader/loader.py, ffcv/loader/epoch_iterator.py, ffcv/pipeline/ of 
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from queue import Empty, Full
 from typing import Any
 
@@ -50,14 +52,22 @@ except (ImportError, OSError) as error:
         "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++, then pip install ffcv setuptools"
     ) from error
 
-# numba's thread pools must not be entered by two threads at once, and every stream decodes in a thread of its own.
-_DECODING = threading.Lock()
+Storage = tuple[np.ndarray, np.ndarray, np.ndarray]
+Pixels = tuple[np.ndarray, np.ndarray]
+Decode = Callable[[np.ndarray, Pixels, np.ndarray, Storage], None]
+
+_PARTS = 8  # of a batch for each thread, so that none waits long for the last
+_LITTLE = 1 << 20  # bytes of raw pixels in a batch, up to which one thread copies them sooner than others wake up
 
 
 def _set_num_threads(cls: type[Compiler], n: int) -> None:
-    """FFCV's own version also sets PyTorch's thread count, in its constructor, every epoch and its thread."""
+    """FFCV's own version also sets PyTorch's thread count, in its constructor, every epoch and its thread.
+
+    numba's is for FFCV's own loops alone, and starts its threads.
+    """
     cls.num_threads = n
-    numba.set_num_threads(n)
+    if cls.is_enabled and not isinstance(threading.current_thread(), _Reader):
+        numba.set_num_threads(n)
 
 
 Compiler.set_num_threads = classmethod(_set_num_threads)
@@ -75,10 +85,12 @@ class _Decoder(SimpleRGBImageDecoder):
         return state, (AllocationQuery((1,), byte), AllocationQuery((), byte))
 
     def generate_code(self) -> Callable:
-        def decode(rows: np.ndarray, memory: Any, metadata: np.ndarray, storage: Any) -> tuple[np.ndarray, np.ndarray]:
+        def decode(rows: np.ndarray, memory: Pixels, metadata: np.ndarray, storage: Storage) -> Pixels:
             reader = threading.current_thread()
             assert isinstance(reader, _Reader)
-            return reader.decode(rows, memory, metadata, storage)
+            reader.decode(rows, memory, metadata, storage)
+            images, fine = memory
+            return images[: len(rows)], fine[: len(rows)]
 
         return decode
 
@@ -99,9 +111,7 @@ class _FreshMemory:
 class _Reader(EpochIterator):
     """One pass over given rows. Use `next`, and `stop` when done or not."""
 
-    def __init__(
-        self, loader: Loader, rows: np.ndarray, decode: Callable, shape: tuple[int, ...], pinned: bool
-    ) -> None:
+    def __init__(self, loader: Loader, rows: np.ndarray, decode: Decode, shape: tuple[int, ...], pinned: bool) -> None:
         """decode: what `_Decoder` does for this stream. shape: of a batch of images, (batch, H, W, 3)."""
         self.decode = decode
         self._shape, self._pinned = shape, pinned
@@ -132,8 +142,7 @@ class _Reader(EpochIterator):
     def run_pipeline(self, *arguments: Any) -> Any:
         if self.terminate_event.is_set():
             raise StopIteration  # as at the rows' end: FFCV's loop looks at the event only where it waits for room
-        with _DECODING:
-            return super().run_pipeline(*arguments)
+        return super().run_pipeline(*arguments)
 
     def __next__(self) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 (n, H, W, 3), and uint8 (n,) with 0 where the decoder complained."""
@@ -162,15 +171,17 @@ class FFCVEngine:
         self.device, self._channels = device, channels
         self._columns = Columns(beton, device)
         self._index = beton.columns["index"]
-        cores = min(len(os.sched_getaffinity(0)), numba.config.NUMBA_NUM_THREADS)
-        enabled, numba_threads = Compiler.is_enabled, numba.get_num_threads()
+        cores = len(os.sched_getaffinity(0))
+        self._threads = min(threads or cores, cores)
+        self._helpers = ThreadPoolExecutor(max(1, self._threads - 1), "ffcv")  # the reader's own thread decodes too
+        enabled = Compiler.is_enabled
         # Our kernels are compiled already; what FFCV would compile beside them is not used.
         Compiler.set_enabled(False)
         try:
             self._loader = Loader(
                 str(beton.path),
                 batch_size=1,  # each stream sets its own
-                num_workers=min(threads or cores, cores),
+                num_workers=self._threads,
                 os_cache=True,
                 seed=0,  # not used, but without one FFCV draws it from numpy's global generator
                 pipelines={"image": [_Decoder()], **dict.fromkeys(beton.names)},
@@ -178,7 +189,6 @@ class FFCVEngine:
             )
         finally:
             Compiler.set_enabled(enabled)
-            numba.set_num_threads(numba_threads)
         self._beton = beton
         self._transfer = Transfer(device)
 
@@ -214,21 +224,42 @@ class FFCVEngine:
         finally:
             reader.stop()
 
-    def _decoding(self, view: View | None, rows_of_batches: list[np.ndarray]) -> tuple[Callable, tuple[int, int]]:
-        """The loop over a batch that a stream calls for each in turn, and the height and width of its images."""
+    def _decoding(self, view: View | None, rows_of_batches: list[np.ndarray]) -> tuple[Decode, tuple[int, int]]:
+        """What a stream calls for each batch in turn, and the height and width of its images."""
         check_shown(self._beton, view)
         if view is None:
             assert self._beton.fixed_size is not None
-            return ffcv_kernels.decode_fixed_kernel, self._beton.fixed_size
+            height, width = self._beton.fixed_size
+            little = bool(self._beton.raw.all()) and len(rows_of_batches[0]) * height * width * 3 <= _LITTLE
+            none = [()] * (1 if little else self._threads)
+            return partial(self._in_threads, none, ffcv_kernels.decode_fixed_kernel), (height, width)
         # Decoded whole by each thread in turn. (FFCV's own decoders hold such an image for each sample of a batch.)
         largest = int((self._beton.height.astype(np.int64) * self._beton.width).max()) * 3
-        scratch = np.empty((numba.config.NUMBA_NUM_THREADS, largest), np.uint8)
+        scratch = np.empty((self._threads, largest), np.uint8)
         regions = view.regions_of(rows_of_batches, self._index, self._beton.height, self._beton.width)
 
-        def decode(rows: np.ndarray, memory: Any, metadata: np.ndarray, storage: Any) -> tuple[np.ndarray, np.ndarray]:
-            return ffcv_kernels.decode_regions_kernel(rows, next(regions), scratch, memory, metadata, storage)
+        def decode(*batch: Any) -> None:
+            self._in_threads([(one,) for one in scratch], ffcv_kernels.decode_regions_kernel, *batch, next(regions))
 
         return decode, (view.size, view.size)
+
+    def _in_threads(self, own: Sequence[tuple], kernel: Callable, rows: np.ndarray, *batch: Any) -> None:
+        """Decode a batch with as many threads as `own` has items: what each of them hands over for itself."""
+        size = -(-len(rows) // (_PARTS * len(own))) if len(own) > 1 else len(rows)
+        firsts = iter(range(0, len(rows), size))  # shared: who is done takes the next few
+
+        def work(mine: tuple) -> None:
+            for first in firsts:
+                kernel(first, min(first + size, len(rows)), rows, *batch, *mine)
+
+        others = [self._helpers.submit(work, mine) for mine in own[1:]]
+        try:
+            work(own[0])
+        finally:
+            others = [other for other in others if not other.cancel()]  # who has not begun is not needed any more
+            wait(others)  # they write into the batch's memory
+        for other in others:
+            other.result()
 
     def _regions(self, rows: np.ndarray, view: View) -> np.ndarray:
         return view.regions(self._index[rows], self._beton.height[rows], self._beton.width[rows])

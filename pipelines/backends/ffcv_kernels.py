@@ -1,13 +1,15 @@
 """The machine code that decodes a batch: our loops around the C functions of FFCV's library, cached on disk.
 
+Each thread of a stream runs them over a few images at a time, without the interpreter lock. numba's own threads would
+be libgomp's, as PyTorch's are: with more of both than cores libgomp no longer lets them wait busily, which made the
+training of a deep network on a CPU a tenth slower.
+
 FFCV compiles its own loops with numba in every process (9 to 17 seconds), and numba cannot cache them: they hold
 pointers of this process (ctypes) and other compiled functions in closures. These loops are plain functions of this
 module and call the library by symbol names, so that numba can cache them across processes.
 """
 
 import ctypes
-import importlib.util
-import os
 
 import llvmlite.binding
 import numba
@@ -18,24 +20,21 @@ from numba import types
 
 from pipelines.backends.kernel_cache import cached
 
-if "NUMBA_THREADING_LAYER" not in os.environ and importlib.util.find_spec("numba.np.ufunc.omppool"):
-    # numba prefers TBB where it finds it (OpenCV's Debian packages bring it), and TBB can hang a process at its end.
-    numba.config.THREADING_LAYER = "omp"
-
 
 def _import_without_compiling() -> None:
     """`import ffcv.loader`, in less than a second instead of nine.
 
     FFCV keeps two constants in a numba.typed.Dict, and making one compiles for seconds. They are only read by Python
-    code, so a plain dict does; numba gets its own back at once. The import also sets PyTorch's thread count to one.
+    code, so a plain dict does; numba gets its own back at once. The import also sets PyTorch's thread count to one, and
+    numba's, which starts numba's threads (TBB's where it finds them, which can hang a process at its end).
     """
-    typed_dict, threads = numba.typed.Dict, torch.get_num_threads()
-    numba.typed.Dict = dict
+    typed_dict, set_num_threads, threads = numba.typed.Dict, numba.set_num_threads, torch.get_num_threads()
+    numba.typed.Dict, numba.set_num_threads = dict, lambda n: None
     try:
         import ffcv.fields.rgb_image
         import ffcv.loader  # noqa: F401
     finally:
-        numba.typed.Dict = typed_dict
+        numba.typed.Dict, numba.set_num_threads = typed_dict, set_num_threads
         torch.set_num_threads(threads)
 
 
@@ -58,16 +57,16 @@ _memcpy = types.ExternalFunction("fastgen_ffcv_memcpy", types.void(_I8, _I8, _U8
 _JPEG = 0  # ffcv.fields.rgb_image.IMAGE_MODES
 
 
-def decode_fixed(rows, memory, metadata, storage):  # type: ignore[no-untyped-def]
-    """Decode images of one size, in parallel, without the interpreter lock.
+def decode_fixed(first, stop, rows, memory, metadata, storage):  # type: ignore[no-untyped-def]
+    """Decode images of one size: those from `first` to before `stop` of a batch.
 
     rows uint64 (n,); memory: uint8 (batch, H, W, 3) for the images and uint8 (batch,) for what became of them;
     metadata: the image field's records; storage: FFCV's OSCacheContext.state (mapped file, sorted addresses, their
-    sizes). Returns the first n of both; 0 marks an image at which the decoder complained.
+    sizes). 0 marks an image at which the decoder complained.
     """
     destination, fine = memory
     mapped, addresses, sizes = storage
-    for i in numba.prange(len(rows)):
+    for i in range(first, stop):
         record = metadata[rows[i]]
         address = record["data_ptr"]
         size = sizes[np.searchsorted(addresses, address)]
@@ -80,7 +79,6 @@ def decode_fixed(rows, memory, metadata, storage):  # type: ignore[no-untyped-de
         else:
             _memcpy(source, destination[i].ctypes.data, size)  # `Beton` has checked the size
             fine[i] = True
-    return destination[: len(rows)], fine[: len(rows)]
 
 
 _F = np.float32
@@ -180,22 +178,22 @@ def resize(image, top, left, height, width, out):  # type: ignore[no-untyped-def
             target[j] = np.uint8(np.int32(above[j] + _F(0.5)))
 
 
-def decode_regions(rows, regions, scratch, memory, metadata, storage):  # type: ignore[no-untyped-def]
-    """Decode images of any size and resize a region of each, in parallel, without the interpreter lock.
+def decode_regions(first, stop, rows, memory, metadata, storage, regions, scratch):  # type: ignore[no-untyped-def]
+    """Decode images of any size, from `first` to before `stop` of a batch, and resize a region of each.
 
-    regions: int32 (n, 4): top, left, height, width; scratch: uint8 (threads, bytes of the largest image); memory:
-    uint8 (batch, size, size, 3) and uint8 (batch,). The others, and what is returned, as in `decode_fixed`.
+    memory: uint8 (batch, size, size, 3) and uint8 (batch,); regions: int32 (n, 4): top, left, height, width; scratch:
+    uint8 (bytes of the largest image,). The others as in `decode_fixed`.
     """
     destination, fine = memory
     mapped, addresses, sizes = storage
-    for i in numba.prange(len(rows)):
+    for i in range(first, stop):
         record = metadata[rows[i]]
         address = record["data_ptr"]
         size = sizes[np.searchsorted(addresses, address)]
         height, width = types.uint32(record["height"]), types.uint32(record["width"])
         fine[i] = True
         if record["mode"] == _JPEG:
-            pixels = scratch[numba.get_thread_id()]
+            pixels = scratch
             source = mapped.ctypes.data + types.int64(address)
             target = pixels.ctypes.data
             failed = _imdecode(source, size, height, width, target, height, width, 0, 0, 1, 1, False, False)
@@ -205,7 +203,6 @@ def decode_regions(rows, regions, scratch, memory, metadata, storage):  # type: 
         image = pixels[: types.int64(height) * width * 3].reshape((types.int64(height), types.int64(width), 3))
         top, left, shown_rows, shown_columns = regions[i]
         resize(image, top, left, shown_rows, shown_columns, destination[i])
-    return destination[: len(rows)], fine[: len(rows)]
 
 
 decode_fixed_kernel = cached(decode_fixed)

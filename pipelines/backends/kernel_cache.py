@@ -64,7 +64,7 @@ def cached(function):  # type: ignore[no-untyped-def]
 
     Where no folder can be written to, it is compiled in each process.
     """
-    dispatcher = numba.njit(nogil=True, parallel=True, error_model="numpy")(function)
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     before = numba.config.CACHE_DIR
     if not os.environ.get("NUMBA_CACHE_DIR"):
         numba.config.CACHE_DIR = str(cache_root() / "numba")
