@@ -4,6 +4,7 @@ import contextlib
 
 import numpy as np
 import pytest
+from plain_ffcv import KEPT
 
 from pipelines.beton import JPEG, RAW, Beton
 from pipelines.registry import UserError
@@ -60,6 +61,7 @@ def test_plain_ffcv_reads_it(tmp_path, page, os_cache):
         str(tmp_path / "a.beton"), batch_size=64, num_workers=1, os_cache=os_cache, order=OrderOption.RANDOM,
         seed=1, drop_last=False, pipelines=fields,
     )  # fmt: skip
+    KEPT.append(loader)
     row_of = np.argsort(COLUMNS["index"])
     seen = 0
     for image, clean, index, other in loader:

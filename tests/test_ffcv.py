@@ -188,6 +188,9 @@ def test_threads_share_a_batch(tmp_path, view, three_threads):
             patch.setattr(backend.ffcv_kernels, kernel_name, decode)
             found[count] = list(engine.batches(Sampler(50, 20, shuffle=False), "index", view))
     assert len(threads) == 4  # two readers and two helpers
+    streams = [engine.batches(Sampler(50, 20, shuffle=False), "index", view) for _ in range(2)]
+    for alone, *both in zip(found[1], *streams, strict=True):  # and several streams the helpers
+        assert all(torch.equal(alone.images, batch.images) for batch in both)
     assert [len(batch.images) for batch in found[1]] == [20, 20, 10]
     for alone, together in zip(found[1], found[3], strict=True):
         assert torch.equal(alone.images, together.images) and torch.equal(alone.index, together.index)
@@ -213,7 +216,7 @@ def test_leaving_early_decodes_nothing_more(path, monkeypatch):
     engine = open_engine("ffcv", Beton(path), CPU)
     decoded = []
     kernel = backend.ffcv_kernels.decode_fixed_kernel
-    counted = lambda first, step, rows, *rest: decoded.append(len(rows)) or kernel(first, step, rows, *rest)  # noqa: E731
+    counted = lambda first, stop, *rest: decoded.append(stop - first) or kernel(first, stop, *rest)  # noqa: E731
     monkeypatch.setattr(backend.ffcv_kernels, "decode_fixed_kernel", counted)
     batches = engine.batches(Sampler(64, 1), "index")
     next(batches)

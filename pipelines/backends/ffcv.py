@@ -1,4 +1,4 @@
-"""FFCV's loader over a baked file: it reads and decodes ahead in a thread of its own, in our sampler's order.
+"""FFCV's loader over a baked file: it reads and decodes ahead in threads of its own, in our sampler's order.
 
 FFCV's functions decode the images, `ffcv_kernels` resizes them; labels and indices come from the file's columns by the
 same row numbers. Its hazards that matter here, and what is done about them:
@@ -9,6 +9,7 @@ same row numbers. Its hazards that matter here, and what is done about them:
 - Leaving an epoch early leaks the thread, or decodes the rest of it: closing the generator ends it at the next batch.
 - Its order depends on seed + epoch, and its shards are padded: it is given row numbers, and decides nothing.
 - It sets PyTorch's thread count: here it may not.
+- It decodes in numba's threads, which make PyTorch's slower (`ffcv_kernels`): here the reader and its helpers do.
 - It compiles for 9 to 17 seconds in each process: see `ffcv_kernels`.
 
 Source: ffcv/loader/loader.py, ffcv/loader/epoch_iterator.py, ffcv/pipeline/ of FFCV 1.0.2.
@@ -17,7 +18,7 @@ Source: ffcv/loader/loader.py, ffcv/loader/epoch_iterator.py, ffcv/pipeline/ of 
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from queue import Empty, Full
@@ -57,7 +58,8 @@ Pixels = tuple[np.ndarray, np.ndarray]
 Decode = Callable[[np.ndarray, Pixels, np.ndarray, Storage], None]
 
 _PARTS = 8  # of a batch for each thread, so that none waits long for the last
-_LITTLE = 1 << 20  # bytes of raw pixels in a batch, up to which one thread copies them sooner than others wake up
+_FEW = 2  # images that a thread takes at least, as it needs the interpreter's lock for each part
+_LITTLE = 1 << 20  # bytes of pixels that it copies at least: what is less is done before another thread wakes up
 
 
 def _set_num_threads(cls: type[Compiler], n: int) -> None:
@@ -165,7 +167,7 @@ class _Reader(EpochIterator):
 
 
 class FFCVEngine:
-    """One FFCV loader for a file; a reader thread per stream."""
+    """One FFCV loader for a file; a reader thread per stream, and helpers that the streams share."""
 
     def __init__(self, beton: Beton, device: torch.device, channels: int, threads: int | None) -> None:
         self.device, self._channels = device, channels
@@ -230,30 +232,36 @@ class FFCVEngine:
         if view is None:
             assert self._beton.fixed_size is not None
             height, width = self._beton.fixed_size
-            little = bool(self._beton.raw.all()) and len(rows_of_batches[0]) * height * width * 3 <= _LITTLE
-            none = [()] * (1 if little else self._threads)
-            return partial(self._in_threads, none, ffcv_kernels.decode_fixed_kernel), (height, width)
+            least = -(-_LITTLE // (height * width * 3)) if self._beton.raw.all() else _FEW
+            nothing = [()] * self._threads
+            return partial(self._in_threads, nothing, least, ffcv_kernels.decode_fixed_kernel), (height, width)
         # Decoded whole by each thread in turn. (FFCV's own decoders hold such an image for each sample of a batch.)
         largest = int((self._beton.height.astype(np.int64) * self._beton.width).max()) * 3
         scratch = np.empty((self._threads, largest), np.uint8)
         regions = view.regions_of(rows_of_batches, self._index, self._beton.height, self._beton.width)
 
         def decode(*batch: Any) -> None:
-            self._in_threads([(one,) for one in scratch], ffcv_kernels.decode_regions_kernel, *batch, next(regions))
+            own = [(image,) for image in scratch]
+            self._in_threads(own, _FEW, ffcv_kernels.decode_regions_kernel, *batch, next(regions))
 
         return decode, (view.size, view.size)
 
-    def _in_threads(self, own: Sequence[tuple], kernel: Callable, rows: np.ndarray, *batch: Any) -> None:
-        """Decode a batch with as many threads as `own` has items: what each of them hands over for itself."""
-        size = -(-len(rows) // (_PARTS * len(own))) if len(own) > 1 else len(rows)
-        firsts = iter(range(0, len(rows), size))  # shared: who is done takes the next few
+    def _in_threads(self, own: Sequence[tuple], least: int, kernel: Callable, rows: np.ndarray, *batch: Any) -> None:
+        """Decode a batch in at most as many threads as `own` has items: what each hands over for itself.
+
+        least: how many images a thread takes at a time.
+        """
+        size = max(least, -(-len(rows) // (_PARTS * len(own))))
+        firsts = range(0, len(rows), size)
+        left = iter(firsts)  # shared: who is done takes the next few
 
         def work(mine: tuple) -> None:
-            for first in firsts:
+            for first in left:
                 kernel(first, min(first + size, len(rows)), rows, *batch, *mine)
 
-        others = [self._helpers.submit(work, mine) for mine in own[1:]]
+        others: list[Future] = []
         try:
+            others += (self._helpers.submit(work, mine) for mine in own[1 : len(firsts)])
             work(own[0])
         finally:
             others = [other for other in others if not other.cancel()]  # who has not begun is not needed any more
