@@ -49,7 +49,7 @@ class Engine(Protocol):
 
         label: name of the label column. view: what to show of each image; None shows all of it, which images of
         one size allow. The generator does not move the sampler: whoever consumes a batch does, because engines
-        work ahead. Closing it frees its threads and buffers.
+        work ahead. Closing it ends its work and frees its buffers.
         """
         ...
 
