@@ -22,9 +22,9 @@ import torch
 
 TRAINING = """
 import json, sys, time
-from fastgen.recipe import load
+from fastgen.recipe.load import load
 from fastgen.train import train
-from fastgen.training.dynamics import Dynamics
+from fastgen.training.recorder import Dynamics
 
 recording, depth = 0.0, 0
 

@@ -30,13 +30,13 @@ from nvidia.dali import __version__ as dali_version
 
 from fastgen.bench.photographs import repeated
 from pipelines.backends.dali import DALIEngine
-from pipelines.bake import BakeSpec, bake
+from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.export import export
+from pipelines.baked.shards import Export
 from pipelines.corruptions import LabelSpec, PixelSpec
-from pipelines.export import export
-from pipelines.regions import View, ViewSpec
 from pipelines.sampler import Sampler
-from pipelines.shards import Export
 from pipelines.sources import SourceSpec
+from pipelines.view.regions import View, ViewSpec
 
 SAMPLES, BATCH = 4000, 256
 VIEW = View(ViewSpec(0.875, random="area"), 224, seed=0, epoch=0)

@@ -32,7 +32,8 @@ _HELP = """fastgen: the randomization test of "Understanding deep learning requi
 
 
 def _show_help() -> None:
-    from fastgen.recipe import known_keys, known_recipes
+    from fastgen.recipe.load import known_recipes
+    from fastgen.recipe.schema import known_keys
 
     print(_HELP)
     print("recipes (or a path to a YAML file):")
@@ -44,7 +45,7 @@ def _show_help() -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    from fastgen.recipe import parse
+    from fastgen.recipe.load import parse
 
     recipe = parse(arguments)  # before anything is started
     from fastgen.train import train
@@ -53,33 +54,32 @@ def _train(arguments: list[str]) -> None:
 
 
 def _bake(arguments: list[str]) -> None:
-    from fastgen.baking import bake_recipe
-    from fastgen.inspection import show_summary
-    from fastgen.recipe import parse
+    from fastgen.recipe.load import parse
+    from fastgen.sets import bake_recipe, show_summary
 
     show_summary(bake_recipe(parse(arguments)))
 
 
 def _verify(arguments: list[str]) -> None:
-    from fastgen.inspection import verify
+    from fastgen.sets import verify
 
     verify(arguments)
 
 
 def _inspect(arguments: list[str]) -> None:
-    from fastgen.inspection import inspect
+    from fastgen.sets import inspect
 
     inspect(arguments)
 
 
 def _export(arguments: list[str]) -> None:
-    from fastgen.inspection import export_set
+    from fastgen.sets import export_set
 
     export_set(arguments)
 
 
 def _sweep(arguments: list[str]) -> None:
-    from fastgen.sweep import sweep
+    from fastgen.sweeps.sweep import sweep
 
     sweep(arguments)
 
@@ -91,13 +91,13 @@ def _reproduce(arguments: list[str]) -> None:
 
 
 def _report(arguments: list[str]) -> None:
-    from fastgen.paper.report import report
+    from fastgen.report.report import report
 
     report(arguments)
 
 
 def _dynamics(arguments: list[str]) -> None:
-    from fastgen.dynamics import show
+    from fastgen.runs.dynamics import show
 
     show(arguments)
 
@@ -136,14 +136,14 @@ def main(arguments: list[str] | None = None) -> int:
         _show_help()
         return 0 if arguments else 2
     from fastgen.errors import LostProcess
-    from pipelines.registry import UserError, did_you_mean
+    from pipelines.errors import UserError, did_you_mean
 
     command, *rest = arguments
     try:
         if command not in COMMANDS:
             raise UserError(f"unknown command '{command}': {did_you_mean(command, COMMANDS)}")
         if "--print" in rest:
-            from fastgen.recipe import parse
+            from fastgen.recipe.load import parse
 
             print(parse([a for a in rest if a != "--print"]).to_yaml(), end="")
             return 0

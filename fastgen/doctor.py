@@ -9,8 +9,8 @@ import torch
 from rich.table import Table
 
 from fastgen.terminal import console
+from pipelines.errors import UserError
 from pipelines.locations import cache_root, data_root
-from pipelines.registry import UserError
 from pipelines.sources import SourceSpec, open_source
 from pipelines.sources.layouts import find_parquet
 

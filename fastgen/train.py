@@ -19,13 +19,14 @@ from typing import Any
 import torch
 
 from fastgen import cli
-from fastgen.inspection import draw_samples
-from fastgen.recipe import Recipe
-from fastgen.training import checkpoints, rundir
+from fastgen.recipe.schema import Recipe
+from fastgen.runs import folder as rundir
+from fastgen.runs.metrics import MetricsFile
+from fastgen.sets import draw_samples
+from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.checkpoints import Position
 from fastgen.training.data import open_data
-from fastgen.training.dynamics import Dynamics
 from fastgen.training.evaluation import evaluate_splits
 from fastgen.training.launch import (
     CHECKPOINT,
@@ -38,15 +39,16 @@ from fastgen.training.launch import (
     on_main,
 )
 from fastgen.training.meter import Meter
-from fastgen.training.metrics import MetricsFile
 from fastgen.training.network import make_network, parameter_count, wants_compilation
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import adding_gradients, make_optimizer, step_of
+from fastgen.training.recorder import Dynamics
 from fastgen.training.schedule import learning_rate
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAITING, Stages, advice
 from fastgen.training.stopping import StopSignal
 from fastgen.training.tracking import Display, evaluation_line, start_wandb
-from pipelines.manifest import MANIFEST
+from pipelines.baked.manifest import MANIFEST
+from pipelines.durable import write_atomically
 
 _NEARLY_ALL = 98.0  # percent: running accuracy of an epoch from which the exact one is worth measuring
 
@@ -100,8 +102,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
     # ------------------------------------------------------------ tracking
     metrics = None
     if main:
-        rundir.write_atomically(folder / "recipe.yaml", recipe.to_yaml())
-        rundir.write_atomically(folder / MANIFEST, (data.baked.path / MANIFEST).read_text())
+        write_atomically(folder / "recipe.yaml", recipe.to_yaml())
+        write_atomically(folder / MANIFEST, (data.baked.path / MANIFEST).read_text())
         metrics = MetricsFile(folder, resumed_step=position.step)
     start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
     display = Display(main, total_steps, position.step)
@@ -272,7 +274,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             "run_dir": str(folder),
         }
         if metrics is not None:
-            rundir.write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+            write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
             metrics.close()
         display.finished(summary)
         accelerator.wait_for_everyone()  # ending the trackers at different times can abort a process

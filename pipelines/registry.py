@@ -1,25 +1,11 @@
-"""Named components, and the one-line errors that name the nearest one when a name is wrong."""
+"""Named components, of which an unknown one is answered with the nearest known one."""
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
+from pipelines.errors import UserError, did_you_mean
+
 T = TypeVar("T")
-
-
-class UserError(ValueError):
-    """A mistake of the user's, told in one line: what is wrong, what follows from it, what to do.
-
-    Command-line entries print the message without a traceback and exit with code 2.
-    """
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`"did you mean 'x'? known: ..."` for a word that is none of `known`."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{hint}known: {', '.join(known)}"
 
 
 class Registry(Generic[T]):

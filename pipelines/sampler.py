@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipelines.errors import UserError
 from pipelines.randomness import permutation
-from pipelines.registry import UserError
 
 
 @dataclass

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from fastgen.recipe import load
+from fastgen.recipe.load import load
 from fastgen.training.data import open_data
 from fastgen.training.launch import make_accelerator
 

@@ -6,10 +6,10 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from pipelines import augment
-from pipelines.augment import Preprocess, augmentation_key, flip, uniforms
-from pipelines.preparation import NORMALIZATIONS, AugmentSpec, NormalizeSpec
-from pipelines.registry import UserError
+from pipelines.errors import UserError
+from pipelines.view import augment
+from pipelines.view.augment import Preprocess, augmentation_key, flip, uniforms
+from pipelines.view.preparation import NORMALIZATIONS, AugmentSpec, NormalizeSpec
 
 B, SIDE = 16, 32
 GENERATOR = torch.Generator().manual_seed(0)

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from pipelines.backends import BACKENDS, open_engine
-from pipelines.bake import BakeSpec, bake
-from pipelines.beton import JPEG, RAW, Beton
+from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.beton import JPEG, RAW, Beton
+from pipelines.baked.writer import Writer
 from pipelines.corruptions import LabelSpec, PixelSpec
-from pipelines.regions import View, ViewSpec
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sampler import Sampler
 from pipelines.sources import SourceSpec
-from pipelines.writer import Writer
+from pipelines.view.regions import View, ViewSpec
 
 N, SIDE, CPU = 203, 24, torch.device("cpu")
 RNG = np.random.default_rng(0)

@@ -13,16 +13,16 @@ import pytest
 from conftest import real
 from PIL import Image
 
-from pipelines import bake as bake_module
-from pipelines import beton as beton_module
-from pipelines import writer as writer_module
-from pipelines.bake import BakeSpec, bake
-from pipelines.beton import JPEG, RAW
+from pipelines.baked import bake as bake_module
+from pipelines.baked import beton as beton_module
+from pipelines.baked import writer as writer_module
+from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.beton import JPEG, RAW
+from pipelines.baked.manifest import BakedSet, Manifest
+from pipelines.baked.writer import Writer
 from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec
-from pipelines.manifest import BakedSet, Manifest
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sources import SourceSpec, SyntheticSpec, open_source
-from pipelines.writer import Writer
 
 SYNTHETIC = SourceSpec("synthetic", synthetic=SyntheticSpec(300, 60, 16))
 TRUE, RANDOM, NONE = LabelSpec(), LabelSpec("random"), PixelSpec()

@@ -11,7 +11,9 @@ from PIL import Image
 from plain_ffcv import KEPT
 
 from fastgen import cli
-from fastgen.bench import bake_process, baking, peer_process, peers, train_process, training
+from fastgen.bench import bake as baking
+from fastgen.bench import bake_process, peer_process, peers, train_process
+from fastgen.bench import train as training
 from fastgen.bench.contenders import CONTENDERS, Work
 from fastgen.bench.loader_process import edges
 from fastgen.bench.loaders import _table

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from plain_ffcv import KEPT
 
-from pipelines.beton import JPEG, RAW, Beton
-from pipelines.registry import UserError
-from pipelines.writer import Writer, add_columns
+from pipelines.baked.beton import JPEG, RAW, Beton
+from pipelines.baked.writer import Writer, add_columns
+from pipelines.errors import UserError
 
 RNG = np.random.default_rng(0)
 N, SIDE = 500, 16

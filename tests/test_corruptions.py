@@ -14,7 +14,7 @@ from pipelines.corruptions import (
     pixel_corruption,
 )
 from pipelines.corruptions.pixels import clipped_normal
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 N, K = 20_000, 10
 CLEAN = np.random.default_rng(0).integers(0, K, N)

@@ -17,11 +17,12 @@ from test_train import stop_after
 from timm.models import register_model
 from whole_runs import SMALL, fresh_accelerate  # noqa: F401
 
-from fastgen import cli, dynamics
-from fastgen.recipe import load
+from fastgen import cli
+from fastgen.recipe.load import load
+from fastgen.runs import dynamics
 from fastgen.train import train
-from fastgen.training import dynamics as recording
-from pipelines.registry import UserError
+from fastgen.training import recorder as recording
+from pipelines.errors import UserError
 
 PARTIAL = [*SMALL, "train.dynamics=true", "data.labels.kind=partial", "data.labels.p=0.5"]
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from fastgen import cli
-from pipelines.bake import BakeSpec, bake
+from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.export import export
 from pipelines.corruptions import LabelSpec, PixelSpec
-from pipelines.export import export
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sources import SourceSpec, SyntheticSpec
 
 SAMPLES, TEST_SAMPLES = 301, 50
@@ -143,10 +143,10 @@ def test_the_command(baked, tmp_path, capsys):
 
 
 def test_an_export_that_fails_leaves_nothing_that_looks_whole(baked, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.export._image", lambda *_: (_ for _ in ()).throw(OSError("gone")))
+    monkeypatch.setattr("pipelines.baked.export._image", lambda *_: (_ for _ in ()).throw(OSError("gone")))
     with pytest.raises(OSError, match="gone"):
         export(baked, "webdataset", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr("pipelines.export.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    monkeypatch.setattr("pipelines.baked.export.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(UserError, match="the export needs"):
         export(baked, "webdataset", tmp_path / "out")

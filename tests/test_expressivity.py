@@ -7,7 +7,7 @@ import torch
 from fastgen.theory.expressivity import DeepFiniteSampleNetwork, FiniteSampleNetwork
 from fastgen.theory.points import load_points
 from pipelines.corruptions import LabelSpec
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sources import SourceSpec
 
 

@@ -19,17 +19,17 @@ pytest.importorskip("ffcv")
 from pipelines.backends import ffcv as backend
 from pipelines.backends import open_engine
 from pipelines.backends.ffcv_kernels import resize
-from pipelines.beton import JPEG, Beton
-from pipelines.regions import View, ViewSpec
-from pipelines.registry import UserError
+from pipelines.baked.beton import JPEG, Beton
+from pipelines.baked.writer import Writer
+from pipelines.errors import UserError
 from pipelines.sampler import Sampler
-from pipelines.writer import Writer
+from pipelines.view.regions import View, ViewSpec
 
 CPU = torch.device("cpu")
 CHECKSUM = """
 import json, sys, torch
 from pipelines.backends import open_engine
-from pipelines.beton import Beton
+from pipelines.baked.beton import Beton
 from pipelines.sampler import Sampler
 engine = open_engine("ffcv", Beton(sys.argv[1]), torch.device("cpu"))
 total = 0

@@ -13,9 +13,9 @@ from conftest import real
 from PIL import Image
 from scipy.io import savemat
 
-from pipelines.bake import BakeSpec, bake
+from pipelines.baked.bake import BakeSpec, bake
 from pipelines.corruptions import LabelSpec, PixelSpec
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sources import SourceSpec, open_source
 from pipelines.sources.base import fingerprint_files
 from pipelines.sources.imagenet import DEVKIT, SYNSET_LABELS, TRAIN_TAR, VAL_TAR

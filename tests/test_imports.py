@@ -38,7 +38,7 @@ for arguments in (["--help"], ["train", "recipe=cifar10_inception_random", "--pr
                   ["sweep", *tiny, "seed=0,1", "--wandb-file", sys.argv[1] + "/sweep.yaml"]):
     assert cli.main(arguments) == 0, arguments
     check(arguments)
-import fastgen.executor
+import fastgen.sweeps.executor
 check("the executor")
 """
     run(code, str(tmp_path), " ".join(HEAVY))
@@ -49,7 +49,7 @@ def test_a_training_imports_timm_only_for_its_networks():
 import sys
 import torch
 import fastgen.train
-from fastgen.recipe import load
+from fastgen.recipe.load import load
 from fastgen.training.network import make_network
 make_network(load("quickstart"), 10, 3, 28, torch.device("cpu"))
 assert not (found := {"timm", "wandb", "torchvision", "sklearn", "scipy", "matplotlib"} & sys.modules.keys()), found

@@ -11,7 +11,7 @@ from fastgen.theory.features import ConvolutionSpec, GaborSpec, RandomConvolutio
 from fastgen.theory.kernels import Gaussian, KernelSpec, kernel_machine, needed_bytes
 from fastgen.theory.points import Points
 from fastgen.theory.random_features import convolution_machine
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 
 from fastgen.theory.minimum_norm import LinearProblem, standardised
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 N, D, K = 12, 40, 3
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import fastgen  # noqa: F401 (registers them)
 from fastgen.models.alexnet import LocalResponseNorm
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 COUNTS = {  # table 1 of the paper
     "fastgen_inception": 1_649_402,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from whole_runs import SMALL, fresh_accelerate, same_weights, weights  # noqa: F401
 
-from fastgen.executor import DONE, run_points
-from fastgen.grid import Point
-from fastgen.preloaded import Preloaded
-from fastgen.recipe import load
+from fastgen.recipe.load import load
+from fastgen.sweeps.executor import DONE, run_points
+from fastgen.sweeps.grid import Point
+from fastgen.sweeps.launchers import Preloaded
 from fastgen.train import train
 
 MODULES = ["fastgen.train", "torch._dynamo"]

@@ -10,7 +10,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines  # noqa: F401
 
-from fastgen.recipe import load
+from fastgen.recipe.load import load
 from fastgen.train import train
 from pipelines.backends import BACKENDS
 

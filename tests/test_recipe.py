@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from fastgen import cli
-from fastgen.recipe import Recipe, known_keys, known_recipes, load, parse
+from fastgen.recipe.load import known_recipes, load, parse
+from fastgen.recipe.schema import Recipe, known_keys
 from pipelines.corruptions import LabelSpec
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 # The interface that tools are built on (DESIGN).
 FIXED_KEYS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from whole_runs import fresh_accelerate, importorskip_backend  # noqa: F401
 
-from fastgen.recipe import known_recipes, load
+from fastgen.recipe.load import known_recipes, load
 from fastgen.train import train
 
 SUMMARY_KEYS = {

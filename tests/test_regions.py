@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from pipelines.regions import View, ViewSpec
-from pipelines.registry import UserError
+from pipelines.errors import UserError
+from pipelines.view.regions import View, ViewSpec
 
 N = 20_000
 INDEX = np.arange(N)

@@ -10,8 +10,8 @@ import pytest
 from whole_runs import SMALL, fresh_accelerate  # noqa: F401
 
 from fastgen import cli
-from fastgen.paper.runs import Run, find_runs
-from fastgen.recipe import parse
+from fastgen.recipe.load import parse
+from fastgen.report.tables import Run, find_runs
 from fastgen.train import train
 
 

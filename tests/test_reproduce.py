@@ -11,14 +11,15 @@ from PIL import Image
 from scipy.stats import t
 
 from fastgen import cli
-from fastgen.executor import DONE, FAILED, Job
-from fastgen.grid import Point
-from fastgen.paper.comparison import Result, comparison, interval, shown
+from fastgen.paper.comparison import Result, comparison
 from fastgen.paper.experiments import EXPERIMENTS, Entry, Options
 from fastgen.paper.numbers import table
-from fastgen.paper.page import Page
-from fastgen.paper.plots import Series, accuracy_curves, against_corruption, loss_curves, parts_curves
 from fastgen.paper.reproduce import FIGURES, notes
+from fastgen.report.page import Page
+from fastgen.report.plots import Series, accuracy_curves, against_corruption, loss_curves, parts_curves
+from fastgen.report.spread import interval, mean_and_deviation
+from fastgen.sweeps.executor import DONE, FAILED, Job
+from fastgen.sweeps.grid import Point
 
 FULL = Options(None, smoke=False)
 
@@ -88,7 +89,11 @@ def test_the_interval_is_where_one_more_run_would_lie():
     draws = np.random.default_rng(0).normal(50, 3, (4000, 6))
     inside = [a <= row[5] <= b for row in draws if (bounds := interval(row[:5].tolist())) for a, b in [bounds]]
     assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
-    assert shown([]) == "-" and shown([50.126]) == "50.13" and shown([50.0, 52.0]) == "51.00 ± 1.41"
+    assert (
+        mean_and_deviation([]) == "-"
+        and mean_and_deviation([50.126]) == "50.13"
+        and mean_and_deviation([50.0, 52.0]) == "51.00 ± 1.41"
+    )
 
 
 def test_the_table_shows_means_and_what_is_missing(tmp_path):

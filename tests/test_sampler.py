@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sampler import Sampler
 
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from fastgen import cli
-from fastgen.recipe import load
+from fastgen.recipe.load import load
 from fastgen.train import train
 from pipelines.backends import open_engine
-from pipelines.bake import BakeSpec, bake
+from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.export import export
+from pipelines.baked.shards import Export
 from pipelines.corruptions import LabelSpec, PixelSpec
-from pipelines.export import export
-from pipelines.regions import View, ViewSpec
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sampler import Sampler
-from pipelines.shards import Export
 from pipelines.sources import SourceSpec, SyntheticSpec
+from pipelines.view.regions import View, ViewSpec
 
 SAMPLES, SIDE, CPU = 203, 40, torch.device("cpu")
 RANDOM = LabelSpec("random")

@@ -13,7 +13,7 @@ import pytest
 from conftest import real
 from PIL import Image
 
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sources import SOURCES, SourceSpec, SyntheticSpec, open_source
 from pipelines.sources.layouts import split_of
 

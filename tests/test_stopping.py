@@ -13,7 +13,7 @@ import psutil
 import pytest
 from whole_runs import ROOT, SMALL, fresh_accelerate  # noqa: F401
 
-from fastgen.recipe import load
+from fastgen.recipe.load import load
 from fastgen.train import train
 from fastgen.training import checkpoints
 

@@ -7,7 +7,7 @@ import pytest
 
 from fastgen import cli
 from fastgen.paper.reproduce import EXPERIMENTS, STUDIES
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 
 def run(*arguments):

@@ -12,11 +12,11 @@ import yaml
 from whole_runs import ROOT
 
 from fastgen import cli
-from fastgen.executor import DONE, FAILED, run_points
-from fastgen.grid import Grid, Point
-from fastgen.sweep import wandb_sweep
-from fastgen.training.metrics import read_metrics
-from pipelines.registry import UserError
+from fastgen.runs.metrics import read_metrics
+from fastgen.sweeps.executor import DONE, FAILED, run_points
+from fastgen.sweeps.grid import Grid, Point
+from fastgen.sweeps.sweep import wandb_sweep
+from pipelines.errors import UserError
 
 TINY = ("data.limit=64", "data.limit_test=16", "data.batch_size=32", "train.epochs=2", "model.name=fastgen_mlp_1x512")
 
@@ -129,7 +129,7 @@ def test_points_whose_data_are_missing_do_not_end_the_others(tmp_path, monkeypat
 def test_two_sweeps_do_not_share_a_folder(tmp_path, monkeypatch):
     import fcntl
 
-    monkeypatch.setattr("fastgen.executor._LOCK_SECONDS", 0)
+    monkeypatch.setattr("fastgen.sweeps.executor._LOCK_SECONDS", 0)
     handle = os.open(tmp_path / ".lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(UserError, match="another process is running points"):

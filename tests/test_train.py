@@ -14,13 +14,13 @@ from PIL import Image
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
 
 from fastgen import cli
-from fastgen.recipe import load
+from fastgen.recipe.load import load
+from fastgen.runs.metrics import read_metrics
 from fastgen.train import train
 from fastgen.training import checkpoints
-from fastgen.training.metrics import read_metrics
 from fastgen.training.schedule import SCHEDULES, learning_rate
 from pipelines.backends import BACKENDS
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from whole_runs import fresh_accelerate  # noqa: F401
 
-from fastgen.recipe import OptimSpec, ProgressiveSpec, TrainSpec
+from fastgen.recipe.schema import OptimSpec, ProgressiveSpec, TrainSpec
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.meter import Meter
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import make_optimizer
-from pipelines import staging
-from pipelines.bake import BakeSpec, bake
+from pipelines.baked import staging
+from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.manifest import BakedSet
 from pipelines.corruptions import LabelSpec, PixelSpec
-from pipelines.manifest import BakedSet
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sources import SourceSpec, SyntheticSpec
 
 

@@ -13,8 +13,8 @@ import pytest
 from whole_runs import SMALL
 
 from fastgen import cli
-from fastgen.paper.runs import PARTS, find_runs
-from pipelines.registry import UserError
+from fastgen.report.tables import PARTS, find_runs
+from pipelines.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 pytest.importorskip("wandb_workspaces")
@@ -75,7 +75,7 @@ def check_blocks(spec, runs):
 def test_it_is_built_without_a_network(runs, monkeypatch):
     import socket
 
-    from fastgen.paper.wandb_report import build
+    from fastgen.report.wandb_report import build
 
     def refused(*_):
         raise AssertionError("building a report used the network")
@@ -163,7 +163,7 @@ def test_the_request_holds_the_blocks_and_the_link_is_printed(runs, server):
 
 
 def test_mistakes(runs, tmp_path, capsys):
-    from fastgen.paper.wandb_report import where
+    from fastgen.report.wandb_report import where
 
     (identifier := runs[0].folder / "wandb_id.txt").rename(kept := tmp_path / "id")
     with pytest.raises(UserError, match="was not logged to W&B; train with track.wandb"):

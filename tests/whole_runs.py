@@ -7,7 +7,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from fastgen.training.metrics import read_metrics
+from fastgen.runs.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 # A small run that uses every kind of state: batch norm would need a convolution, so dropout and augmentation.

@@ -2,12 +2,12 @@
 
 import importlib
 
-from pipelines.registry import UserError, did_you_mean
+from pipelines.errors import UserError, did_you_mean
 
 _COMMANDS = {  # a module and its function: each imports what the others have no use for
     "loaders": ("fastgen.bench.loaders", "loaders"),
-    "bake": ("fastgen.bench.baking", "baking"),
-    "train": ("fastgen.bench.training", "train"),
+    "bake": ("fastgen.bench.bake", "baking"),
+    "train": ("fastgen.bench.train", "train"),
     "peers": ("fastgen.bench.peers", "peers"),
 }
 

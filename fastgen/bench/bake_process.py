@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fastgen.bench.loader_process import cpu_seconds, edges
-from pipelines.bake import BakeSpec, bake
-from pipelines.beton import Beton
+from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.beton import Beton
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.sources import SourceSpec
 

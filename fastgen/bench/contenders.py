@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipelines.bake import BakeSpec
+from pipelines.baked.bake import BakeSpec
 from pipelines.registry import Registry
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop
@@ -64,11 +64,11 @@ CONTENDERS: Registry[Contender] = Registry("loader")
 
 def _ours(backend: str, of: str) -> Callable[[Work], Epoch]:
     def open_loader(work: Work) -> Epoch:
-        from pipelines.augment import augmentation_key, flip, uniforms
         from pipelines.backends import open_engine
-        from pipelines.manifest import BakedSet
-        from pipelines.regions import View, ViewSpec
+        from pipelines.baked.manifest import BakedSet
         from pipelines.sampler import Sampler
+        from pipelines.view.augment import augmentation_key, flip, uniforms
+        from pipelines.view.regions import View, ViewSpec
 
         baked = BakedSet.open(work.sets[of])
         stored = baked.splits["train"]

@@ -13,14 +13,14 @@ import torch
 
 from fastgen.bench.contenders import CONTENDERS, FORMS, Work, default_workers
 from fastgen.bench.options import Options
-from fastgen.bench.outcome import conclude
 from fastgen.bench.photographs import repeated
+from fastgen.bench.results import conclude
 from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
-from fastgen.paper.page import Page
-from fastgen.paper.plots import bars
-from pipelines.bake import bake
+from fastgen.report.page import Page
+from fastgen.report.plots import bars
+from pipelines.baked.bake import bake
+from pipelines.baked.export import export
 from pipelines.corruptions import LabelSpec, PixelSpec
-from pipelines.export import export
 from pipelines.sources import SourceSpec
 
 _DEFAULTS = {

@@ -1,7 +1,7 @@
 """Options of the benchmarks' commands."""
 
-from fastgen.sweep import split_options
-from pipelines.registry import UserError, did_you_mean
+from fastgen.sweeps.sweep import split_options
+from pipelines.errors import UserError, did_you_mean
 
 
 class Options:

@@ -28,8 +28,8 @@ def cores() -> int:
 
 def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
     """CIFAR-10's training set as uint8 (50000, 32, 32, 3) and int64 labels, from the baked set."""
-    from fastgen.baking import bake_recipe
-    from fastgen.recipe import load
+    from fastgen.recipe.load import load
+    from fastgen.sets import bake_recipe
 
     beton = bake_recipe(load("cifar10_mlp_1x512_random")).betons["train"]
     return beton.raw_images(), beton.columns["random_1_s0"]
@@ -37,7 +37,7 @@ def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
 
 def fastgen(steps: int, precision: str) -> float:
     """The recipe cifar10_mlp_1x512_random through fastgen.train, resident backend."""
-    from fastgen.recipe import load
+    from fastgen.recipe.load import load
     from fastgen.train import train
 
     with tempfile.TemporaryDirectory() as folder:

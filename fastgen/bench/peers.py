@@ -6,12 +6,12 @@ import statistics
 from pathlib import Path
 
 from fastgen.bench.options import Options
-from fastgen.bench.outcome import conclude
 from fastgen.bench.peer_process import BATCH, LOOPS
+from fastgen.bench.results import conclude
 from fastgen.bench.subprocesses import in_turn, measure, ratios, shown, values
-from fastgen.paper.page import Page
-from fastgen.paper.plots import bars
-from pipelines.registry import UserError
+from fastgen.report.page import Page
+from fastgen.report.plots import bars
+from pipelines.errors import UserError
 
 _DEFAULTS = {"--only": "", "--steps": "800", "--repeats": "3", "--precision": "fp32", "--output": "bench"}
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from pipelines.errors import UserError
 from pipelines.locations import data_root
-from pipelines.registry import UserError
 
 
 def repeated(images: str, samples: int, folder: Path) -> Path:

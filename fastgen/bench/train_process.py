@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from fastgen.recipe import Recipe, load
+from fastgen.recipe.load import load
+from fastgen.recipe.schema import Recipe
 from fastgen.training.data import Data, open_data
 from fastgen.training.launch import make_accelerator
 from fastgen.training.network import make_network, wants_compilation

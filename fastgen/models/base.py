@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 
 class PaperNetwork(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from fastgen.models import NETWORKS, make
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 _FIRST_CONVOLUTION = {
     "fastgen_inception": "body.0.0",

@@ -1,13 +1,11 @@
 """Our runs beside the paper's numbers: means over seeds, spreads, and the tables that show both."""
 
-import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.special import stdtrit  # Student's t; scipy.stats takes a second to import
-
-from fastgen.executor import Job
 from fastgen.paper.experiments import Entry, Experiment
+from fastgen.report.spread import interval, mean_and_deviation
+from fastgen.sweeps.executor import Job
 
 
 @dataclass(frozen=True)
@@ -27,26 +25,6 @@ class Result:
         return [summary[key] for summary in self.summaries if summary.get(key) is not None]
 
 
-def interval(values: list[float]) -> tuple[float, float] | None:
-    """Where one more run would lie with 95 % confidence, if runs spread normally (Student's t); None for one value.
-
-    The paper's number is one run, so this, and not the mean's narrower interval, is what it is compared with.
-    """
-    if len(values) < 2:
-        return None
-    n, mean = len(values), statistics.mean(values)
-    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(values) * (1 + 1 / n) ** 0.5
-    return mean - half, mean + half
-
-
-def shown(values: list[float], digits: int = 2) -> str:
-    """Mean and standard deviation, "-" for none."""
-    if not values:
-        return "-"
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
-
-
 def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table that shows paper and ours side by side.
 
@@ -64,12 +42,12 @@ def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str]
         row = list(result.entry.labels.values())
         for key in experiment.columns:
             values, printed, has_paper = result.values(key), result.entry.paper.get(key, ""), key in printed_keys
-            row += [printed] * has_paper + [shown(values) if values else _why_nothing(result, key)]
+            row += [printed] * has_paper + [mean_and_deviation(values) if values else _why_nothing(result, key)]
             row += [_inside(values, printed)] * (has_paper and several)
         row += [
             str(len(result.summaries)),
-            shown(result.values("epochs"), 0),
-            shown([seconds / 60 for seconds in result.values("wall_seconds")], 1),
+            mean_and_deviation(result.values("epochs"), 0),
+            mean_and_deviation([seconds / 60 for seconds in result.values("wall_seconds")], 1),
         ]
         rows.append(row)
     return header, rows

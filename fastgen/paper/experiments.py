@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fastgen.grid import Point
 from fastgen.models import is_known
 from fastgen.paper.numbers import Row, table
-from pipelines.registry import Registry, UserError
+from fastgen.sweeps.grid import Point
+from pipelines.errors import UserError
+from pipelines.registry import Registry
 
 MODELS = {
     "inception": "Inception",

@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 import torch
 from matplotlib.figure import Figure
 
-from fastgen.paper.plots import against_epochs
+from fastgen.paper.settings import Settings
 from fastgen.paper.studies import STUDIES, Case, Measured, Row, Study, Told
+from fastgen.report.plots import against_epochs
 from fastgen.theory.minimum_norm import Fit, LinearProblem, standardised
 from fastgen.theory.points import load_points
-from fastgen.theory.settings import Settings
 from pipelines.corruptions import LabelSpec
 
 _SAMPLES = {"mnist": 200, "cifar10": 500}  # well below the dimensions, so that plain SGD arrives

@@ -6,18 +6,18 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from fastgen.executor import Job, found_jobs, run_points
-from fastgen.grid import Point
 from fastgen.paper import minnorm, table3, theorem1  # noqa: F401 (they add themselves to STUDIES)
 from fastgen.paper.comparison import Result, comparison
 from fastgen.paper.experiments import EXPERIMENTS, LEVELS, SMOKE_SAMPLES, WHAT_MOVES_IT, Entry, Options
-from fastgen.paper.page import Page
-from fastgen.paper.plots import Curve, Series, accuracy_curves, against_corruption, loss_curves
-from fastgen.paper.shown import finish
 from fastgen.paper.studies import STUDIES, run_study
-from fastgen.sweep import LiveTable, job_count, split_options, tell_failures
-from fastgen.training.metrics import read_metrics
-from pipelines.registry import UserError
+from fastgen.report.outcome import finish
+from fastgen.report.page import Page
+from fastgen.report.plots import Curve, Series, accuracy_curves, against_corruption, loss_curves
+from fastgen.runs.metrics import read_metrics
+from fastgen.sweeps.executor import Job, found_jobs, run_points
+from fastgen.sweeps.grid import Point
+from fastgen.sweeps.sweep import LiveTable, job_count, split_options, tell_failures
+from pipelines.errors import UserError
 
 _SEEDS = ("seed=", "data.labels.seed=", "data.pixels.seed=")
 _OPTIONS = ("--models", "--seeds", "--scale", "--jobs", "--output")

@@ -11,11 +11,12 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from fastgen.paper.page import Page
+from fastgen.paper.settings import Settings
+from fastgen.report.page import Page
 from fastgen.terminal import console
-from fastgen.theory.settings import Settings
-from fastgen.training.rundir import write_atomically
-from pipelines.registry import Registry, UserError
+from pipelines.durable import write_atomically
+from pipelines.errors import UserError
+from pipelines.registry import Registry
 
 Told = Callable[[str, float], None]  # what is being done, and the fraction of it that is
 Measured = dict[str, Any]

@@ -7,14 +7,14 @@ from dataclasses import asdict
 import torch
 
 from fastgen.paper.numbers import table
+from fastgen.paper.settings import Settings
 from fastgen.paper.studies import STUDIES, Case, Measured, Row, Study, Told
 from fastgen.theory.features import ConvolutionSpec, GaborSpec, gabor, pixels
 from fastgen.theory.kernels import KernelResult, kernel_machine
 from fastgen.theory.points import Points, load_points
 from fastgen.theory.random_features import convolution_machine
-from fastgen.theory.settings import Settings
 from pipelines.corruptions import LabelSpec
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 
 def _device() -> torch.device:

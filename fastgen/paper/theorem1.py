@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from fastgen.paper.plots import along_projection
+from fastgen.paper.settings import Settings
 from fastgen.paper.studies import STUDIES, Case, Measured, Row, Study, Told
+from fastgen.report.plots import along_projection
 from fastgen.theory.expressivity import DeepFiniteSampleNetwork, FiniteSampleNetwork
 from fastgen.theory.points import load_points
-from fastgen.theory.settings import Settings
 from pipelines.corruptions import LabelSpec
 
 _SOURCES = ("mnist", "cifar10")

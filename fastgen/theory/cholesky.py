@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 Panels = list[torch.Tensor]
 Progress = Callable[[float], None]  # told the fraction of the work that is done, in [0, 1]

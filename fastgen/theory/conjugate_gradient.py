@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 _MOST_ITERATIONS = 2000
 Linear = Callable[[torch.Tensor], torch.Tensor]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipelines.errors import UserError
 from pipelines.randomness import stream
-from pipelines.registry import UserError
 
 _DIRECTIONS = 8  # of which the one with the largest smallest gap is taken
 _PLACE = 0.25  # of a threshold between its neighbours, from the lower one

@@ -14,8 +14,8 @@ import torch
 from fastgen.theory import cholesky
 from fastgen.theory.conjugate_gradient import conjugate_gradient, nystrom
 from fastgen.theory.memory import available_bytes, peak_bytes
+from pipelines.errors import UserError
 from pipelines.randomness import permutation
-from pipelines.registry import UserError
 
 _CHECKED_ROWS = 1024  # of the equations, drawn at random, on which the residual is measured
 _BLOCK = 1000  # test points at a time

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.errors import UserError
 from pipelines.randomness import permutation, stream
-from pipelines.registry import UserError
 
 _DIRECTIONS = 3  # in which the Hessian is compared
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.bake import BakeSpec, bake
-from pipelines.beton import RAW
+from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.beton import RAW
 from pipelines.corruptions import LabelSpec, PixelSpec
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sources import SourceSpec
 
 

@@ -20,7 +20,7 @@ from fastgen.theory.kernels import (
     solve_panels,
 )
 from fastgen.theory.points import Points
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 _FILTERS = 250  # at a time
 _BLOCK = 1000  # test points at a time

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 POSITION = "position.json"
 

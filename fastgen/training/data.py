@@ -7,18 +7,18 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from fastgen.baking import bake_recipe
-from fastgen.recipe import DataSpec, Recipe
+from fastgen.recipe.schema import DataSpec, Recipe
+from fastgen.sets import bake_recipe
 from fastgen.training.launch import everywhere, on_main, share_of_cores
-from pipelines.augment import Preprocess
 from pipelines.backends import Batch, Engine, open_engine
-from pipelines.bake import check_made_as
-from pipelines.manifest import BakedSet
-from pipelines.regions import View
-from pipelines.registry import UserError
+from pipelines.baked.bake import check_made_as
+from pipelines.baked.manifest import BakedSet
+from pipelines.baked.shards import Export
+from pipelines.baked.staging import staged
+from pipelines.errors import UserError
 from pipelines.sampler import Sampler
-from pipelines.shards import Export
-from pipelines.staging import staged
+from pipelines.view.augment import Preprocess
+from pipelines.view.regions import View
 
 
 @dataclass

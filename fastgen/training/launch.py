@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
 
 from fastgen.errors import LostProcess
-from fastgen.recipe import Recipe
-from pipelines.registry import UserError
+from fastgen.recipe.schema import Recipe
+from pipelines.errors import UserError
 
 T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1

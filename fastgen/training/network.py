@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from fastgen import models
-from fastgen.recipe import Recipe
-from pipelines.registry import UserError
+from fastgen.recipe.schema import Recipe
+from pipelines.errors import UserError
 
 
 def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, device: torch.device) -> torch.nn.Module:

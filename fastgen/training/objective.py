@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from fastgen.recipe import TrainSpec
+from fastgen.recipe.schema import TrainSpec
 
 Output = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
-from fastgen.recipe import OptimSpec
+from fastgen.recipe.schema import OptimSpec
 
 
 def make_optimizer(network: torch.nn.Module, spec: OptimSpec) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from fastgen.recipe import ScheduleSpec
+from fastgen.recipe.schema import ScheduleSpec
 from pipelines.registry import Registry
 
 SCHEDULES: Registry[Callable[[ScheduleSpec, int, int, int], float]] = Registry("schedule.kind")

@@ -18,11 +18,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fastgen.recipe import Recipe
+from fastgen.recipe.schema import Recipe
+from fastgen.runs.folder import SAMPLES, WANDB_ID
 from fastgen.terminal import console
-
-WANDB_ID = "wandb_id.txt"  # in the run directory
-SAMPLES = "samples"  # the key of the sample images in W&B
 
 
 def start_wandb(

@@ -12,11 +12,12 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pipelines.beton import Beton
-from pipelines.regions import View
-from pipelines.registry import Registry, UserError
+from pipelines.baked.beton import Beton
+from pipelines.baked.shards import Shards
+from pipelines.errors import UserError
+from pipelines.registry import Registry
 from pipelines.sampler import Sampler
-from pipelines.shards import Shards
+from pipelines.view.regions import View
 
 if TYPE_CHECKING:
     import torch

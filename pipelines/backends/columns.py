@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from pipelines.beton import Beton
-from pipelines.registry import UserError, did_you_mean
-from pipelines.shards import Shards
+from pipelines.baked.beton import Beton
+from pipelines.baked.shards import Shards
+from pipelines.errors import UserError, did_you_mean
 
 Labels = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -18,11 +18,11 @@ import torch
 
 from pipelines.backends import Batch, check_shown
 from pipelines.backends.columns import Columns
-from pipelines.beton import Beton
-from pipelines.regions import View
-from pipelines.registry import UserError
+from pipelines.baked.beton import Beton
+from pipelines.baked.shards import Shards
+from pipelines.errors import UserError
 from pipelines.sampler import Sampler
-from pipelines.shards import Shards
+from pipelines.view.regions import View
 
 try:
     from nvidia.dali import Pipeline, fn, types

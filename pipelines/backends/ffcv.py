@@ -31,10 +31,10 @@ from PIL import Image
 from pipelines.backends import Batch, check_shown
 from pipelines.backends.columns import Columns
 from pipelines.backends.transfer import Transfer
-from pipelines.beton import Beton
-from pipelines.regions import View
-from pipelines.registry import UserError
+from pipelines.baked.beton import Beton
+from pipelines.errors import UserError
 from pipelines.sampler import Sampler
+from pipelines.view.regions import View
 
 try:
     import numba

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 
 from pipelines.backends import Batch, check_shown
 from pipelines.backends.columns import Columns
-from pipelines.beton import RAW, Beton
-from pipelines.regions import View
-from pipelines.registry import UserError
+from pipelines.baked.beton import RAW, Beton
+from pipelines.errors import UserError
 from pipelines.sampler import Sampler
+from pipelines.view.regions import View
 
 
 class ResidentEngine:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.errors import UserError
 from pipelines.randomness import uniforms_of
-from pipelines.registry import Registry, UserError
+from pipelines.registry import Registry
 
 
 @dataclass

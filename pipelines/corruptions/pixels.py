@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.errors import UserError
 from pipelines.randomness import permutation, stream
-from pipelines.registry import Registry, UserError
+from pipelines.registry import Registry
 
 
 @dataclass

@@ -3,7 +3,8 @@
 import importlib
 from dataclasses import replace
 
-from pipelines.registry import Registry, UserError
+from pipelines.errors import UserError
+from pipelines.registry import Registry
 from pipelines.sources.base import SPLITS, FirstSamples, Source, SourceSpec, SyntheticSpec
 
 __all__ = ["SOURCES", "SPLITS", "Source", "SourceSpec", "SyntheticSpec", "identity", "open_source"]

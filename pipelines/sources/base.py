@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 
 SPLITS = ("train", "val")
 _HASH_WHOLE_BYTES = 1 << 30

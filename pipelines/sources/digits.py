@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.errors import UserError
 from pipelines.randomness import permutation
-from pipelines.registry import UserError
 from pipelines.sources.base import ArraySource, SourceSpec
 
 _TEST_SAMPLES = 360  # a fifth, drawn once with a fixed seed: the set has no split of its own

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_files
 from pipelines.sources.layouts import IMAGE_SUFFIXES, is_image, named_root, split_of
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_samples
 from pipelines.sources.layouts import find_parquet, is_image, search_folders
 from pipelines.sources.names import Names

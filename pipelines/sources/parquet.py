@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.registry import UserError
+from pipelines.errors import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_files
 from pipelines.sources.layouts import find_parquet, named_root
 

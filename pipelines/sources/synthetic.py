@@ -6,8 +6,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from pipelines.errors import UserError
 from pipelines.randomness import stream, words_of
-from pipelines.registry import UserError
 from pipelines.sources.base import Source, SourceSpec, SyntheticSpec
 
 

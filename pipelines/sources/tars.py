@@ -19,8 +19,8 @@ import numpy as np
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.errors import UserError
 from pipelines.locations import cache_root
-from pipelines.registry import UserError
 from pipelines.sources.layouts import is_image
 from pipelines.sources.names import Names
 

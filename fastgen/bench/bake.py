@@ -1,0 +1,107 @@
+"""fastgen bench bake: how fast photographs are baked, how large they become, and how fast they are streamed then."""
+
+import importlib.util
+import shlex
+import statistics
+import tempfile
+from pathlib import Path
+
+from fastgen.bench.bake_process import SIZE, WRITERS, BakeWork
+from fastgen.bench.contenders import default_workers
+from fastgen.bench.options import Options
+from fastgen.bench.photographs import repeated
+from fastgen.bench.results import conclude
+from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
+from fastgen.report.page import Page
+from fastgen.report.plots import bars
+from pipelines.baked.bake import BakeSpec
+
+_DEFAULTS = {
+    "--images": "", "--samples": "1000", "--workers": "", "--repeats": "3", "--only": "", "--output": "bench",
+}  # fmt: skip
+
+# What a user may choose between (the pixels are those of the longest side), from the most faithful to the smallest; and
+# raw pixels, which need no decoding.
+STORED = {
+    "original files": BakeSpec("jpeg"),
+    "JPEG 90, 500 pixels": BakeSpec("jpeg", resolution=500, quality=90),
+    "JPEG 90, 400 pixels": BakeSpec("jpeg", resolution=400, quality=90),
+    "JPEG 80, 400 pixels": BakeSpec("jpeg", resolution=400, quality=80),
+    "JPEG 90, 320 pixels": BakeSpec("jpeg", resolution=320, quality=90),
+    "JPEG 90, 256 pixels": BakeSpec("jpeg", resolution=256, quality=90),
+    "raw, 400 pixels": BakeSpec("raw", resolution=400),
+    "raw, 256 pixels": BakeSpec("raw", resolution=256),
+}
+
+
+def baking(arguments: list[str]) -> None:
+    """[--images FOLDER] [--samples 1000] [--workers N] [--repeats 3] [--only a;b] [--output FOLDER].
+
+    images: class folders of JPEG files, taken over and over until there are --samples. Raises UserError for mistakes,
+    SystemExit(1) when a writer failed.
+    """
+    command = shlex.join(["fastgen", "bench", "bake", *arguments])
+    options = Options(arguments, _DEFAULTS)
+    names, repeats = options.chosen("--only", list(STORED)), options.count("--repeats")
+    workers = options.count("--workers") if options["--workers"] else default_workers()
+    samples = options.count("--samples")
+    has_ffcv = importlib.util.find_spec("ffcv") is not None
+    absent = {} if has_ffcv else {"FFCV": "absent: ffcv is not installed"}
+    runs = {f"{writer}: {name}": (writer, name) for name in names for writer in WRITERS if writer not in absent}
+    with tempfile.TemporaryDirectory() as folder:
+        photographs = str(repeated(options["--images"], samples, Path(folder)))
+
+        def run(one: str) -> Measured:
+            writer, name = runs[one]
+            loader = "fastgen ffcv" if has_ffcv and writer == "fastgen" else None
+            work = BakeWork(photographs, STORED[name], workers, loader)
+            # FFCV's writer waits for ever for a worker that failed.
+            return measure("fastgen.bench.bake_process", [writer], work.to_json(), limit_s=600 + samples)
+
+        found, failed = in_turn(runs, repeats, run)
+    page = Page("Bakes")
+    page.table(*_table(names, found, failed, absent))
+    for note in (
+        f"{samples:,} photographs from class folders, by {workers} threads (fastgen) or worker processes (FFCV's "
+        "DatasetWriter over torchvision's ImageFolder), at the same longest side and quality; all in turn, each time "
+        "in a process of its own: median (lowest to highest), ratios of neighbours in time. Ours includes a shuffled "
+        "order, two labellings, hashes, the manifest, and that all is on the disk at the end; FFCV's writes one label.",
+        "Original files that fit are kept byte for byte by ours, each decoded to prove that it is whole. FFCV's writer "
+        "encodes all again: beside 'original files' stands its write_mode='jpg' without max_resolution.",
+        f"Streamed: data.backend=ffcv over our file, random-resized-crop to {SIZE} pixels and flip, as bytes in "
+        "memory, in the middle of a second epoch.",
+    ):
+        page.text(note)
+    if found:
+        rates = {one: values(measured, "images_per_second") for one, measured in found.items()}
+        page.figure("bake", bars(rates, "images/s"), "Images baked a second: median, lowest and highest")
+    conclude(
+        page,
+        Path(options["--output"]) / "bake",
+        command,
+        {"samples": samples, "workers": workers, "measured": found, "failed": failed, "absent": absent},
+    )
+
+
+def _table(
+    names: list[str], found: dict[str, list[Measured]], failed: dict[str, str], absent: dict[str, str]
+) -> tuple[list[str], list[list[str]]]:
+    header = ["stored", "fastgen images/s", "FFCV images/s", "fastgen is", "CPU s / 1,000: fastgen", "FFCV"]
+    header += ["kB an image: fastgen", "FFCV", "streamed images/s"]
+    rate, cpu, size = "images_per_second", "cpu_seconds_per_1000", "kb_per_image"
+    rows = []
+    for name in names:
+        of = {writer: found.get(f"{writer}: {name}", []) for writer in WRITERS}
+        why = absent | {w: f"failed: {failed[f'{w}: {name}']}" for w in WRITERS if f"{w}: {name}" in failed}
+        ours, other = of["fastgen"], of["FFCV"]
+        rows.append(
+            [
+                name,
+                *(why.get(writer) or shown(values(of[writer], rate)) for writer in WRITERS),
+                f"{statistics.median(ratios(ours, other, rate)):.2f} x" if ours and other else "-",
+                *(shown(values(of[writer], cpu), ".2f") for writer in WRITERS),
+                *(shown(values(of[writer][:1], size), ".1f") for writer in WRITERS),
+                "-" if absent else shown(values(ours, "streamed_images_per_second")),
+            ]
+        )
+    return header, rows

@@ -1,0 +1,115 @@
+"""fastgen bench train: does the data keep up with the network?"""
+
+import json
+import shlex
+import tempfile
+from pathlib import Path
+
+import torch
+
+from fastgen.bench.options import Options
+from fastgen.bench.photographs import repeated
+from fastgen.bench.results import conclude
+from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
+from fastgen.recipe.load import load
+from fastgen.report.page import Page
+
+_DEFAULTS = {
+    "--only": "", "--steps": "20", "--repeats": "2", "--images": "", "--samples": "1024", "--output": "bench",
+}  # fmt: skip
+_SIDES = ("training", "compute", "loader")
+
+
+def workloads(photographs: Path) -> dict[str, tuple[str, list[str]]]:
+    """Name -> recipe and settings. photographs: class folders, for what has ImageNet's shape."""
+    batch = 256 if torch.cuda.is_available() else 8
+    small = {
+        name: (f"cifar10_{name}_random", ["train.evaluate_epochs=1000"])
+        for name in ("mlp_1x512", "mlp_3x512", "alexnet", "inception")
+    }
+    large = {
+        f"{name} {size} {backend}": (
+            "imagenet_sample_random",
+            [
+                f"data.root={photographs}", f"model.name={name}", f"data.image_size={size}", "data.view.random=area",
+                f"data.batch_size={batch}", "train.evaluate_epochs=1000", "train.epochs=1000",
+                f"data.backend={backend}", "data.augment.flip=true", "bake.resolution=400",
+            ],
+        )
+        for name, size in (("inception_v3", 299), ("resnet50", 224))
+        for backend in ("dali", "ffcv")
+    }  # fmt: skip
+    return small | large
+
+
+def train(arguments: list[str]) -> None:
+    """[--only a;b] [--steps 20] [--repeats 2] [--images FOLDER] [--samples 1024] [--output FOLDER] [recipe=NAME]
+    [key=value ...].
+
+    recipe: measure this one in place of the built-in workloads; key=value applies to all. images: class folders of
+    JPEG files for those at ImageNet's shape, taken over and over until there are --samples. Raises UserError for
+    mistakes, SystemExit(1) when one failed.
+    """
+    command = shlex.join(["fastgen", "bench", "train", *arguments])
+    options = Options(arguments, _DEFAULTS, settings=True)
+    settings = [setting for setting in options.settings if not setting.startswith("recipe=")]
+    given = [setting.partition("=")[2] for setting in options.settings if setting.startswith("recipe=")]
+    with tempfile.TemporaryDirectory() as folder:
+        known: dict[str, tuple[str, list[str]]] = {name: (name, []) for name in given} or workloads(Path(folder))
+        chosen = options.chosen("--only", list(known))
+        asked: dict[str, tuple[str, str]] = {}
+        for name in chosen:
+            recipe, own = known[name]
+            load(recipe, [*own, *settings])  # mistakes are told before anything is measured
+            text = {"recipe": recipe, "settings": [*own, *settings], "steps": options.count("--steps")}
+            asked |= {f"{name}: {side}": (side, json.dumps(text)) for side in _SIDES}
+        if any(f"data.root={folder}" in known[name][1] for name in chosen):
+            repeated(options["--images"], options.count("--samples"), Path(folder))
+        found, failed = in_turn(
+            asked,
+            options.count("--repeats"),
+            lambda one: measure("fastgen.bench.train_process", [asked[one][0]], asked[one][1]),
+        )
+    page = Page("Training beside its limits")
+    page.table(*_table(chosen, found, failed))
+    for note in (
+        "Compute: the recipe's step on one batch that is on the device already; loader: its batches with nothing done "
+        "with them. All in turn, each time in a process of its own: median (lowest to highest), ratios of neighbours.",
+        "Share of peak: operations of forward and backward over those of a large matrix product in the same precision "
+        "on the same device, measured in the same process.",
+    ):
+        page.text(note)
+    conclude(page, Path(options["--output"]) / "train", command, {"measured": found, "failed": failed})
+
+
+def _table(
+    names: list[str], found: dict[str, list[Measured]], failed: dict[str, str]
+) -> tuple[list[str], list[list[str]]]:
+    header = ["training", "images/s", "of compute", "of loader", "stall %", "GPU busy %", "compute images/s"]
+    header += ["loader images/s", "GFLOP/image", "share of peak %", "advice"]
+    rows = []
+    for name in names:
+        sides = {side: found.get(f"{name}: {side}") for side in _SIDES}
+        whole, limit, data = (sides[side] for side in _SIDES)
+        if whole is None or limit is None or data is None:
+            why = next(failed[f"{name}: {side}"] for side in _SIDES if f"{name}: {side}" in failed)
+            rows.append([name, f"failed: {why}", *[""] * (len(header) - 2)])
+            continue
+        rate = "images_per_second"
+        busy = [value for value in values(whole, "gpu_utilisation") if value is not None]
+        rows.append(
+            [
+                name,
+                shown(values(whole, rate)),
+                shown(ratios(whole, limit, rate), ".2f"),
+                shown(ratios(whole, data, rate), ".3f"),
+                shown([100 * value for value in values(whole, "data_stall_fraction")], ".1f"),
+                shown(busy),
+                shown(values(limit, rate)),
+                shown(values(data, rate)),
+                f"{limit[0]['gflop_per_image']:.3g}",
+                shown([100 * value for value in values(limit, "share_of_peak")], ".0f"),
+                whole[-1]["advice"],
+            ]
+        )
+    return header, rows

@@ -1,0 +1,86 @@
+"""Settings of the theory's experiments, written key=value as a recipe's are."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fastgen.recipe.schema import known_keys
+from fastgen.theory.kernels import KernelSpec
+from pipelines.errors import UserError, did_you_mean
+from pipelines.sources import SourceSpec
+
+
+@dataclass
+class DataSettings:
+    """limit, limit_test: the first n training and test samples (None: all). root: as of a recipe."""
+
+    limit: int | None = None
+    limit_test: int | None = None
+    root: str | None = None
+
+    def source(self, name: str) -> SourceSpec:
+        return SourceSpec(source=name, limit=self.limit, limit_test=self.limit_test, root=self.root)
+
+
+@dataclass
+class KernelSettings:
+    """None: as each row of the table has it. The others as in `KernelSpec`; filters: of the random convolution."""
+
+    gamma: float | None = None
+    ridge: float | None = None
+    filters: int | None = None
+    precision: str | None = None  # None: float32, and float64 on a GPU
+    panel: int = 3000
+    solver: str = "auto"
+    memory_gb: float | None = None
+
+    def spec(self, gamma: float, ridge: float, on_gpu: bool) -> KernelSpec:
+        return KernelSpec(
+            gamma=gamma if self.gamma is None else self.gamma,
+            ridge=ridge if self.ridge is None else self.ridge,
+            precision=self.precision or ("float64" if on_gpu else "float32"),
+            panel=self.panel,
+            solver=self.solver,
+            memory_gb=self.memory_gb,
+        )
+
+
+@dataclass
+class SgdSettings:
+    """epochs: passes over the points."""
+
+    epochs: int = 3000
+
+
+@dataclass
+class Settings:
+    """seed: of random labels, directions, orders and filters."""
+
+    seed: int = 0
+    data: DataSettings = field(default_factory=DataSettings)
+    kernel: KernelSettings = field(default_factory=KernelSettings)
+    sgd: SgdSettings = field(default_factory=SgdSettings)
+
+    @staticmethod
+    def parse(overrides: list[str]) -> "Settings":
+        """Raises UserError for an unknown key, with the nearest one, or a value of another type."""
+        config, known = OmegaConf.structured(Settings), known_keys(Settings())
+        for override in overrides:
+            key, _, text = override.partition("=")
+            if key not in known:
+                raise UserError(f"unknown key '{key}': {did_you_mean(key, known)}")
+            try:
+                OmegaConf.update(config, key, None if text in ("null", "~") else text, merge=False)
+            except OmegaConfBaseException as error:
+                raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
+        settings: Settings = OmegaConf.to_object(config)  # type: ignore[assignment]
+        for key, value in (("data.limit", settings.data.limit), ("data.limit_test", settings.data.limit_test)):
+            if value is not None and value < 1:
+                raise UserError(f"{key}={value} must be at least 1")
+        if settings.kernel.filters is not None and settings.kernel.filters < 1:
+            raise UserError(f"kernel.filters={settings.kernel.filters} must be at least 1")
+        settings.kernel.spec(1.0, 0.0, on_gpu=False)  # which checks the others
+        if settings.sgd.epochs < 1:
+            raise UserError(f"sgd.epochs={settings.sgd.epochs} must be at least 1")
+        return settings

@@ -1,0 +1,150 @@
+"""Recipes as files: YAML with inheritance, dotted overrides, and errors that name the remedy."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fastgen.recipe.schema import Recipe, known_keys, leaves
+from fastgen.recipe.validation import validate
+from pipelines.corruptions import LabelSpec
+from pipelines.errors import UserError, did_you_mean
+
+
+def recipes_folder() -> Path:
+    """The shipped recipes: inside the package in a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent.parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent.parent / "recipes"
+
+
+def known_recipes() -> list[str]:
+    return sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+
+
+def load(name: str, overrides: list[str] | None = None) -> Recipe:
+    """The resolved and validated recipe. name: one of `known_recipes()`, or a path. overrides: "key=value".
+
+    Raises UserError: unknown recipe or key (with the nearest), wrong type, or settings that contradict each other.
+    """
+    path = _find(name)
+    config = OmegaConf.structured(Recipe)
+    for origin, values in _chain(path, ()):
+        _apply(config, values, origin)
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"'{override}' is no override; write key=value")
+        _set(config, key, _read_yaml(text, f"{key}={text}"), "command line")
+    recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
+    recipe.recipe = path.stem
+    validate(recipe)
+    return recipe
+
+
+def parse(arguments: list[str]) -> Recipe:
+    """A recipe from a command line: recipe=NAME key=value ..."""
+    names = [a.partition("=")[2] for a in arguments if a.startswith("recipe=")]
+    others = [a for a in arguments if not a.startswith("recipe=")]
+    for argument in others:
+        if argument.startswith("-"):
+            raise UserError(f"unknown option '{argument}'; settings are written key=value, see --help")
+    if len(names) != 1:
+        found = "no recipe" if not names else f"{len(names)} recipes"
+        raise UserError(f"{found} given; write recipe=NAME with one of: {', '.join(known_recipes())}")
+    return load(names[0], others)
+
+
+def _find(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"recipe file {name} does not exist")
+        return path
+    path = recipes_folder() / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"unknown recipe '{name}': {did_you_mean(name, known_recipes())}")
+    return path
+
+
+def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The file's bases first, then itself. `base:` names one file or several, beside it or shipped."""
+    if path.resolve() in below:
+        raise UserError(f"{path}: is its own base, by way of {' -> '.join(p.name for p in below)}")
+    values = _read_yaml(path.read_text(), str(path))
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys to values")
+    bases = values.pop("base", [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        places = [path.parent / f"{base}.yaml", recipes_folder() / f"{base}.yaml", path.parent / base]
+        found = next((place for place in places if place.is_file()), None) or _find(base)
+        yield from _chain(found, (*below, path.resolve()))
+    yield str(path), values
+
+
+def _read_yaml(text: str, origin: str) -> Any:
+    """YAML whose scalars stay text: the schema knows their types. So `kind: true` and `wandb: off` are the words
+    that they look like, and 1e-3 is a number, none of which plain YAML 1.1 says."""
+    try:
+        return yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{origin}: no valid YAML: {_first_line(error)}") from None
+
+
+def _apply(config: Any, values: dict[str, Any], origin: str) -> None:
+    for key, value in leaves(Recipe, values):
+        _set(config, key, value, origin)
+
+
+def _set(config: Any, key: str, value: Any, origin: str) -> None:
+    known = known_keys()
+    if key not in known and not key.startswith("model.options."):
+        groups = {k.rpartition(".")[0] for k in known} - {""}
+        if key in groups:
+            raise UserError(f"{origin}: {key} is a group of keys, set one of them: {key}.*=...")
+        near = did_you_mean(key, known).partition("known:")[0]
+        raise UserError(f"{origin}: unknown key '{key}'; {near}`fastgen train --help` lists all keys")
+    if key.startswith("model.options"):  # timm's keys, whose types are not known here
+        value = _plain(value)
+    elif key == "bake.columns":
+        value = [_label_spec(item, origin) for item in value]
+    else:
+        value = _null(value)
+    try:
+        OmegaConf.update(config, key, value, merge=False)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{origin}: {key}={value}: {_first_line(error)}") from None
+
+
+def _null(value: Any) -> Any:
+    return None if isinstance(value, str) and value in ("null", "~") else value
+
+
+def _plain(value: Any) -> Any:
+    """Text as the number, boolean or null that YAML takes it for."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return yaml.safe_load(value) if isinstance(value, str) else value
+
+
+def _label_spec(values: Any, origin: str) -> Any:
+    """One of bake.columns, with the schema's types."""
+    if not isinstance(values, dict):
+        raise UserError(f"{origin}: bake.columns is a list of mappings such as {{kind: partial, p: 0.1, seed: 0}}")
+    known = {f.name for f in fields(LabelSpec)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"{origin}: unknown key '{key}' in bake.columns; {did_you_mean(key, known)}")
+    try:
+        return OmegaConf.merge(OmegaConf.structured(LabelSpec), {k: _null(v) for k, v in values.items()})
+    except OmegaConfBaseException as error:
+        raise UserError(f"{origin}: bake.columns: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n    full_key")[0].split())

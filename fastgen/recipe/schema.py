@@ -1,0 +1,188 @@
+"""What a recipe says: the typed schema, its defaults and its dotted keys."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import yaml
+
+from pipelines.baked.bake import BakeSpec
+from pipelines.corruptions import LabelSpec, PixelSpec
+from pipelines.sources import SourceSpec
+from pipelines.view.preparation import AugmentSpec, NormalizeSpec
+from pipelines.view.regions import ViewSpec
+
+
+@dataclass
+class ProgressiveSpec:
+    """Smaller inputs early on (data.progressive.*), as FFCV's ImageNet recipes train.
+
+    The side grows linearly from start_size pixels in start_epoch to data.image_size in end_epoch, in steps of 32.
+    """
+
+    start_size: int | None = None  # None: the same size throughout
+    start_epoch: int = 0
+    end_epoch: int = 0
+
+    def size(self, epoch: int, full: int) -> int:
+        """Side of the input in pixels."""
+        if self.start_size is None or epoch >= self.end_epoch:
+            return full
+        passed = max(0, epoch - self.start_epoch) / (self.end_epoch - self.start_epoch)
+        return min(full, int((self.start_size + passed * (full - self.start_size)) / 32 + 0.5) * 32)
+
+
+@dataclass
+class DataSpec(SourceSpec):
+    """Which samples, how they are corrupted, streamed and prepared (data.*)."""
+
+    backend: str = "resident"
+    image_size: int | None = None  # pixels, side of the network's input (None: as baked)
+    eval_size: int | None = None  # pixels, the same for evaluation (None: image_size)
+    batch_size: int = 128  # global: over all processes and accumulation steps
+    eval_batch_size: int | None = None  # global (None: four times batch_size)
+    workers: int | None = None  # loader threads of a process (None: its share of the cores)
+    stage: str | None = None  # a folder on each machine's own disk to copy the baked set to
+    shards: str | None = None  # a folder that `fastgen export` wrote, to stream instead of baking (backend dali)
+    labels: LabelSpec = field(default_factory=LabelSpec)
+    pixels: PixelSpec = field(default_factory=PixelSpec)
+    view: ViewSpec = field(default_factory=ViewSpec)
+    progressive: ProgressiveSpec = field(default_factory=ProgressiveSpec)
+    augment: AugmentSpec = field(default_factory=AugmentSpec)
+    normalize: NormalizeSpec = field(default_factory=NormalizeSpec)
+
+    @property
+    def source_spec(self) -> SourceSpec:
+        return SourceSpec(**{f.name: getattr(self, f.name) for f in fields(SourceSpec)})
+
+
+@dataclass
+class ModelSpec:
+    """Any name that timm.create_model knows (model.*); `import fastgen` adds the paper's five."""
+
+    name: str = "fastgen_mlp_1x512"
+    dropout: float = 0.0  # probability of dropping a unit before the classifier
+    options: dict[str, Any] = field(default_factory=dict)  # further keyword arguments of timm.create_model
+
+
+@dataclass
+class OptimSpec:
+    """The optimizer (optim.*)."""
+
+    name: str = "sgd"  # sgd, adamw, or rmsprop as TensorFlow defines it
+    lr: float = 0.1
+    momentum: float = 0.9  # of sgd and rmsprop
+    nesterov: bool = False
+    decay: float = 0.9  # of rmsprop's running mean of squared gradients
+    eps: float = 1.0  # of rmsprop, under the root
+    weight_decay: float = 0.0
+    decay_all: bool = True  # false: weight decay spares biases and normalisation
+    clip: float | None = None  # largest norm of all gradients together
+
+
+@dataclass
+class ScheduleSpec:
+    """The learning rate over time (schedule.*).
+
+    exponential: lr * factor ** (completed periods), the paper's. constant: lr. cosine: from lr to 0 over the run.
+    every_samples: length of a period (None: an epoch). Stated in samples, a recipe keeps its rate per step
+    when data.limit makes its epochs shorter. warmup_samples: linear from 0 over this many.
+    """
+
+    kind: str = "exponential"
+    factor: float = 0.95
+    every_samples: int | None = None
+    warmup_samples: int = 0
+
+
+@dataclass
+class TrainSpec:
+    """The training loop (train.*)."""
+
+    epochs: int = 100
+    max_steps: int | None = None  # optimizer steps, if that is reached first
+    stop_at_interpolation: bool = False  # end when every training sample is classified as labelled
+    evaluate_epochs: int = 1  # evaluate every this many epochs
+    checks_per_epoch: int = 1  # with stop_at_interpolation, evaluations in an epoch once nearly all is fitted
+    precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    compile: bool | None = None  # torch.compile (None: on a GPU)
+    channels_last: bool | None = None  # memory format of convolutions (None: on)
+    accumulate: int = 1  # micro-batches per optimizer step
+    label_smoothing: float = 0.0
+    aux_weight: float = 0.0  # of an auxiliary classifier's loss (model.options.aux_logits=true)
+    ema: float = 0.0  # decay of a moving average of the weights, which is then what is evaluated
+    dynamics: bool = False  # record every training sample in every epoch, into RUN_DIR/dynamics
+    threads: int | None = None  # CPU threads of a process (None: its share of the cores)
+    timeout_minutes: float = 10.0  # a process that others wait for so long is taken for lost
+
+
+@dataclass
+class RunSpec:
+    """Where the run lives, and how it continues (run.*)."""
+
+    dir: str | None = None  # None: runs/RECIPE-NNN, a new number for each run
+    resume: bool = False  # continue from the last checkpoint in run.dir (None: the latest such folder)
+    checkpoint_minutes: float = 5.0  # between checkpoints; there is one at the end and at a signal in any case
+    keep_checkpoints: int = 2
+
+
+@dataclass
+class TrackSpec:
+    """Weights & Biases (track.*). metrics.jsonl and summary.json are always written."""
+
+    wandb: str = "off"  # online, offline or off
+    project: str = "fastgen"
+    entity: str | None = None
+    group: str | None = None  # None: the recipe's name
+    job_type: str | None = None  # None: the label corruption
+    tags: list[str] = field(default_factory=list)
+    log_steps: int = 50  # steps between lines of metrics
+
+
+@dataclass
+class Recipe:
+    """One experiment, complete."""
+
+    recipe: str = ""
+    seed: int = 0
+    data: DataSpec = field(default_factory=DataSpec)
+    bake: BakeSpec = field(default_factory=BakeSpec)
+    model: ModelSpec = field(default_factory=ModelSpec)
+    optim: OptimSpec = field(default_factory=OptimSpec)
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    train: TrainSpec = field(default_factory=TrainSpec)
+    run: RunSpec = field(default_factory=RunSpec)
+    track: TrackSpec = field(default_factory=TrackSpec)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> value."""
+        return dict(leaves(Recipe, dataclasses.asdict(self)))
+
+
+def leaves(schema: type | None, values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values, down to where the schema has no further keys."""
+    types = typing.get_type_hints(schema) if schema else {}
+    for key, value in values.items():
+        inner = types.get(key)
+        if isinstance(value, dict) and (inner is None or is_dataclass(inner)):
+            yield from leaves(inner if is_dataclass(inner) else None, value, f"{prefix}{key}.")  # type: ignore
+        else:
+            yield f"{prefix}{key}", value
+
+
+def known_keys(schema: Any = None, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key with its default."""
+    found: dict[str, Any] = {}
+    schema = schema or Recipe()
+    for item in fields(schema):
+        value = getattr(schema, item.name)
+        if is_dataclass(value):
+            found |= known_keys(value, f"{prefix}{item.name}.")
+        elif prefix or item.name != "recipe":
+            found[f"{prefix}{item.name}"] = value
+    return found

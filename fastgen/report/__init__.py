@@ -1,0 +1,1 @@
+"""What runs did: pages, plots, tables, W&B reports."""

@@ -1,0 +1,67 @@
+"""fastgen report: what runs did, in one HTML file that needs no network, or as a W&B report."""
+
+from pathlib import Path
+
+from fastgen.report.page import Page
+from fastgen.report.plots import loss_curves, parts_curves
+from fastgen.report.tables import Run, data_of, find_runs, names, over_seeds, results, title
+from fastgen.sets import draw_samples
+from fastgen.sweeps.sweep import split_options
+from pipelines.errors import UserError
+
+
+def report(arguments: list[str]) -> None:
+    """RUN... [--output FILE.html] [--wandb]. RUN: run directories, or folders of them.
+
+    --wandb: a W&B report of them instead, whose link is printed.
+    """
+    to_wandb = "--wandb" in arguments
+    paths, options = split_options([argument for argument in arguments if argument != "--wandb"], "--output")
+    runs = find_runs(paths)
+    if to_wandb:
+        from fastgen.report import wandb_report
+
+        if options["--output"]:
+            raise UserError("--output names a file, and with --wandb none is written; leave one of them out")
+        print(wandb_report.publish(runs))
+        return
+    output = Path(options["--output"] or "report.html")
+    if output.suffix != ".html":
+        raise UserError(f"--output={output} must end in .html")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    make_page(runs).write(output)
+    print(f"{output}, {output.with_suffix('.md').name} and figures in {output.stem}_files: {len(runs)} runs")
+
+
+def make_page(runs: list[Run]) -> Page:
+    """The whole report."""
+    page = Page(title(runs))
+    page.table(*results(runs))
+    if seeds := over_seeds(runs):
+        page.heading("Over seeds")
+        page.table(*seeds)
+    curves = {name: run.curve("train_running_loss_nats", "step") for name, run in zip(names(runs), runs, strict=True)}
+    curves = {name: curve for name, curve in curves.items() if curve[0]}
+    page.figure("loss", loss_curves(curves), "Training loss, averaged over the steps between two lines of the log")
+    for number, (name, run) in enumerate(zip(names(runs), runs, strict=True), start=1):
+        _run_section(page, number, name, run)
+    return page
+
+
+def _run_section(page: Page, number: int, name: str, run: Run) -> None:
+    page.heading(name)
+    page.code(run.command)
+    page.table(*data_of(run))
+    parts = {text: run.curve(key, "epoch") for key, text in run.parts.items()}
+    parts = {text: curve for text, curve in parts.items() if curve[0]}
+    if parts:
+        page.figure(f"run{number}", parts_curves(parts), f"{name}: accuracy on each part, in evaluation mode")
+    else:
+        page.text("Not evaluated yet.")
+    baked = run.baked()
+    if baked is None:
+        page.text("Its baked set is no longer in the cache, so no sample images are shown.")
+    else:
+        images = draw_samples(baked, run.labels.column_name)
+        page.image(images, "The first training images; under each its true -> given label")
+    page.code((run.folder / "recipe.yaml").read_text(), folded="the whole recipe")

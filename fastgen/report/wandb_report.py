@@ -1,0 +1,148 @@
+"""fastgen report --wandb: the report as a W&B report, whose curves W&B draws from what the runs logged.
+
+It names runs by the ids that their folders hold, so it may be made before runs that logged offline are synced: they
+appear in it once they are. Needs the extra `reports` (wandb-workspaces, which calls its Python interface a preview;
+https://docs.wandb.ai/ref/wandb_workspaces/reports).
+"""
+
+import contextlib
+import io
+import json
+import shlex
+from types import ModuleType
+from typing import Any
+
+from fastgen.report.page import markdown_table
+from fastgen.report.tables import Run, data_of, names, over_seeds, results, title
+from fastgen.runs.folder import SAMPLES, WANDB_ID
+from pipelines.errors import UserError
+
+_LONGEST_TITLE = 128  # which W&B accepts
+
+
+def publish(runs: list[Run]) -> str:
+    """Make the report in the project of the runs; its link. Raises UserError where W&B refuses."""
+    _package()
+    import wandb
+
+    project, named = where(runs)
+    try:
+        entity = named or wandb.Api().default_entity
+        if not entity:
+            raise UserError("W&B knows no entity to put the report in; train with track.entity=NAME, or `wandb login`")
+        report = build(runs, project, entity)
+        with contextlib.redirect_stderr(io.StringIO()):  # it tells the link, as the caller does
+            report.save()
+    except (wandb.errors.Error, OSError, ValueError) as error:
+        raise UserError(f"W&B did not take the report: {error}; is `wandb login` done, and is it reached?") from error
+    for run in runs:
+        if run.settings["track.wandb"] == "offline":
+            print(f"logged offline; unless that is done: wandb sync {shlex.quote(str(run.folder))}/wandb/offline-run-*")
+    return str(report.url)
+
+
+def where(runs: list[Run]) -> tuple[str, str | None]:
+    """Project and entity of the runs (None: the user's own). Raises UserError for runs of several, or not logged."""
+    for run in runs:
+        if not (run.folder / WANDB_ID).is_file():
+            raise UserError(f"{run.folder} was not logged to W&B; train with track.wandb=online or offline")
+    found = {(run.settings["track.project"], run.settings["track.entity"]) for run in runs}
+    if len(found) > 1:
+        raise UserError(f"a W&B report shows runs of one project, and these are of {sorted(map(str, found))}")
+    return found.pop()
+
+
+def build(runs: list[Run], project: str, entity: str) -> Any:
+    """The report, a wandb_workspaces.reports.v2.Report, not saved. Needs no network."""
+    reports = _package()
+    called = title(runs)
+    blocks = [
+        reports.H1("Results"),
+        reports.MarkdownBlock(markdown_table(*results(runs))),
+        *(
+            [reports.H2("Over seeds"), reports.MarkdownBlock(markdown_table(*seeds))]
+            if (seeds := over_seeds(runs))
+            else []
+        ),
+        reports.H1("Learning curves"),
+        _grid(reports, runs, _curves(reports)),
+    ]
+    for name, run in zip(names(runs), runs, strict=True):
+        blocks += [
+            reports.H1(name),
+            reports.MarkdownBlock(f"```\n{run.command}\n```"),
+            reports.MarkdownBlock(markdown_table(*data_of(run))),
+            _grid(reports, [run], _parts(reports, run)),
+            reports.CodeBlock((run.folder / "recipe.yaml").read_text(), language="yaml"),
+        ]
+    return reports.Report(
+        project=project,
+        entity=entity,
+        title=called if len(called) <= _LONGEST_TITLE else called[: _LONGEST_TITLE - 1] + "…",
+        description=f"{len(runs)} runs. The same without a network: fastgen report RUN...",
+        width="fluid",
+        blocks=blocks,
+    )
+
+
+def _grid(reports: ModuleType, runs: list[Run], panels: list[Any]) -> Any:
+    # W&B looks a run set's project up over the network as soon as it is named; without, it is the report's own.
+    # "ID" is the run's id in W&B.
+    ids = [(run.folder / WANDB_ID).read_text().strip() for run in runs]
+    shown = reports.Runset(name=", ".join(names(runs))[:100], filters=f'Metric("ID") in {json.dumps(ids)}')
+    return reports.PanelGrid(runsets=[shown], panels=panels)
+
+
+def _curves(reports: ModuleType) -> list[Any]:
+    """All runs together, as figures 1a and 2 draw them."""
+    wide = {"w": 12, "h": 9}
+    return [
+        reports.LinePlot(
+            title="Training loss",
+            x="Step",
+            y=["train_running_loss_nats"],
+            title_x="steps",
+            title_y="average loss (nats)",
+            layout=reports.Layout(x=0, y=0, **wide),
+        ),
+        reports.LinePlot(
+            title="Accuracy: training and test",
+            x="Step",
+            y=["train_top1_percent", "test_top1_percent"],
+            title_x="steps",
+            title_y="accuracy (%)",
+            range_y=(0, 100),
+            layout=reports.Layout(x=12, y=0, **wide),
+        ),
+    ]
+
+
+def _parts(reports: ModuleType, run: Run) -> list[Any]:
+    """One run: accuracy on the clean and on the corrupted part, and the sample images that it logged."""
+    return [
+        reports.LinePlot(
+            title="Accuracy on each part, in evaluation mode",
+            x="epoch",
+            y=list(run.parts),
+            title_x="epoch",
+            title_y="accuracy (%)",
+            range_y=(0, 100),
+            layout=reports.Layout(x=0, y=0, w=12, h=9),
+        ),
+        reports.MediaBrowser(
+            title="The first training images; under each its true -> given label",
+            media_keys=[SAMPLES],
+            num_columns=1,
+            layout=reports.Layout(x=12, y=0, w=12, h=9),
+        ),
+    ]
+
+
+def _package() -> ModuleType:
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # it announces itself
+            from wandb_workspaces.reports import v2
+    except ImportError as error:
+        raise UserError("--wandb needs wandb-workspaces: pip install 'fastgen[reports]'") from error
+    module: ModuleType = v2
+    return module

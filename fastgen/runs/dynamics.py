@@ -1,0 +1,221 @@
+"""Per-example dynamics: the files in RUN_DIR/dynamics, and the measures of memorisation that follow from them.
+
+epoch-00012.parquet holds one row per training sample, in order of the sample index, as recorded during that epoch
+(`fastgen.training.recorder`); labels.parquet the labels; samples.parquet one row per sample over all epochs;
+pred_probs.npy the latest probabilities of all classes. Epochs count from 1, so that an epoch's number is that of
+metrics.jsonl at its end.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from fastgen.terminal import console
+from pipelines.errors import UserError
+
+FOLDER = "dynamics"
+MEASURES = ("loss_nats", "probability", "margin", "correct_given", "correct_true", "seen")
+MOST_PROBABILITIES = 1 << 26  # samples x classes (256 MiB): above that no pred_probs.npy
+_FLAGS = ("correct_given", "correct_true", "seen")
+_LABELS, _SAMPLES, _PROBABILITIES = "labels.parquet", "samples.parquet", "pred_probs.npy"
+
+
+# ---------------------------------------------------------------- writing, for the recorder
+
+
+def write_labels(folder: Path, given: np.ndarray, true: np.ndarray) -> None:
+    """given, true: int64 (samples,), in order of the sample index."""
+    folder.mkdir(exist_ok=True)
+    _write_table(folder / _LABELS, {"index": np.arange(len(given)), "given_label": given, "true_label": true})
+
+
+def write_epoch(folder: Path, epoch: int, measures: np.ndarray) -> None:
+    """measures: float32 (samples, len(MEASURES)); rows that were not seen become nulls, but for the column seen."""
+    unseen = measures[:, MEASURES.index("seen")] == 0
+    columns: dict[str, Any] = {
+        "index": np.arange(len(measures)),
+        "epoch": np.full(len(measures), epoch, np.int32),
+    }
+    for name, values in zip(MEASURES, measures.T, strict=True):
+        typed = values.astype(bool) if name in _FLAGS else values
+        columns[name] = pa.array(typed, mask=None if name == "seen" else unseen)
+    _write_table(_epoch_file(folder, epoch), columns)
+
+
+def write_probabilities(folder: Path, probabilities: np.ndarray) -> None:
+    """probabilities: float32 (samples, classes)."""
+    _atomically(folder / _PROBABILITIES, lambda file: np.save(file, probabilities))
+
+
+def forget_from(folder: Path, epoch: int) -> None:
+    """Delete what the folder tells of `epoch` and later ones."""
+    for number, path in _epochs(folder):
+        if number >= epoch:
+            path.unlink()
+    for name in (_SAMPLES, _PROBABILITIES):
+        (folder / name).unlink(missing_ok=True)
+
+
+def write_samples(run_dir: Path) -> pa.Table:
+    """`per_sample`, written to samples.parquet too."""
+    table = per_sample(run_dir)
+    _write_table(run_dir / FOLDER / _SAMPLES, table)
+    return table
+
+
+# ---------------------------------------------------------------- reading
+
+
+def per_sample(run_dir: Path | str) -> pa.Table:
+    """What each training sample did over all epochs that are complete, one row each, in order of the sample index.
+
+    index, given_label, true_label: int64. corrupted: bool, the labels differ. epochs_seen: int32, in how many epochs
+    it was trained on (an incomplete last batch is dropped, and with it other samples in each epoch). The others are
+    null for a sample that never was:
+
+    first_learned_epoch: int32, the first epoch in which it was classified as labelled; null if there was none. And
+        forgetting_count: int32, how often it was classified as labelled and the next time not. (Toneva et al., "An
+        empirical study of example forgetting during deep neural network learning", ICLR 2019, sections 3 and 4: a
+        sample that was never learned is never forgotten; they rank it as the most forgotten.)
+    aum: float64, mean over epochs of the margin, the given label's logit minus the largest other. (Pleiss et al.,
+        "Identifying mislabeled data using the area under the margin ranking", NeurIPS 2020, section 3.1.)
+    confidence, variability: float64, mean and standard deviation (of the population) over epochs of the given label's
+        probability. (Swayamdipta et al., "Dataset cartography", EMNLP 2020, section 2.)
+
+    Raises UserError when the run recorded nothing, or a file is missing or damaged.
+    """
+    folder = Path(run_dir) / FOLDER
+    if not (folder / _LABELS).is_file():
+        raise UserError(f"{run_dir} holds no per-example dynamics; train with train.dynamics=true to record them")
+    labels = _read(folder / _LABELS)
+    given, true = labels["given_label"], labels["true_label"]
+    count, first, forgotten = (np.zeros(len(given), np.int32) for _ in range(3))
+    margins, confidence, squares = (np.zeros(len(given)) for _ in range(3))
+    was_correct = np.zeros(len(given), bool)
+    for epoch, measured in _complete_epochs(folder, run_dir):
+        seen = measured["seen"]
+        correct = measured["correct_given"]
+        first[seen & correct & (first == 0)] = epoch
+        forgotten += seen & was_correct & ~correct
+        was_correct = np.where(seen, correct, was_correct)
+        count += seen
+        margins += measured["margin"]
+        # Welford: sums of squares would lose the deviation of a probability that hardly moves.
+        away = np.where(seen, measured["probability"] - confidence, 0)
+        confidence += away / np.maximum(count, 1)
+        squares += away * (measured["probability"] - confidence)
+    never, epochs = count == 0, np.maximum(count, 1)
+    return pa.table(
+        {
+            "index": labels["index"],
+            "given_label": given,
+            "true_label": true,
+            "corrupted": given != true,
+            "epochs_seen": count,
+            "first_learned_epoch": pa.array(first, mask=first == 0),
+            "forgetting_count": pa.array(forgotten, mask=never),
+            "aum": pa.array(margins / epochs, mask=never),
+            "confidence": pa.array(confidence, mask=never),
+            "variability": pa.array(np.sqrt(squares / epochs), mask=never),
+        }
+    )
+
+
+def separation(samples: pa.Table) -> dict[str, float | None]:
+    """How well a low aum, a low confidence and a late first learning tell the corrupted samples from the clean ones.
+
+    Returns the area under the ROC curve of each, in [0, 1], 0.5 for chance; None where one of the parts is empty.
+    samples: of `per_sample`. A sample that was never learned counts as learned after all others.
+    """
+    from sklearn.metrics import roc_auc_score  # a second to import, which training need not wait for
+
+    samples = samples.filter(pc.greater(samples["epochs_seen"], 0))
+    corrupted = samples["corrupted"].to_numpy()
+    late = samples["first_learned_epoch"].fill_null(np.iinfo(np.int32).max).to_numpy()
+    scores = {
+        "aum": -samples["aum"].to_numpy(),
+        "confidence": -samples["confidence"].to_numpy(),
+        "first_learned_epoch": late,
+    }
+    if corrupted.all() or not corrupted.any():
+        return dict.fromkeys(scores)
+    return {name: float(roc_auc_score(corrupted, score)) for name, score in scores.items()}
+
+
+def show(arguments: list[str]) -> None:
+    """`fastgen dynamics RUN_DIR`: write samples.parquet, and compare the clean and the corrupted samples."""
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        raise UserError("dynamics needs the folder of one run: fastgen dynamics runs/RECIPE-001")
+    run_dir = Path(arguments[0])
+    samples = write_samples(run_dir)
+    table = Table("median of", "clean", "corrupted", "AUROC")
+    parts = [samples.filter(pc.equal(samples["corrupted"], corrupted)) for corrupted in (False, True)]
+    table.add_row("samples", *(f"{len(part):,}" for part in parts), "")
+    never = [f"{part['first_learned_epoch'].null_count:,}" for part in parts]
+    table.add_row("never learned", *never, "")
+    areas = separation(samples)
+    for name in ("first_learned_epoch", "forgetting_count", "aum", "confidence", "variability"):
+        area = areas.get(name)
+        medians = [_median(part[name]) for part in parts]
+        table.add_row(name, *medians, "" if area is None else f"{area:.3f}")
+    console().print(table)
+    print(f"one row per sample: {run_dir / FOLDER / _SAMPLES}")
+
+
+def _median(column: pa.ChunkedArray) -> str:
+    values = column.drop_null().to_numpy()
+    return f"{np.median(values):.4g}" if len(values) else "-"
+
+
+# ---------------------------------------------------------------- files
+
+
+def _epoch_file(folder: Path, epoch: int) -> Path:
+    return folder / f"epoch-{epoch:05d}.parquet"
+
+
+def _epochs(folder: Path) -> list[tuple[int, Path]]:
+    found = ((re.fullmatch(r"epoch-(\d{5,})\.parquet", path.name), path) for path in folder.glob("epoch-*.parquet"))
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def _complete_epochs(folder: Path, run_dir: Path | str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Epoch by epoch, the measures without nulls: zeros where seen is False."""
+    epochs = _epochs(folder)
+    if not epochs:
+        raise UserError(f"{run_dir} has no epoch that is complete yet; wait for one, or continue it (run.resume=true)")
+    for expected, (epoch, path) in enumerate(epochs, 1):
+        if epoch != expected:
+            raise UserError(f"{_epoch_file(folder, expected)} is missing, and later epochs are there; restore it")
+        yield epoch, _read(path)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or train again") from error
+    filled = {name: table[name].fill_null(False if name in _FLAGS else 0) for name in table.column_names}
+    return {name: column.to_numpy() for name, column in filled.items()}
+
+
+def _write_table(path: Path, columns: pa.Table | dict[str, Any]) -> None:
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    # Measured numbers hardly repeat, so dictionaries and compression would cost time and save little of the space.
+    numbers = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    _atomically(path, lambda file: pq.write_table(table, file, use_dictionary=numbers))
+
+
+def _atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        write(file)
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""Many trainings: grids of recipes, and who runs them."""

@@ -1,0 +1,97 @@
+"""Points of a sweep: a recipe with settings, and what tells one point from another."""
+
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fastgen.recipe.load import load
+from fastgen.recipe.schema import Recipe
+from fastgen.runs.folder import identity
+from pipelines.errors import UserError
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training: a recipe's name or path, and overrides "key=value"."""
+
+    recipe: str
+    settings: tuple[str, ...] = ()
+
+    def load(self) -> Recipe:
+        return load(self.recipe, list(self.settings))
+
+    @cached_property
+    def folder_name(self) -> str:
+        """The same for equal experiments, however they are written: the recipe's name and a digest of all it says."""
+        digest = hashlib.sha256(json.dumps(identity(self.load()), sort_keys=True).encode()).hexdigest()[:10]
+        return f"{Path(self.recipe).stem}-{digest}"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations of some keys' values. varied: key -> its values as they are written."""
+
+    recipe: str
+    fixed: tuple[str, ...]
+    varied: dict[str, list[str]]
+
+    @property
+    def points(self) -> list[Point]:
+        """In the order in which they were written, the last key fastest. Raises UserError for an unknown key."""
+        combinations = itertools.product(*([f"{key}={value}" for value in self.varied[key]] for key in self.varied))
+        points = [Point(self.recipe, (*self.fixed, *combination)) for combination in combinations]
+        names = [point.folder_name for point in points]
+        if len(set(names)) < len(names):
+            twice = next(point for point, name in zip(points, names, strict=True) if names.count(name) > 1)
+            raise UserError(f"the sweep has the same point twice: {' '.join(twice.settings)}")
+        return points
+
+    def label(self, point: Point) -> dict[str, str]:
+        """The varied keys' values at a point."""
+        settings = dict(setting.split("=", 1) for setting in point.settings)
+        return {key: settings[key] for key in self.varied}
+
+    @staticmethod
+    def parse(arguments: list[str]) -> "Grid":
+        """From "recipe=NAME", "key=value" and "key=a,b,c" (commas inside brackets or quotes do not separate)."""
+        recipe, fixed, varied = None, [], {}
+        for argument in arguments:
+            key, equals, text = argument.partition("=")
+            if not equals:
+                raise UserError(f"'{argument}' is no setting; write key=value or key=a,b,c")
+            values = _split(text)
+            if key == "recipe":
+                if len(values) > 1:
+                    raise UserError("a sweep has one recipe; vary its keys, model.name=... among them")
+                recipe = text
+            elif key.startswith("run."):
+                raise UserError(f"{key} is chosen by the sweep for each point; --output names its folder")
+            elif len(values) == 1:
+                fixed.append(argument)
+            elif key in varied:
+                raise UserError(f"{key} is given twice")
+            else:
+                varied[key] = values
+        if recipe is None:
+            raise UserError("name a recipe: fastgen sweep recipe=NAME key=a,b,c")
+        return Grid(recipe, tuple(fixed), varied)
+
+
+def _split(text: str) -> list[str]:
+    parts, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            quote = sign
+        depth += (sign in "[{(") - (sign in "]})")
+        if sign == "," and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    if len(parts) > 1 and "" in parts:
+        raise UserError(f"'{text}' has an empty value between its commas")
+    return parts

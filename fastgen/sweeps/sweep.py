@@ -1,0 +1,161 @@
+"""fastgen sweep: one recipe at all combinations of some keys' values, with one live table."""
+
+import csv
+import hashlib
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.live import Live
+from rich.table import Table
+
+from fastgen.sweeps.executor import DONE, FAILED, RUNNING, Job, default_jobs, run_points
+from fastgen.sweeps.grid import Grid
+from fastgen.terminal import console
+from pipelines.durable import write_atomically
+from pipelines.errors import UserError
+
+_RESULTS = ("train_top1", "test_top1", "interpolation_epoch", "epochs", "wall_seconds")
+
+
+def sweep(arguments: list[str]) -> None:
+    """recipe=NAME key=a,b,c ... [--jobs N] [--output FOLDER] [--wandb-file FILE.yaml].
+
+    Raises UserError for mistakes, and SystemExit(1) at the end when points failed.
+    """
+    arguments, options = split_options(arguments, "--jobs", "--output", "--wandb-file")
+    grid = Grid.parse(arguments)
+    points = grid.points
+    if options["--wandb-file"]:
+        write_atomically(Path(options["--wandb-file"]), wandb_sweep(grid))
+        print(f"wandb sweep {options['--wandb-file']} creates it; then `wandb agent SWEEP` on any number of machines")
+        return
+    names = hashlib.sha256(" ".join(point.folder_name for point in points).encode()).hexdigest()[:6]
+    root = Path(options["--output"] or f"sweeps/{Path(grid.recipe).stem}-{names}")
+    with LiveTable(list(grid.varied), lambda job: list(grid.label(job.point).values())) as live:
+        jobs = run_points(points, root, job_count(options["--jobs"]), live.show)
+    write_atomically(root / "results.csv", results_csv(grid, jobs))
+    print(f"{root}: {sum(job.state == DONE for job in jobs)} of {len(jobs)} points done; {root / 'results.csv'}")
+    tell_failures(jobs)
+
+
+def split_options(arguments: list[str], *names: str) -> tuple[list[str], dict[str, str]]:
+    """Arguments without the options "--name value", and the options' values ("" where one is not given)."""
+    options, rest = dict.fromkeys(names, ""), []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument in options:
+            options[argument] = next(remaining, "")
+            if not options[argument]:
+                raise UserError(f"{argument} needs a value")
+        elif argument.startswith("--"):
+            raise UserError(f"unknown option {argument}; known: {', '.join(names)}")
+        else:
+            rest.append(argument)
+    return rest, options
+
+
+def job_count(text: str) -> int:
+    if text and (not text.isdigit() or int(text) < 1):
+        raise UserError(f"--jobs={text} must be a whole number of at least 1")
+    return int(text) if text else default_jobs()
+
+
+def tell_failures(jobs: list[Job]) -> None:
+    """Raises SystemExit(1) after naming each failed point."""
+    failed = [job for job in jobs if job.state == FAILED]
+    for job in failed:
+        print(f"failed: {job.folder}: {job.problem} (all of it: {job.log})", file=sys.stderr)
+    if failed:
+        print("the same command runs the failed points again, and no finished one", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def wandb_sweep(grid: Grid) -> str:
+    """The grid as a W&B sweep file (its grid search; agents start `python -m fastgen.cli train`)."""
+    parameters: dict[str, Any] = {
+        key: {"values": [yaml.safe_load(value) for value in values]} for key, values in grid.varied.items()
+    }
+    command = ["${env}", "python", "-m", "fastgen.cli", "train", f"recipe={grid.recipe}", "track.wandb=online"]
+    return yaml.safe_dump(
+        {
+            "program": "fastgen",
+            "method": "grid",
+            "metric": {"name": "test_top1_percent", "goal": "maximize"},
+            "parameters": parameters,
+            "command": [*command, *grid.fixed, "${args_no_hyphens}"],
+        },
+        sort_keys=False,
+    )
+
+
+def results_csv(grid: Grid, jobs: list[Job]) -> str:
+    """A line for each point: its keys, its state, and what summary.json says."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*grid.varied, "state", *_RESULTS, "run_dir"])
+    for job in jobs:
+        summary = job.summary or {}
+        results = ["" if (value := summary.get(key)) is None else value for key in _RESULTS]
+        writer.writerow([*grid.label(job.point).values(), job.state, *results, job.folder])
+    return out.getvalue()
+
+
+class LiveTable:
+    """All points with what is known of them: redrawn on a terminal, a line for each change elsewhere.
+
+    columns, label: headings and texts that tell one point from another.
+    """
+
+    def __init__(self, columns: list[str], label: Callable[[Job], list[str]]) -> None:
+        self._columns, self._label = columns, label
+        self._console = console()
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._states: dict[str, str] = {}
+
+    def __enter__(self) -> "LiveTable":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, jobs: list[Job]) -> None:
+        if self._live:
+            self._live.update(self._table(jobs), refresh=True)
+        for job in jobs:
+            if self._states.get(job.folder.name) != job.state:
+                self._states[job.folder.name] = job.state
+                if not self._live:
+                    values = [f"{key}={value}" for key, value in zip(self._columns, self._label(job), strict=True)]
+                    print(" ".join([job.state, *values, *filter(None, self._known(job))]), flush=True)
+
+    def _table(self, jobs: list[Job]) -> Table:
+        table = Table(*self._columns, "state", "epoch", "training", "test", "fitted at epoch")
+        for job in jobs:
+            style = {RUNNING: "bold", FAILED: "red", DONE: "green"}.get(job.state)
+            table.add_row(*self._label(job), job.state, *self._known(job), style=style)
+        return table
+
+    def _known(self, job: Job) -> list[str]:
+        """Epoch, training and test accuracy, fitted epoch; of the last evaluation while it runs."""
+        if job.state == FAILED:
+            return ["", job.problem[:60], "", ""]
+        if summary := job.summary:
+            epoch, train, test = summary["epochs"], summary["train_top1"], summary["test_top1"]
+            fitted = summary["interpolation_epoch"]
+        elif (line := job.last_line("train_top1_percent")) and job.state == RUNNING:
+            epoch, train, test, fitted = line["epoch"], line["train_top1_percent"], line["test_top1_percent"], None
+        else:
+            return ["", "", "", ""]
+        return [
+            f"{epoch:g}",
+            f"{train:.2f} %",
+            "" if test is None else f"{test:.2f} %",
+            f"{fitted:g}" if fitted else "",
+        ]

@@ -1,0 +1,123 @@
+"""Records what each training sample did in each epoch, on the device and almost for free.
+
+What is recorded is what the training step computed anyway: the logits in training mode, with augmentation and dropout,
+before the step's update. That is how Toneva et al., Pleiss et al. and Swayamdipta et al. (`fastgen.runs.dynamics`)
+define their measures, and why no further pass over the data is needed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from fastgen.runs import dynamics as files
+from fastgen.training.data import Data
+from pipelines.backends import Batch
+
+_TOGETHER = 1 << 22  # logits worked on at once: a dozen small operations each step would be percents of a small network
+_SEEN = files.MEASURES.index("seen")
+
+
+class Dynamics:
+    """One row per training sample, at its sample index. Rows that this process has not seen in this epoch are zero, so
+    that a sum over the processes, each of which sees other samples, is exact.
+
+    measures: float32 (samples, len(MEASURES)), of this epoch. latest: float32 (samples, classes), the probabilities
+    when each sample was last trained on (NaN: never); None where the set has too many samples and classes to keep them.
+    """
+
+    def __init__(self, accelerator: Accelerator, data: Data, run_dir: Path) -> None:
+        self._accelerator, self._folder = accelerator, run_dir / files.FOLDER
+        columns = data.baked.splits["train"].columns
+        in_order = np.argsort(columns["index"])
+        self._given, self._true = (columns[name][in_order] for name in (data.spec.labels.column_name, "clean_label"))
+        samples, classes = len(in_order), data.classes
+        on_device = {"dtype": torch.float32, "device": accelerator.device}
+        self._measures = torch.zeros(samples, len(files.MEASURES), **on_device)
+        keep = samples * classes <= files.MOST_PROBABILITIES
+        self._latest = torch.full((samples, classes), torch.nan, **on_device) if keep else None
+        self._pending: list[tuple[torch.Tensor, ...]] = []  # logits, label, clean label, index
+
+    def start(self, epoch: int) -> None:
+        """Begin, or go on, in `epoch` (from 0); what the files tell of later ones is about to be repeated."""
+        if self._accelerator.is_main_process:
+            files.write_labels(self._folder, self._given, self._true)
+            files.forget_from(self._folder, epoch + 1)
+
+    def add(self, logits: torch.Tensor, batch: Batch) -> None:
+        """A micro-batch: logits (B, classes), detached. Starts nothing on the device until many have come together."""
+        self._pending.append((logits, batch.label, batch.clean_label, batch.index))  # and not the images
+        if len(self._pending) * logits.numel() >= _TOGETHER:
+            self._work_off()
+
+    def write(self, epoch: int, ended: bool = True) -> None:
+        """Write epoch `epoch` (from 0), all processes' samples together; if it has ended, start the next one."""
+        measures, latest = self._merged()
+        if self._accelerator.is_main_process:
+            files.write_epoch(self._folder, epoch + 1, measures.cpu().numpy())
+        if ended:
+            self._measures.zero_()
+            self._latest = latest
+
+    def finish(self, epoch: int, offset: int) -> None:
+        """The end of the run, `offset` samples into `epoch` (from 0): that part of an epoch, and what all add up to."""
+        if offset:
+            self.write(epoch, ended=False)
+        _, latest = self._merged()
+        if self._accelerator.is_main_process:
+            if latest is not None:
+                files.write_probabilities(self._folder, latest.cpu().numpy())
+            files.write_samples(self._folder.parent)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The same on every process, each of which must ask."""
+        measures, latest = self._merged()
+        return {"measures": measures, "latest": latest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue, on any number of processes."""
+        if self._accelerator.is_main_process:
+            self._measures.copy_(state["measures"])
+        if self._latest is not None:
+            self._latest.copy_(state["latest"])
+
+    def _merged(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`measures` and `latest` over all processes, in new tensors."""
+        self._work_off()
+        measures = self._accelerator.reduce(self._measures, "sum")
+        if self._latest is None:
+            return measures, None
+        mine, anyones = (rows[:, _SEEN, None] > 0 for rows in (self._measures, measures))
+        latest = self._accelerator.reduce(self._latest.where(mine, 0), "sum")
+        return measures, latest.where(anyones, self._latest)
+
+    def _work_off(self) -> None:
+        if not self._pending:
+            return
+        logits, label, clean_label, index = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
+        self._pending = []
+        self._measures[index], probabilities = measure(logits.float(), label, clean_label)
+        if self._latest is not None:
+            self._latest[index] = probabilities
+
+
+def measure(logits: torch.Tensor, label: torch.Tensor, clean_label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is recorded of a batch, in the order of MEASURES: float32 (B, len(MEASURES)), and all classes'
+    probabilities: float32 (B, classes).
+
+    logits: float32 (B, classes). label, clean_label: int64 (B,), given and true.
+    """
+    given = label[:, None]
+    log_probabilities = logits.log_softmax(1)
+    predicted = logits.argmax(1)
+    found = {
+        "loss_nats": -log_probabilities.gather(1, given),
+        "probability": log_probabilities.gather(1, given).exp(),
+        "margin": logits.gather(1, given) - logits.scatter(1, given, -torch.inf).amax(1, keepdim=True),
+        "correct_given": (predicted == label)[:, None],
+        "correct_true": (predicted == clean_label)[:, None],
+        "seen": torch.ones_like(given),
+    }
+    return torch.cat([found[name].float() for name in files.MEASURES], 1), log_probabilities.exp()

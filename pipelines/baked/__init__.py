@@ -1,0 +1,1 @@
+"""Baked sets: the .beton files, their manifest, how they are made, copied and exported."""

@@ -1,0 +1,145 @@
+"""The samples of an export, read from its tar shards: the same rows, labels and bytes as in the set it was made from.
+
+Where a .beton cannot be mapped (object stores mounted as folders, file systems without mmap), images are read by
+threads, each with one positioned read, ahead of the decoder and in the order that the sampler gives. So a run over
+shards has the batches of one over the .beton, bit for bit, on any number of processes, and resumes like it.
+"""
+
+import hashlib
+import io
+import json
+import os
+import resource
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipelines.baked.beton import fixed_size
+from pipelines.baked.export import EXPORT, SCHEMA, table_path
+from pipelines.baked.manifest import MANIFEST, Manifest
+from pipelines.errors import UserError
+from pipelines.prefetch import in_order
+
+_READERS = 16  # threads: what they wait for is the disk or the network, not the cores
+_PLACE = ("shard", "offset", "bytes", "crc32", "height", "width")
+
+
+class Shards:
+    """One split of an export, with what `Beton` has: samples, names, columns, height, width, raw, fixed_size.
+
+    shards: the split's entry in export.json. Raises UserError where the table or a file is not as it says.
+    """
+
+    def __init__(self, folder: Path, split: str, shards: list[dict[str, Any]], table_sha256: str) -> None:
+        self.path = table_path(folder, split)
+        for shard in shards:
+            path = folder / shard["file"]
+            size = path.stat().st_size if path.is_file() else None
+            if size != shard["bytes"]:
+                found = "is missing" if size is None else f"has {size:,} bytes where {EXPORT} says {shard['bytes']:,}"
+                raise UserError(f"{path} {found}; export the set again, or copy the whole folder again")
+        if not self.path.is_file() or hashlib.sha256(self.path.read_bytes()).hexdigest() != table_sha256:
+            raise UserError(f"{self.path} is missing, or not what {EXPORT} says; export the set again")
+        table = pq.read_table(self.path)
+        self.names = [name for name in table.column_names if name not in _PLACE]
+        self.columns = {name: table[name].to_numpy().copy() for name in self.names}
+        self.samples = len(table)
+        self.height, self.width = table["height"].to_numpy(), table["width"].to_numpy()
+        self.raw = np.zeros(self.samples, bool)
+        self.fixed_size = fixed_size(self.height, self.width)
+        files = table["shard"].combine_chunks()
+        self._shard = files.indices.to_numpy()
+        self._offset, self._bytes, self._crc = (table[name].to_numpy() for name in ("offset", "bytes", "crc32"))
+        self._paths = [folder / name for name in files.dictionary.to_pylist()]
+        self._open: dict[int, io.FileIO] = {}
+
+    def encoded(self, rows_of_batches: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
+        """The image files of each batch: uint8 (bytes,) each, read ahead."""
+        self._allow_open_files()
+        pieces = [piece for rows in rows_of_batches for piece in np.array_split(rows, min(_READERS, len(rows)))]
+        done = in_order(lambda piece: [self._read(row) for row in piece.tolist()], pieces, _READERS)
+        for rows in rows_of_batches:
+            batch: list[np.ndarray] = []
+            while len(batch) < len(rows):
+                batch += next(done)
+            yield batch
+
+    def image(self, row: int) -> np.ndarray:
+        """The decoded image of a row: uint8 (H, W, 3)."""
+        try:
+            return np.asarray(Image.open(io.BytesIO(self._read(row).data)).convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"{self._name(row)} cannot be decoded ({error}); export the set again") from error
+
+    def _read(self, row: int) -> np.ndarray:
+        size, number = int(self._bytes[row]), int(self._shard[row])
+        try:
+            file = self._open.get(number)
+            if file is None:  # two threads may both open it; the one not kept is closed with its last reader
+                file = self._open[number] = io.FileIO(self._paths[number])
+            data = os.pread(file.fileno(), size, int(self._offset[row]))
+        except OSError as error:
+            raise UserError(f"{self._name(row)} cannot be read ({error}); is the folder still there?") from error
+        if len(data) != size or zlib.crc32(data) != self._crc[row]:
+            raise UserError(
+                f"{self._name(row)} has other bytes than when it was exported: the file is damaged or was replaced; "
+                "export the set again, or copy the folder again (`fastgen verify` checks all of it)"
+            )
+        return np.frombuffer(data, np.uint8)
+
+    def _name(self, row: int) -> str:
+        return f"{self._paths[int(self._shard[row])]} row {row}, sample {self.columns['index'][row]}"
+
+    def _allow_open_files(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        need = len(self._paths) + 512  # every shard stays open: on a network, opening costs more than reading
+        if soft != resource.RLIM_INFINITY and soft < need:
+            most = need if hard == resource.RLIM_INFINITY else min(need, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+@dataclass
+class Export:
+    """An open export, with what `BakedSet` has for a run. sha256: of the manifest of the set it was made from."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    splits: dict[str, Shards]
+
+    @staticmethod
+    def open(path: str | Path, full: bool = False, expect: str | None = None) -> "Export":
+        """Open a folder that `fastgen export` wrote, and check sizes and tables; with full=True every byte.
+
+        An image's bytes are checked whenever it is read. expect: the manifest's hash that the caller relies on.
+        Raises UserError naming the first file that does not match, and the remedy.
+        """
+        path = Path(path)
+        try:
+            about = json.loads((path / EXPORT).read_text())
+        except FileNotFoundError:
+            raise UserError(f"{path} is no export (it has no {EXPORT}); make one with `fastgen export`") from None
+        except ValueError as error:
+            raise UserError(f"{path / EXPORT} is damaged ({error}); export the set again") from None
+        if about.get("schema") != SCHEMA:
+            raise UserError(f"{path} was exported by another version of fastgen; export the set again")
+        manifest = Manifest.load(path / MANIFEST)
+        digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+        if digest != about["manifest_sha256"] or (expect is not None and digest != expect):
+            wanted = expect or about["manifest_sha256"]
+            raise UserError(f"{path}: the manifest changed (its hash is {digest[:12]}, expected {wanted[:12]})")
+        splits = {
+            split: Shards(path, split, shards, about["tables_sha256"][split])
+            for split, shards in about["splits"].items()
+        }
+        for shard in (shard for shards in about["splits"].values() for shard in shards if full):
+            with open(path / shard["file"], "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
+                    raise UserError(f"{path / shard['file']} is damaged or was replaced; export the set again")
+        return Export(path, manifest, digest, splits)

@@ -1,0 +1,19 @@
+"""The user's mistakes: told in one line, with the nearest known name where one is wrong."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake of the user's, told in one line: what is wrong, what follows from it, what to do.
+
+    Command-line entries print the message without a traceback and exit with code 2.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`"did you mean 'x'? known: ..."` for a word that is none of `known`."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}known: {', '.join(known)}"
