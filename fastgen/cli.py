@@ -48,7 +48,7 @@ def _train(arguments: list[str]) -> None:
     from fastgen.recipe.load import parse
 
     recipe = parse(arguments)  # before anything is started
-    from fastgen.train import train
+    from fastgen.training.loop import train
 
     train(recipe)
 

@@ -16,9 +16,11 @@ from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, line
 from fastgen import cli
 from fastgen.recipe.load import load
 from fastgen.runs.metrics import read_metrics
-from fastgen.train import train
 from fastgen.training import checkpoints
+from fastgen.training.checkpoints import Position
+from fastgen.training.loop import train
 from fastgen.training.schedule import SCHEDULES, learning_rate
+from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
 from pipelines.errors import UserError
 
@@ -36,14 +38,14 @@ def test_it_memorises_and_says_so(tmp_path):
     """Random labels are fitted; every number of the summary fits the others."""
     settings = ["data.limit=300", "train.epochs=300", f"run.dir={tmp_path / 'run'}"]
     summary = train(load("quickstart", settings))
-    assert summary["train_top1"] == summary["train_top1_corrupted_part"] == summary["train_top1_clean_part"] == 100
-    assert summary["interpolation_epoch"] == summary["epochs"] < 300
-    assert summary["train_top1_true_labels"] < 25 and summary["train_top1_corrupted_part_true_labels"] == 0
-    assert summary["test_top1"] <= summary["best_test_top1"] < 40
+    assert summary.train_top1 == summary.train_top1_corrupted_part == summary.train_top1_clean_part == 100
+    assert summary.interpolation_epoch == summary.epochs < 300
+    assert summary.train_top1_true_labels < 25 and summary.train_top1_corrupted_part_true_labels == 0
+    assert summary.test_top1 <= summary.best_test_top1 < 40
     manifest = (tmp_path / "run" / "manifest.json").read_bytes()
     import hashlib
 
-    assert hashlib.sha256(manifest).hexdigest() == summary["manifest_sha256"]
+    assert hashlib.sha256(manifest).hexdigest() == summary.manifest_sha256
 
 
 def test_partial_corruption_is_split_into_its_parts(tmp_path):
@@ -52,9 +54,9 @@ def test_partial_corruption_is_split_into_its_parts(tmp_path):
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())["splits"]["train"]
     changed = manifest["columns"]["random_0.4_s0"]["changed"]
     n = manifest["samples"]
-    whole = ((n - changed) * summary["train_top1_clean_part"] + changed * summary["train_top1_corrupted_part"]) / n
-    assert whole == pytest.approx(summary["train_top1"])
-    assert summary["train_top1_clean_part"] > summary["train_top1_corrupted_part"]
+    whole = ((n - changed) * summary.train_top1_clean_part + changed * summary.train_top1_corrupted_part) / n
+    assert whole == pytest.approx(summary.train_top1)
+    assert summary.train_top1_clean_part > summary.train_top1_corrupted_part
 
 
 def test_seeds_differ_and_repeat(tmp_path):
@@ -92,13 +94,13 @@ def test_resume_at_every_step_is_as_if_never_stopped(settings, steps, stops, tmp
     """Stopped after each step in turn (in the middle of epochs too): the same weights, bit for bit."""
     whole = tmp_path / "whole"
     expected = train(load("quickstart", [*SMALL, *settings, f"run.dir={whole}"]))
-    assert expected["steps"] == steps
+    assert expected.steps == steps
     for step in stops:
         folder = tmp_path / f"stopped{step}"
         before = os.environ.copy()
         AcceleratorState._reset_state(True)
-        with stop_after(step), pytest.raises(SystemExit) as ended:
-            train(load("quickstart", [*SMALL, *settings, f"run.dir={folder}"]))
+        with pytest.raises(SystemExit) as ended:
+            train(load("quickstart", [*SMALL, *settings, f"run.dir={folder}"]), [StopAfter(step)])
         assert ended.value.code == 128 + signal.SIGTERM
         assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
         AcceleratorState._reset_state(True)
@@ -108,31 +110,18 @@ def test_resume_at_every_step_is_as_if_never_stopped(settings, steps, stops, tmp
         for key in ("train_running_loss_nats", "learning_rate", "train_loss_nats", "test_top1_percent"):
             assert lines(folder, key) == lines(whole, key)
         for key in ("steps", "epochs", "train_loss", "test_top1", "best_test_top1", "interpolation_epoch"):
-            assert summary[key] == expected[key]
+            assert getattr(summary, key) == getattr(expected, key)
 
 
-class stop_after:
+class StopAfter(Watcher):
     """Sends this process a SIGTERM when training has done so many steps."""
 
     def __init__(self, step: int) -> None:
-        self.step = step
+        self.last = step
 
-    def __enter__(self):
-        from fastgen.training.meter import Meter
-
-        self.original, count = Meter.step, iter(range(1, 10**6))
-
-        def step(meter, *arguments):
-            self.original(meter, *arguments)
-            if next(count) == self.step:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        Meter.step = step
-
-    def __exit__(self, *_):
-        from fastgen.training.meter import Meter
-
-        Meter.step = self.original
+    def step(self, position: Position) -> None:
+        if position.step == self.last:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_finished_run_can_go_on_longer(tmp_path):
@@ -142,7 +131,7 @@ def test_a_finished_run_can_go_on_longer(tmp_path):
     train(load("quickstart", [*settings, "train.epochs=2", f"run.dir={tmp_path / 'part'}"]))
     AcceleratorState._reset_state(True)
     summary = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'part'}", "run.resume=true"]))
-    assert summary["epochs"] == 4 and same_weights(weights(tmp_path / "whole"), weights(tmp_path / "part"))
+    assert summary.epochs == 4 and same_weights(weights(tmp_path / "whole"), weights(tmp_path / "part"))
 
 
 def test_resume_refuses_what_would_not_be_the_same_run(tmp_path):
@@ -210,7 +199,7 @@ def test_runs_are_numbered_and_the_latest_is_resumed(tmp_path):
         train(load("quickstart", [*SMALL, "train.max_steps=1"]))
     assert sorted(p.name for p in Path("runs").iterdir()) == ["quickstart-001", "quickstart-002"]
     AcceleratorState._reset_state(True)
-    assert train(load("quickstart", [*SMALL, "run.resume=true"]))["run_dir"] == "runs/quickstart-002"
+    assert train(load("quickstart", [*SMALL, "run.resume=true"])).run_dir == "runs/quickstart-002"
 
 
 def test_old_checkpoints_are_deleted(tmp_path):
@@ -229,7 +218,7 @@ def test_divergence_is_an_error(tmp_path, capsys):
 def test_without_a_test_split(tmp_path):
     settings = ["data.source=synthetic", "data.synthetic.test_samples=0", "train.max_steps=2"]
     summary = train(load("quickstart", settings))
-    assert summary["test_top1"] is summary["best_test_top1"] is summary["test_top5"] is None
+    assert summary.test_top1 is summary.best_test_top1 is summary.test_top5 is None
 
 
 # ---------------------------------------------------------------- schedules
@@ -267,15 +256,15 @@ def test_wandb_offline(tmp_path):
     identifier = (folder / "wandb_id.txt").read_text()
     for text in (identifier, "quickstart", "mine", "random", "train_running_loss_nats", "test_top1_percent"):
         assert text.encode() in content, text
-    assert len(read_metrics(folder / "metrics.jsonl")) == 4
+    assert len(read_metrics(folder)) == 4
 
 
 def test_metrics_have_units_and_survive_a_cut(tmp_path):
     train(load("quickstart", [*SMALL, f"run.dir={tmp_path / 'run'}"]))
     path = tmp_path / "run" / "metrics.jsonl"
-    whole = read_metrics(path)
+    whole = read_metrics(path.parent)
     units = ("_nats", "_percent", "_seconds", "_fraction", "_per_second")
     counted = {"step", "epoch", "learning_rate"}
     assert all(key in counted or key.endswith(units) for line in whole for key in line)
     path.write_bytes(path.read_bytes()[:-20])
-    assert read_metrics(path) == whole[:-1]
+    assert read_metrics(path.parent) == whole[:-1]

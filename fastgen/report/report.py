@@ -4,7 +4,9 @@ from pathlib import Path
 
 from fastgen.report.page import Page
 from fastgen.report.plots import loss_curves, parts_curves
-from fastgen.report.tables import Run, data_of, find_runs, names, over_seeds, results, title
+from fastgen.report.tables import data_of, names, over_seeds, results, title
+from fastgen.runs.folder import RECIPE
+from fastgen.runs.run import Run, find_runs
 from fastgen.sets import draw_samples
 from fastgen.sweeps.sweep import split_options
 from pipelines.errors import UserError
@@ -17,7 +19,7 @@ def report(arguments: list[str]) -> None:
     """
     to_wandb = "--wandb" in arguments
     paths, options = split_options([argument for argument in arguments if argument != "--wandb"], "--output")
-    runs = find_runs(paths)
+    runs = find_runs([Path(path) for path in paths])
     if to_wandb:
         from fastgen.report import wandb_report
 
@@ -64,4 +66,4 @@ def _run_section(page: Page, number: int, name: str, run: Run) -> None:
     else:
         images = draw_samples(baked, run.labels.column_name)
         page.image(images, "The first training images; under each its true -> given label")
-    page.code((run.folder / "recipe.yaml").read_text(), folded="the whole recipe")
+    page.code((run.folder / RECIPE).read_text(), folded="the whole recipe")
