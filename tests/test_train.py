@@ -1,5 +1,6 @@
 """The training loop for real: every recipe, every backend, resume at every step, several processes, signals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -89,9 +90,19 @@ LIKE_IMAGENET = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("settings, steps, stops", [((), 12, range(1, 12)), (LIKE_IMAGENET, 9, (2, 4, 6))])
+EVERY_EPOCH = ["train.evaluate_epochs=1"]
+
+
+def said(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl in their order, without what is measured by the clock."""
+    timed = ("wall_seconds", "images_per_second", "data_stall_fraction")
+    return [{key: line[key] for key in line if key not in timed} for line in read_metrics(folder)]
+
+
+@pytest.mark.parametrize("settings, steps, stops", [(EVERY_EPOCH, 12, range(1, 13)), (LIKE_IMAGENET, 9, (2, 4, 6))])
 def test_resume_at_every_step_is_as_if_never_stopped(settings, steps, stops, tmp_path):
-    """Stopped after each step in turn (in the middle of epochs too): the same weights, bit for bit."""
+    """Stopped after each step in turn (in the middle of an epoch, at its end, at the run's): the same weights bit for
+    bit, and the same lines of metrics, no evaluation lost and none twice."""
     whole = tmp_path / "whole"
     expected = train(load("quickstart", [*SMALL, *settings, f"run.dir={whole}"]))
     assert expected.steps == steps
@@ -107,8 +118,7 @@ def test_resume_at_every_step_is_as_if_never_stopped(settings, steps, stops, tmp
         summary = train(load("quickstart", [*SMALL, *settings, f"run.dir={folder}", "run.resume=true"]))
         assert os.environ == before
         assert same_weights(weights(folder), weights(whole))
-        for key in ("train_running_loss_nats", "learning_rate", "train_loss_nats", "test_top1_percent"):
-            assert lines(folder, key) == lines(whole, key)
+        assert said(folder) == said(whole)
         for key in ("steps", "epochs", "train_loss", "test_top1", "best_test_top1", "interpolation_epoch"):
             assert getattr(summary, key) == getattr(expected, key)
 
@@ -122,6 +132,59 @@ class StopAfter(Watcher):
     def step(self, position: Position) -> None:
         if position.step == self.last:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_resuming_a_finished_run_adds_nothing(tmp_path):
+    settings = [*SMALL, f"run.dir={tmp_path / 'run'}"]
+    first = train(load("quickstart", settings))
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    AcceleratorState._reset_state(True)
+    again = train(load("quickstart", [*settings, "run.resume=true"]))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    assert (again.train_loss, again.steps, again.status) == (first.train_loss, first.steps, "finished")
+
+
+def test_killed_after_an_evaluation_that_no_checkpoint_knows(tmp_path):
+    """It is made again, and its first line is forgotten."""
+
+    class Killed(Watcher):
+        def step(self, position: Position) -> None:
+            if position.step == 8:  # the evaluations after steps 3 and 6 are written, and the checkpoint of step 2
+                raise KeyboardInterrupt
+
+    train(load("quickstart", [*SMALL, *EVERY_EPOCH, f"run.dir={tmp_path / 'whole'}"]))
+    settings = [*SMALL, *EVERY_EPOCH, f"run.dir={tmp_path / 'run'}"]
+    AcceleratorState._reset_state(True)
+    with pytest.raises(SystemExit):
+        train(load("quickstart", settings), [StopAfter(2)])
+    for resumed in range(2):
+        AcceleratorState._reset_state(True)
+        watchers = [] if resumed else [Killed()]
+        with pytest.raises(KeyboardInterrupt) if watchers else contextlib.nullcontext():
+            train(load("quickstart", [*settings, "run.resume=true"]), watchers)
+    assert said(tmp_path / "run") == said(tmp_path / "whole")
+    assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_watchers_are_told_of_each_batch_step_and_epoch(tmp_path):
+    class Told(Watcher, list):
+        def batch(self, batch, logits, loss):
+            assert logits.shape == (10, 10) and loss.shape == () and not logits.requires_grad
+            self.append(("batch", len(batch.index)))
+
+        def step(self, position):
+            self.append(("step", position.step, position.epoch, position.step_in_epoch))
+
+        def epoch(self, epoch):
+            self.append(("epoch", epoch))
+
+    told = Told()
+    train(
+        load("quickstart", [*SMALL, "train.accumulate=3", "train.max_steps=4", f"run.dir={tmp_path / 'run'}"]), [told]
+    )
+    steps = [("step", 1, 0, 1), ("step", 2, 0, 2), ("step", 3, 1, 0), ("epoch", 0), ("step", 4, 1, 1)]
+    assert [each for each in told if each[0] != "batch"] == steps
+    assert [each for each in told if each[0] == "batch"] == 12 * [("batch", 10)]
 
 
 def test_a_finished_run_can_go_on_longer(tmp_path):
