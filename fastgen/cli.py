@@ -155,7 +155,7 @@ def train(settings: Settings, show: Print = False) -> None:
     from fastgen.recipe.load import parse
 
     recipe = parse(settings)  # mistakes are told before PyTorch is imported
-    from fastgen.train import train
+    from fastgen.training.loop import train
 
     train(recipe)
 
@@ -282,7 +282,7 @@ def reproduce(
 
 @app.command()
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", hidden=True)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", hidden=True)],
     output: Annotated[Path | None, _path("--output", "FILE.html", "By default report.html.")] = None,
     wandb: Annotated[bool, typer.Option("--wandb", help="Make a W&B report instead; prints its link.")] = False,
 ) -> None:

@@ -51,7 +51,7 @@ def test_a_training_imports_timm_only_for_its_networks():
     code = """
 import sys
 import torch
-import fastgen.train
+import fastgen.training.loop
 from fastgen.recipe.load import load
 from fastgen.training.network import make_network
 make_network(load("quickstart"), 10, 3, 28, torch.device("cpu"))

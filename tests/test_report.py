@@ -12,7 +12,7 @@ from whole_runs import SMALL, fresh_accelerate  # noqa: F401
 from fastgen import cli
 from fastgen.recipe.load import parse
 from fastgen.report.tables import Run, find_runs
-from fastgen.train import train
+from fastgen.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_it_says_what_the_runs_say(runs, page):
 
 
 def test_its_command_is_the_same_recipe(runs):
-    for run in find_runs([str(runs)]):
+    for run in find_runs([runs]):
         words = shlex.split(run.command)
         assert words[:2] == ["fastgen", "train"]
         again = parse(words[2:]).flat()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import t
+from whole_runs import a_summary
 
 from fastgen import cli
 from fastgen.paper.comparison import Result, comparison
@@ -77,8 +78,7 @@ def finished(folder, key="run", **summary):
     """A job whose run directory says this."""
     job = Job(Point("quickstart", (f"track.project={key}",)), folder / key, state=DONE)
     job.folder.mkdir(parents=True)
-    summary = {"status": "finished", "epochs": 3.0, "wall_seconds": 90.0, "interpolation_epoch": 2.5, **summary}
-    (job.folder / "summary.json").write_text(json.dumps(summary))
+    a_summary(**{"epochs": 3.0, "wall_seconds": 90.0, "interpolation_epoch": 2.5, **summary}).write(job.folder)
     return job
 
 

@@ -104,7 +104,7 @@ def test_a_killed_sweep_repeats_nothing_and_failures_do_not_end_it(tmp_path, cap
     assert (done / "summary.json").stat().st_mtime_ns == before
     log = (root / "logs" / f"{running.name}.txt").read_text()
     assert log.count("quickstart in ") == 2 and "interrupted after" in log
-    steps = [line["step"] for line in read_metrics(running / "metrics.jsonl") if "learning_rate" in line]
+    steps = [line["step"] for line in read_metrics(running) if "learning_rate" in line]
     assert steps == list(range(1, 301))  # no step is missing, none was logged twice
     said = capfd.readouterr()
     assert "diverged" in said.err and "2 of 3 points done" in said.out

@@ -6,15 +6,14 @@ from matplotlib.figure import Figure
 
 from fastgen.paper.comparison import Result
 from fastgen.paper.experiments import LEVELS
-from fastgen.report.plots import Curve, Series, accuracy_curves, against_corruption, loss_curves
-from fastgen.runs.metrics import read_metrics
-from fastgen.sweeps.executor import Job
+from fastgen.report.plots import Series, accuracy_curves, against_corruption, loss_curves
+from fastgen.runs.summary import metric
 
 
 def _fig1a(results: list[Result]) -> list[tuple[str, Figure]]:
     curves = {}
     for result in results:
-        steps, losses = _curve(result.jobs[0], "train_running_loss_nats")
+        steps, losses = result.jobs[0].run.curve("train_running_loss_nats", "step")
         if steps:
             curves[result.entry.labels["condition"]] = (steps, losses)
     return [("Training loss (average over steps) against steps, seed 0", loss_curves(curves))]
@@ -24,12 +23,12 @@ def _fig1b(results: list[Result]) -> list[tuple[str, Figure]]:
     """Relative to the same seed's time at level 0, as the paper draws it."""
     series = {}
     for model, by_level in _by_model(results).items():
-        base = [(job.summary or {}).get("interpolation_epoch") for job in by_level[0.0].jobs]
+        base = [s.interpolation_epoch if (s := job.summary) else None for job in by_level[0.0].jobs]
         values = [
             [
-                summary["interpolation_epoch"] / first
+                summary.interpolation_epoch / first
                 for job, first in zip(by_level[level].jobs, base, strict=True)
-                if first and (summary := job.summary) and summary["interpolation_epoch"]
+                if first and (summary := job.summary) and summary.interpolation_epoch
             ]
             for level in LEVELS
         ]
@@ -48,19 +47,13 @@ def _fig1c(results: list[Result]) -> list[tuple[str, Figure]]:
 def _fig2(results: list[Result]) -> list[tuple[str, Figure]]:
     curves = {
         result.entry.labels["curve"]: (
-            _curve(result.jobs[0], "train_top1_percent"),
-            _curve(result.jobs[0], "test_top1_percent"),
+            result.jobs[0].run.curve(metric("train_top1"), "step"),
+            result.jobs[0].run.curve(metric("test_top1"), "step"),
         )
         for result in results
         if result.summaries
     }
     return [("Accuracy against steps, seed 0", accuracy_curves(curves))]
-
-
-def _curve(job: Job, key: str) -> Curve:
-    path = job.folder / "metrics.jsonl"
-    lines = [line for line in read_metrics(path) if line.get(key) is not None] if path.exists() else []
-    return [line["step"] for line in lines], [line[key] for line in lines]
 
 
 def _by_model(results: list[Result]) -> dict[str, dict[float, Result]]:

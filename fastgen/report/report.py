@@ -4,12 +4,14 @@ from pathlib import Path
 
 from fastgen.report.page import Page
 from fastgen.report.plots import loss_curves, parts_curves
-from fastgen.report.tables import Run, data_of, find_runs, names, over_seeds, results, title
+from fastgen.report.tables import data_of, names, over_seeds, results, title
+from fastgen.runs.folder import RECIPE
+from fastgen.runs.run import Run, find_runs
 from fastgen.sets import draw_samples
 from pipelines.errors import UserError
 
 
-def report(paths: list[str], output: Path | None = None, wandb: bool = False) -> None:
+def report(paths: list[Path], output: Path | None = None, wandb: bool = False) -> None:
     """paths: run directories, or folders of them. output: an HTML file (None: report.html).
 
     wandb: make a W&B report of them instead, and print its link. Raises UserError for mistakes.
@@ -61,4 +63,4 @@ def _run_section(page: Page, number: int, name: str, run: Run) -> None:
     else:
         images = draw_samples(baked, run.labels.column_name)
         page.image(images, "The first training images; under each its true -> given label")
-    page.code((run.folder / "recipe.yaml").read_text(), folded="the whole recipe")
+    page.code((run.folder / RECIPE).read_text(), folded="the whole recipe")

@@ -1,6 +1,5 @@
 """The run directory: recipe.yaml, manifest.json, metrics.jsonl, summary.json, checkpoints/."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ _FREE = (
     "data.root",
     "bake.workers",
 )
+RECIPE = "recipe.yaml"
 _RUNS = Path("runs")
 WANDB_ID = "wandb_id.txt"  # a file of the run directory: the run's id in W&B
 SAMPLES = "samples"  # the key of the sample images in W&B
@@ -39,7 +39,7 @@ def choose(recipe: Recipe) -> Path:
     """
     if recipe.run.resume:
         folder = Path(recipe.run.dir) if recipe.run.dir else _latest(recipe.recipe)
-        if folder is None or not (folder / "recipe.yaml").is_file():
+        if folder is None or not (folder / RECIPE).is_file():
             raise UserError(f"run.resume=true, but there is no run to resume in {folder or _RUNS}")
         _check_same(recipe, folder)
         return folder
@@ -87,7 +87,7 @@ def _new_numbered(name: str) -> Path:
 
 
 def _check_same(recipe: Recipe, folder: Path) -> None:
-    before = flat(yaml.safe_load((folder / "recipe.yaml").read_text()))
+    before = flat(yaml.safe_load((folder / RECIPE).read_text()))
     for key, value in recipe.flat().items():
         if not key.startswith(_FREE) and before.get(key) != value:
             raise UserError(

@@ -12,6 +12,7 @@ import yaml
 from rich.live import Live
 from rich.table import Table
 
+from fastgen.runs.summary import metric
 from fastgen.sweeps.executor import DONE, FAILED, RUNNING, Job, default_jobs, run_points
 from fastgen.sweeps.grid import Grid
 from fastgen.terminal import console
@@ -78,8 +79,7 @@ def results_csv(grid: Grid, jobs: list[Job]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*grid.varied, "state", *_RESULTS, "run_dir"])
     for job in jobs:
-        summary = job.summary or {}
-        results = ["" if (value := summary.get(key)) is None else value for key in _RESULTS]
+        results = ["" if (value := getattr(job.summary, key, None)) is None else value for key in _RESULTS]
         writer.writerow([*grid.label(job.point).values(), job.state, *results, job.folder])
     return out.getvalue()
 
@@ -127,10 +127,10 @@ class LiveTable:
         if job.state == FAILED:
             return ["", job.problem[:60], "", ""]
         if summary := job.summary:
-            epoch, train, test = summary["epochs"], summary["train_top1"], summary["test_top1"]
-            fitted = summary["interpolation_epoch"]
-        elif (line := job.last_line("train_top1_percent")) and job.state == RUNNING:
-            epoch, train, test, fitted = line["epoch"], line["train_top1_percent"], line["test_top1_percent"], None
+            epoch, train, test = summary.epochs, summary.train_top1, summary.test_top1
+            fitted = summary.interpolation_epoch
+        elif (line := job.run.last_line(metric("train_top1"))) and job.state == RUNNING:
+            epoch, train, test, fitted = line["epoch"], line[metric("train_top1")], line[metric("test_top1")], None
         else:
             return ["", "", "", ""]
         return [
