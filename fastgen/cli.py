@@ -4,13 +4,13 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from fastgen.errors import exit_code
-from pipelines.errors import UserError, did_you_mean
+from pipelines.errors import UserError
 
 # What the commands call is imported when it is called: PyTorch and the rest take seconds.
 
@@ -38,14 +38,7 @@ def _one_line(error: typer.TyperException) -> str:
         return f"{error.message}, did you mean {' or '.join(near)}?"
     text = error.format_message().rstrip(".").replace(": Value error, ", ": ")
     context = getattr(error, "ctx", None)
-    return f"{text}; see `{context.command_path} --help`" if context else text
-
-
-class _Group(TyperGroup):
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
-            raise UserError(f"unknown command '{args[0]}': {did_you_mean(args[0], self.commands)}")
-        return super().resolve_command(ctx, args)
+    return f"{text} (see `{context.command_path} --help`)" if context else text
 
 
 class _WithKeys(TyperCommand):
@@ -61,9 +54,6 @@ class _WithKeys(TyperCommand):
         formatter.write("".join(f"  {name}\n" for name in known_recipes()))
         formatter.write("\nKeys and defaults:\n")
         formatter.write("".join(f"  {key}={default}\n" for key, default in defaults.items()))
-
-
-# ------------------------------------------------------------ arguments that several commands take
 
 
 def _complete_setting(incomplete: str) -> list[str]:
@@ -82,16 +72,16 @@ def _complete_setting(incomplete: str) -> list[str]:
     return [setting.removeprefix(key) for setting in completions(key + words[-1])]
 
 
-def _complete_experiment(incomplete: str) -> list[str]:
+def _complete_experiment() -> list[str]:
     from fastgen.paper.experiments import names
 
-    return [name for name in names() if name.startswith(incomplete)]
+    return names()
 
 
-def _complete_export(incomplete: str) -> list[str]:
+def _complete_export() -> list[str]:
     from pipelines.baked.export import EXPORTS
 
-    return [name for name in EXPORTS if name.startswith(incomplete)]
+    return list(EXPORTS)
 
 
 def _settings(metavar: str) -> Any:
@@ -119,28 +109,28 @@ Samples = Annotated[int, _count("--samples", "Photographs: the files, over and o
 Workers = Annotated[int | None, _count("--workers", "Threads or worker processes; by default one a core.")]
 
 
-def _print_recipe(settings: list[str]) -> NoReturn:
+def _recipe(settings: list[str], show: bool) -> Any:
+    """What the settings say; with --print it is shown, and the command ends."""
     from fastgen.recipe.load import parse
 
-    print(parse(settings).to_yaml(), end="")
-    raise typer.Exit
+    recipe = parse(settings)
+    if show:
+        print(recipe.to_yaml(), end="")
+        raise typer.Exit
+    return recipe
 
 
 def _parts(text: str, separator: str) -> list[str]:
     return [part.strip() for part in text.split(separator)] if text else []
 
 
-# ------------------------------------------------------------ commands
-
-
 app = typer.Typer(
-    cls=_Group,
     help='The randomization test of "Understanding deep learning requires rethinking generalization".',
     rich_markup_mode=None,  # plain text is there at once
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bench = typer.Typer(cls=_Group, help="Measure loaders, bakes and trainings beside others.")
+bench = typer.Typer(help="Measure loaders, bakes and trainings beside others.")
 app.add_typer(bench, name="bench")
 
 
@@ -150,11 +140,7 @@ def train(settings: Settings, show: Print = False) -> None:
 
     On several devices: accelerate launch fastgen/train.py recipe=NAME key=value ...
     """
-    if show:
-        _print_recipe(settings)
-    from fastgen.recipe.load import parse
-
-    recipe = parse(settings)  # mistakes are told before PyTorch is imported
+    recipe = _recipe(settings, show)  # mistakes are told before PyTorch is imported
     from fastgen.training.loop import train
 
     train(recipe)
@@ -166,12 +152,10 @@ def bake(settings: Settings, show: Print = False) -> None:
 
     `fastgen train --help` lists recipes and keys.
     """
-    if show:
-        _print_recipe(settings)
-    from fastgen.recipe.load import parse
+    recipe = _recipe(settings, show)
     from fastgen.sets import bake_recipe, show_summary
 
-    show_summary(bake_recipe(parse(settings)))
+    show_summary(bake_recipe(recipe))
 
 
 @app.command()
@@ -181,7 +165,7 @@ def verify(named: PathOrSettings, show: Print = False) -> None:
     PATH: a baked set, or an export of one. A recipe's is baked now if it is not there.
     """
     if show:
-        _print_recipe(named)
+        _recipe(named, show)
     from fastgen.sets import verify
 
     verify(named)
@@ -198,7 +182,7 @@ def inspect(
     PATH: a baked set, or an export of one. A recipe's is baked now if it is not there.
     """
     if show:
-        _print_recipe(named)
+        _recipe(named, show)
     from fastgen.sets import inspect
 
     inspect(named, images)
@@ -217,7 +201,7 @@ def export(
     A recipe's is baked now if it is not there.
     """
     if show:
-        _print_recipe(named)
+        _recipe(named, show)
     from fastgen.sets import export_set
 
     export_set(named, to, output, shard_mb)

@@ -195,7 +195,7 @@ def test_every_loop_trains(loop, data_folder, monkeypatch):
     ("arguments", "message"),
     [
         ([], "Missing command"),
-        (["loader"], "did you mean 'loaders'"),
+        (["loader"], "Did you mean 'loaders'?"),
         (["loaders", "--only", "FFVC"], "did you mean 'FFCV'"),
         (["loaders", "--images", "nowhere"], "nowhere has no class folders with JPEG files"),
         (["bake", "--images", "nowhere"], "nowhere has no class folders with JPEG files"),

@@ -43,10 +43,8 @@ def completions(setting: str) -> list[str]:
     keys = [known for known in ("recipe", *known_keys()) if known.startswith(setting)]
     if len(keys) != 1:
         return [f"{key}=" for key in keys]
-    (key,) = keys
-    default = known_keys().get(key)
-    values = _values(key) or ["", "null" if default is None else str(default)]
-    return [f"{key}={value}" for value in values]
+    default = known_keys().get(keys[0])
+    return [f"{keys[0]}={value}" for value in _values(keys[0]) or ["", "null" if default is None else default]]
 
 
 def _values(key: str) -> list[str]:
