@@ -11,7 +11,7 @@ from whole_runs import SMALL, fresh_accelerate  # noqa: F401
 
 from fastgen import cli
 from fastgen.recipe.load import parse
-from fastgen.report.tables import Run, find_runs
+from fastgen.runs.run import Run, find_runs
 from fastgen.training.loop import train
 
 
