@@ -16,7 +16,7 @@ from fastgen.bench import bake_process, peer_process, peers, train_process
 from fastgen.bench import train as training
 from fastgen.bench.contenders import CONTENDERS, Work
 from fastgen.bench.loader_process import edges
-from fastgen.bench.loaders import _table
+from fastgen.bench.loaders import _table, prepare
 from fastgen.bench.peer_process import LOOPS
 from fastgen.bench.subprocesses import in_turn, measure, ratios, shown
 from fastgen.training.checkpoints import Position
@@ -83,11 +83,7 @@ def test_every_loader_gives_the_same_work(name, photographs, tmp_path_factory):
             pytest.skip(f"{package} is not installed")
     if name.startswith(("FFCV", "fastgen ffcv")):
         pytest.importorskip("ffcv")
-    from fastgen.bench.loaders import _DEFAULTS, _prepare
-    from fastgen.bench.options import Options
-
-    arguments = ["--images", str(photographs), "--samples", "12", "--batch", "4", "--size", "32", "--workers", "1"]
-    work = _prepare(Options(arguments, _DEFAULTS), tmp_path_factory.mktemp("work"), [name])
+    work = prepare([name], tmp_path_factory.mktemp("work"), photographs, samples=12, size=32, batch=4, workers=1)
     reads = CONTENDERS[name].reads  # and no more is made
     assert (len(work.sets), len(work.shards)) == {"files": (0, 0), "set": (1, 0), "shards": (1, 1)}[reads]
     epoch = CONTENDERS[name].open(work)
@@ -198,15 +194,15 @@ def test_every_loop_trains(loop, data_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name what to measure, one of loaders, bake, train, peers"),
-        (["loader"], "did you mean 'loaders'"),
+        ([], "Missing command"),
+        (["loader"], "Did you mean 'loaders'?"),
         (["loaders", "--only", "FFVC"], "did you mean 'FFCV'"),
         (["loaders", "--images", "nowhere"], "nowhere has no class folders with JPEG files"),
         (["bake", "--images", "nowhere"], "nowhere has no class folders with JPEG files"),
         (["bake", "--only", "raw, 255 pixels"], "did you mean 'raw, 256 pixels'"),
-        (["loaders", "--repeats", "0"], "--repeats=0 must be a whole number"),
-        (["peers", "--precision", "fp8"], "--precision=fp8 must be"),
-        (["peers", "seed=1"], "'seed=1' is no option"),
+        (["loaders", "--repeats", "0"], "Invalid value for '--repeats'"),
+        (["peers", "--precision", "fp8"], "'fp8' is not one of 'fp32', 'bf16'"),
+        (["peers", "seed=1"], "unexpected extra argument(s) (seed=1)"),
         (["train", "recipe=quickstart", "optim.lrr=1"], "did you mean 'optim.lr'"),
     ],
 )

@@ -283,7 +283,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         assert error.count("\n") == 1
         return error
 
-    assert "fastgen dynamics runs/" in said() and "fastgen dynamics runs/" in said(str(tmp_path / "nowhere"))
+    assert "Missing argument 'RUN_DIR'" in said() and "does not exist" in said(str(tmp_path / "nowhere"))
     assert "train.dynamics=true" in said(str(tmp_path))
     folder = recorded(tmp_path / "run", [0, 1], [0, 1], [])
     assert "no epoch that is complete yet" in said(str(folder))

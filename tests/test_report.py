@@ -11,7 +11,7 @@ from whole_runs import SMALL, fresh_accelerate  # noqa: F401
 
 from fastgen import cli
 from fastgen.recipe.load import parse
-from fastgen.report.tables import Run, find_runs
+from fastgen.runs.run import Run, find_runs
 from fastgen.training.loop import train
 
 
@@ -71,7 +71,7 @@ def test_a_set_that_is_gone_and_mistakes(runs, page, tmp_path, monkeypatch, caps
     assert "no longer in the cache" in (tmp_path / "one.md").read_text()
     capsys.readouterr()
     for arguments, message in (
-        ([], "name run directories"),
+        ([], "Missing argument 'RUN'"),
         ([str(tmp_path)], "is no run directory and contains none"),
         ([str(runs), "--output", "report.pdf"], "must end in .html"),
     ):

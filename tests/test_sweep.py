@@ -53,9 +53,9 @@ def test_equal_experiments_have_one_folder():
         (["recipe=quickstart", "seed=0,0"], "the same point twice: seed=0"),
         (["recipe=quickstart", "sed=0,1"], "did you mean 'seed'"),
         (["recipe=quickstart", "optim.name=sgd,adm"], "did you mean 'adamw'"),
-        (["recipe=quickstart", "seed=0,1", "--jobs", "0"], "--jobs=0"),
-        (["recipe=quickstart", "seed=0,1", "--job", "2"], "unknown option --job"),
-        (["recipe=quickstart", "seed=0,1", "--output"], "--output needs a value"),
+        (["recipe=quickstart", "seed=0,1", "--jobs", "0"], "Invalid value for '--jobs'"),
+        (["recipe=quickstart", "seed=0,1", "--job", "2"], "did you mean --jobs?"),
+        (["recipe=quickstart", "seed=0,1", "--output"], "Option '--output' requires an argument"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(arguments, message, tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from pipelines.view.preparation import NORMALIZATIONS
 
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+TRACKING = ("online", "offline", "off")
 _AT_LEAST_1 = (
     "data.batch_size", "data.eval_batch_size", "data.workers", "data.image_size", "data.limit", "data.limit_test",
     "data.eval_size", "data.progressive.start_size", "schedule.every_samples", "train.epochs", "train.max_steps",
@@ -46,7 +47,7 @@ def validate(recipe: Recipe) -> None:
     _choice("optim.name", recipe.optim.name, OPTIMIZERS)
     _choice("schedule.kind", recipe.schedule.kind, SCHEDULES)
     _choice("train.precision", train.precision, PRECISIONS)
-    _choice("track.wandb", recipe.track.wandb, ("online", "offline", "off"))
+    _choice("track.wandb", recipe.track.wandb, TRACKING)
     if data.shards is not None and data.backend != "dali":
         raise UserError(f"data.shards is read by data.backend=dali alone, and data.backend={data.backend}")
     _at_least(recipe, 1, *_AT_LEAST_1)
