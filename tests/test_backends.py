@@ -47,7 +47,8 @@ def backend(request):
 def betons(tmp_path_factory):
     folder = tmp_path_factory.mktemp("betons")
     with Writer(folder / "raw.beton", N, COLUMNS, 1 << 14) as writer:
-        writer.append_raw(SMOOTH)
+        for image in SMOOTH:
+            writer.append(image, RAW, SIDE, SIDE)
         writer.finish()
     with Writer(folder / "jpeg.beton", N, COLUMNS, 1 << 14) as writer:
         for image in SMOOTH:
@@ -260,7 +261,7 @@ def test_real_photographs(backend, view, data_folder, tmp_path_factory, request)
 def photographs(data_folder, tmp_path_factory):
     source = SourceSpec("imagefolder", str(data_folder / "imagenet_sample"), limit=64)
     spec = BakeSpec(encoding="jpeg", resolution=400)
-    return bake(source, LabelSpec(), PixelSpec(), spec, tmp_path_factory.mktemp("photographs")).betons["train"]
+    return bake(source, LabelSpec(), PixelSpec(), spec, tmp_path_factory.mktemp("photographs")).splits["train"]
 
 
 def test_a_damaged_photograph_is_named(backend, photographs, tmp_path):

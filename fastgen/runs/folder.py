@@ -52,7 +52,7 @@ def choose(recipe: Recipe) -> Path:
     return folder
 
 
-def identity(recipe: Recipe) -> dict[str, Any]:
+def decisive_settings(recipe: Recipe) -> dict[str, Any]:
     """What decides a run's result: all keys but where it lives, how it is observed and on which machine it runs."""
     several = ("train.epochs", "train.max_steps")  # which may change when a run goes on, and then make another one
     return {key: value for key, value in recipe.flat().items() if key in several or not key.startswith(_FREE)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
-from fastgen.runs.folder import identity
+from fastgen.runs.folder import decisive_settings
 from pipelines.errors import UserError
 
 
@@ -26,7 +26,7 @@ class Point:
     @cached_property
     def folder_name(self) -> str:
         """The same for equal experiments, however they are written: the recipe's name and a digest of all it says."""
-        digest = hashlib.sha256(json.dumps(identity(self.load()), sort_keys=True).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(json.dumps(decisive_settings(self.load()), sort_keys=True).encode()).hexdigest()[:10]
         return f"{Path(self.recipe).stem}-{digest}"
 
 

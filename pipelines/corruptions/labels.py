@@ -174,7 +174,7 @@ def _table(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _read_table(path: Path, shown: str) -> dict[str, np.ndarray]:
+def _read_table(path: Path, written: str) -> dict[str, np.ndarray]:
     """The columns of a .npy, .npz, .csv, .parquet or .pt file."""
     suffix = path.suffix.lower()
     try:
@@ -199,8 +199,8 @@ def _read_table(path: Path, shown: str) -> dict[str, np.ndarray]:
             table = read(path)
             return {name: table.column(name).to_numpy() for name in table.column_names}
     except Exception as error:
-        raise UserError(f"data.labels.file={shown} cannot be read: {error}") from error
-    raise UserError(f"data.labels.file={shown}: known kinds are .npy, .npz, .csv, .parquet and .pt")
+        raise UserError(f"data.labels.file={written} cannot be read: {error}") from error
+    raise UserError(f"data.labels.file={written}: known kinds are .npy, .npz, .csv, .parquet and .pt")
 
 
 for _name, _corruption in (

@@ -7,7 +7,7 @@ from pipelines.errors import UserError
 from pipelines.registry import Registry
 from pipelines.sources.base import SPLITS, FirstSamples, Source, SourceSpec, SyntheticSpec
 
-__all__ = ["SOURCES", "SPLITS", "Source", "SourceSpec", "SyntheticSpec", "identity", "open_source"]
+__all__ = ["SOURCES", "SPLITS", "Source", "SourceSpec", "SyntheticSpec", "open_source", "which_samples"]
 
 _MODULES: Registry[str] = Registry("data.source")
 _MODULES.add("digits", "pipelines.sources.digits")
@@ -40,7 +40,7 @@ def open_source(spec: SourceSpec, split: str) -> Source | None:
     return FirstSamples(source, limit)
 
 
-def identity(spec: SourceSpec) -> SourceSpec:
+def which_samples(spec: SourceSpec) -> SourceSpec:
     """The specification without what does not say which samples they are (the place they were found)."""
     _MODULES[spec.source]
     synthetic = spec.synthetic if spec.source == "synthetic" else SyntheticSpec()
