@@ -9,19 +9,16 @@ import torch
 from rich.table import Table
 
 from fastgen.terminal import console
+from pipelines.backends import BACKENDS
 from pipelines.errors import UserError
 from pipelines.locations import cache_root, data_root
 from pipelines.sources import SourceSpec, open_source
 from pipelines.sources.layouts import find_parquet
 
 _PACKAGES = {
-    "torch": "",
-    "torchvision": "",
-    "timm": "",
-    "accelerate": "",
+    **dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "omegaconf"), ""),
     "wandb": "track.wandb=online or offline needs it",
-    "omegaconf": "",
-    "ffcv": "data.backend=ffcv: apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++; pip install ffcv",
+    **{b.distribution: f"data.backend={name} needs it: {b.install}" for name, b in BACKENDS.items() if b.distribution},
 }
 
 

@@ -1,6 +1,5 @@
 """All backends give the same samples with the same labels, exactly once, and keep nothing of what they gave."""
 
-import importlib.util
 import io
 import threading
 from dataclasses import replace
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from whole_runs import importorskip_backend
 
 from pipelines.backends import BACKENDS, open_engine
 from pipelines.baked.bake import BakeSpec, bake
@@ -33,13 +33,11 @@ COLUMNS = {
     "clean_label": RNG.integers(0, 10, N), "index": RNG.permutation(N),
     "one": RNG.integers(0, 10, N), "two": RNG.integers(0, 10, N),
 }  # fmt: skip
-NEEDS = {"ffcv": "ffcv", "dali": "nvidia"}
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    if request.param in NEEDS and importlib.util.find_spec(NEEDS[request.param]) is None:
-        pytest.skip(f"{NEEDS[request.param]} is not installed")
+    importorskip_backend(request.param)
     return request.param
 
 

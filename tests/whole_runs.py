@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from fastgen.runs.metrics import read_metrics
+from pipelines.backends import BACKENDS
 
 ROOT = Path(__file__).resolve().parent.parent
 # A small run that uses every kind of state: batch norm would need a convolution, so dropout and augmentation.
@@ -43,5 +44,5 @@ def lines(folder: Path, key: str) -> dict[int, float]:
 
 
 def importorskip_backend(backend: str) -> None:
-    if backend != "resident":
-        pytest.importorskip({"ffcv": "ffcv", "dali": "nvidia.dali"}[backend])
+    if (package := BACKENDS[backend].package) is not None:
+        pytest.importorskip(package)

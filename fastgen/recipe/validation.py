@@ -47,8 +47,9 @@ def validate(recipe: Recipe) -> None:
     _choice("schedule.kind", recipe.schedule.kind, SCHEDULES)
     _choice("train.precision", train.precision, PRECISIONS)
     _choice("track.wandb", recipe.track.wandb, ("online", "offline", "off"))
-    if data.shards is not None and data.backend != "dali":
-        raise UserError(f"data.shards is read by data.backend=dali alone, and data.backend={data.backend}")
+    if data.shards is not None and not BACKENDS[data.backend].streams_exports:
+        able = " or ".join(name for name, backend in BACKENDS.items() if backend.streams_exports)
+        raise UserError(f"data.shards is read by data.backend={able} alone, and data.backend={data.backend}")
     _at_least(recipe, 1, *_AT_LEAST_1)
     _at_least(recipe, 0, *_AT_LEAST_0)
     for labels in (data.labels, *recipe.bake.columns):
