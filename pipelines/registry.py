@@ -1,6 +1,6 @@
 """Named components, of which an unknown one is answered with the nearest known one."""
 
-from collections.abc import ItemsView, Iterator
+from collections.abc import ItemsView, Iterator, ValuesView
 from typing import Generic, TypeVar
 
 from pipelines.errors import UserError, did_you_mean
@@ -27,6 +27,9 @@ class Registry(Generic[T]):
 
     def items(self) -> ItemsView[str, T]:
         return self._items.items()
+
+    def values(self) -> ValuesView[T]:
+        return self._items.values()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)

@@ -1,5 +1,6 @@
 """Components from outside: each is added by its registry line, and whatever asks for one by name knows it."""
 
+import numpy as np
 import pytest
 from whole_runs import SMALL, fresh_accelerate, lines, same_weights, weights  # noqa: F401
 
@@ -7,7 +8,11 @@ from fastgen.recipe.load import load
 from fastgen.train import train
 from fastgen.training.stages import HOST_TO_DEVICE, STEP, WAITING, Stages, advice
 from pipelines.backends import BACKENDS, Backend
+from pipelines.baked.bake import BakeSpec, bake
+from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
+from pipelines.sources import SOURCES, SourceKind, SourceSpec, found_here, which_samples
+from pipelines.sources.base import ArraySource
 
 
 @pytest.fixture
@@ -59,3 +64,29 @@ def test_a_backend_whose_package_is_missing_says_how_to_get_it(add, tmp_path):
         train(load("quickstart", ["data.backend=lacking", f"run.dir={tmp_path}"]))
     with pytest.raises(ModuleNotFoundError):  # a mistake of the backend's own, and no package of the user's
         train(load("quickstart", ["data.backend=broken", f"run.dir={tmp_path / 'other'}"]))
+
+
+def open_split(spec: SourceSpec, split: str) -> ArraySource:
+    """A source in this module: the sample index as a colour, in three classes."""
+    n = 40 if split == "train" else 9
+    images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 4, 4, 3)).copy()
+    return ArraySource("colours", images, np.arange(n) % 3, ["a", "b", "c"], f"fingerprint of {split}")
+
+
+def where() -> str:
+    return "in this file"
+
+
+def test_a_source_is_baked(add, tmp_path):
+    add(SOURCES, "colours", SourceKind(__name__, settings=("limit_test",), well_known=True))
+    baked = bake(SourceSpec("colours", limit=30), LabelSpec(), PixelSpec(), BakeSpec(), tmp_path)
+    train = baked.splits["train"]
+    assert (train.samples, baked.splits["val"].samples, baked.manifest.class_names) == (30, 9, ["a", "b", "c"])
+    assert np.array_equal(train.raw_images()[:, 2, 3, 1], train.columns["index"])
+    assert np.array_equal(train.columns["clean_label"], train.columns["index"] % 3)
+    assert found_here()["colours"] == "in this file"
+    # What one source alone reads says nothing of the samples of another.
+    mine, others = (which_samples(SourceSpec(name, "folder", 30, 5)) for name in ("colours", "digits"))
+    assert (mine.limit, mine.limit_test, mine.root) == (30, 5, None) and others.limit_test is None
+    with pytest.raises(UserError, match="unknown data.source 'colour': did you mean 'colours'"):
+        load("quickstart", ["data.source=colour"])
