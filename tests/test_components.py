@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from whole_runs import SMALL, fresh_accelerate, lines, same_weights, weights  # noqa: F401
 
 from fastgen.recipe.load import load
@@ -9,7 +10,7 @@ from fastgen.train import train
 from fastgen.training.stages import HOST_TO_DEVICE, STEP, WAITING, Stages, advice
 from pipelines.backends import BACKENDS, Backend
 from pipelines.baked.bake import BakeSpec, bake
-from pipelines.corruptions import LabelSpec, PixelSpec
+from pipelines.corruptions import LABELS, PIXELS, LabelKind, LabelSpec, PixelKind, PixelSpec
 from pipelines.errors import UserError
 from pipelines.sources import SOURCES, SourceKind, SourceSpec, found_here, which_samples
 from pipelines.sources.base import ArraySource
@@ -90,3 +91,45 @@ def test_a_source_is_baked(add, tmp_path):
     assert (mine.limit, mine.limit_test, mine.root) == (30, 5, None) and others.limit_test is None
     with pytest.raises(UserError, match="unknown data.source 'colour': did you mean 'colours'"):
         load("quickstart", ["data.source=colour"])
+
+
+def test_corruptions_of_labels_are_baked(add, tmp_path):
+    add(SOURCES, "colours", SourceKind(__name__))
+    add(LABELS, "reversed", LabelKind(lambda spec, labels, classes: classes - 1 - labels, level="none", seeded=False))
+    add(LABELS, "shifted", LabelKind(lambda spec, labels, classes: (labels + spec.seed) % 2, level="none", signs=True))
+    columns = [LabelSpec("shifted", seed=1)]
+    baked = bake(SourceSpec("colours"), LabelSpec("reversed", seed=3), PixelSpec(), BakeSpec(columns=columns), tmp_path)
+    train, described = baked.splits["train"].columns, baked.manifest.splits["train"].columns
+    clean = train["clean_label"]
+    assert np.array_equal(train["label_reversed"], 2 - clean) and np.array_equal(train["shifted_s1"], (clean + 1) % 2)
+    assert described["label_reversed"].spec == {"kind": "reversed", "seed": 0}
+    assert described["label_reversed"].changed == (clean != 1).sum() and described["shifted_s1"].changed == len(clean)
+    assert columns[0].classes(3) == 2 and LabelSpec("reversed").classes(3) == 3
+    with pytest.raises(UserError, match="data.labels.p=0.5 has no effect with data.labels.kind=reversed"):
+        load("quickstart", ["data.labels.kind=reversed", "data.labels.p=0.5"])
+    with pytest.raises(UserError, match="compares with true labels, and data.labels.kind=shifted has none"):
+        load("quickstart", ["data.labels.kind=shifted", "train.dynamics=true"])
+
+
+def test_corruptions_of_pixels_are_baked(add, tmp_path):
+    def centred(spec, split, statistics):
+        mean = np.array(statistics.mean)
+        return lambda image, index: np.clip(image - mean + 128 + spec.patch, 0, 255).astype(np.uint8)
+
+    kind = PixelKind(centred, seeded=False, in_patches=True, needs_statistics=True, one_size="asks for squares")
+    add(SOURCES, "colours", SourceKind(__name__))
+    add(PIXELS, "centred", kind)
+    spec = PixelSpec("centred", seed=5, patch=2)
+    baked = bake(SourceSpec("colours"), LabelSpec(), spec, BakeSpec(), tmp_path)
+    assert baked.manifest.specification["pixels"] == {"kind": "centred", "seed": 0, "patch": 2}
+    for stored in baked.splits.values():
+        # Indices 0 to 39 have the mean 19.5, in the test split, too.
+        assert np.array_equal(stored.raw_images()[:, 0, 0, 0], np.floor(stored.columns["index"] - 19.5 + 130))
+    for number, side in enumerate((4, 8)):
+        (tmp_path / "photographs" / "class").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side)).save(tmp_path / "photographs" / "class" / f"{number}.png")
+    photographs = SourceSpec("imagefolder", str(tmp_path / "photographs"))
+    with pytest.raises(UserError, match="data.pixels.kind=centred asks for squares, and these differ in size"):
+        bake(photographs, LabelSpec(), spec, BakeSpec(), tmp_path)
+    with pytest.raises(UserError, match="unknown data.pixels.kind 'centered': did you mean 'centred'"):
+        load("quickstart", ["data.pixels.kind=centered"])

@@ -72,7 +72,9 @@ def validate(recipe: Recipe) -> None:
     if recipe.track.wandb != "off" and importlib.util.find_spec("wandb") is None:
         raise UserError(f"track.wandb={recipe.track.wandb} needs wandb: pip install wandb, or set track.wandb=off")
     if train.dynamics and data.labels.signs:
-        raise UserError("train.dynamics=true compares with true labels, and data.labels.kind=rademacher has none")
+        raise UserError(
+            f"train.dynamics=true compares with true labels, and data.labels.kind={data.labels.kind} has none"
+        )
     _check_model(recipe.model.name)
 
 

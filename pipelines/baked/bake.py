@@ -23,7 +23,7 @@ from PIL import Image
 from pipelines.baked.beton import JPEG, PAGE_BYTES, RAW, Beton, Hashes, bytes_of
 from pipelines.baked.manifest import MANIFEST, BakedSet, Column, Manifest, Split, describe
 from pipelines.baked.writer import Writer, add_columns
-from pipelines.corruptions import LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
+from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
 from pipelines.durable import sync_folder, write_durably
 from pipelines.errors import UserError, did_you_mean
 from pipelines.locations import cache_root
@@ -171,9 +171,9 @@ def _bake_new(
     spec: BakeSpec,
     plan: dict[str, Any],
 ) -> None:
-    train = splits["train"]
+    train, kind = splits["train"], PIXELS[pixels.kind]
     workers = spec.workers or len(os.sched_getaffinity(0))
-    statistics = _statistics(train, spec, workers) if pixels.kind == "gaussian" else None
+    statistics = _statistics(train, spec, workers) if kind.needs_statistics else None
     unfinished = _unfinished(folder)
     unfinished.mkdir(exist_ok=True)
     try:
@@ -185,9 +185,9 @@ def _bake_new(
             columns = labels if name == "train" else {"label_true": LabelSpec()}
             corrupt = pixel_corruption(pixels, name, statistics)
             described[name] = _bake_split(unfinished / f"{name}.beton", source, name, columns, spec, corrupt, workers)
-            if pixels.kind == "shuffled" and described[name].image["height"] is None:
+            if kind.one_size and described[name].image["height"] is None:
                 raise UserError(
-                    "data.pixels.kind=shuffled is one permutation for all images, and these differ in size; "
+                    f"data.pixels.kind={pixels.kind} {kind.one_size}, and these differ in size; "
                     "set bake.square=true and bake.resolution"
                 )
         made_by = {"numpy": np.__version__, "pillow": PIL.__version__}
