@@ -19,6 +19,8 @@ from typing import Any
 import torch
 
 from fastgen import cli
+from fastgen.optim.optimizers import make_optimizer
+from fastgen.optim.schedules import learning_rate
 from fastgen.recipe.schema import Recipe
 from fastgen.runs import folder as rundir
 from fastgen.runs.metrics import MetricsFile
@@ -41,9 +43,8 @@ from fastgen.training.launch import (
 from fastgen.training.meter import Meter
 from fastgen.training.network import make_network, parameter_count, wants_compilation
 from fastgen.training.objective import logits_of, training_loss
-from fastgen.training.optimization import adding_gradients, make_optimizer, step_of
+from fastgen.training.optimization import adding_gradients, step_of
 from fastgen.training.recorder import Dynamics
-from fastgen.training.schedule import learning_rate
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAITING, Stages, advice
 from fastgen.training.stopping import StopSignal
 from fastgen.training.tracking import Display, evaluation_line, start_wandb

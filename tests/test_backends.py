@@ -35,7 +35,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=tuple(BACKENDS))
 def backend(request):
     importorskip_backend(request.param)
     return request.param

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from whole_runs import SMALL, fresh_accelerate, lines, same_weights, weights  # noqa: F401
 
+from fastgen.optim.optimizers import OPTIMIZERS, Optimizer
+from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.load import load
 from fastgen.train import train
 from fastgen.training.stages import HOST_TO_DEVICE, STEP, WAITING, Stages, advice
@@ -133,3 +136,37 @@ def test_corruptions_of_pixels_are_baked(add, tmp_path):
         bake(photographs, LabelSpec(), spec, BakeSpec(), tmp_path)
     with pytest.raises(UserError, match="unknown data.pixels.kind 'centered': did you mean 'centred'"):
         load("quickstart", ["data.pixels.kind=centered"])
+
+
+class SignDescent(torch.optim.Optimizer):
+    """Moves every weight by the learning rate, against the sign of its gradient."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight -= group["lr"] * weight.grad.sign()
+
+
+def test_an_optimizer_and_a_schedule_train(add, tmp_path):
+    add(OPTIMIZERS, "signs", Optimizer(lambda parameters, spec: SignDescent(parameters, spec.lr)))
+    add(SCHEDULES, "linear", lambda spec, position, epoch_samples, total: 1 - position / total)
+    settings = [*SMALL, "optim.name=signs", "optim.lr=0.01", "schedule.kind=linear", "run.checkpoint_minutes=0"]
+    train(load("quickstart", [*settings, f"run.dir={tmp_path / 'run'}"]))
+    rates = lines(tmp_path / "run", "learning_rate")
+    begins = [100 * epoch + offset for epoch in range(4) for offset in (0, 30, 60)]  # an epoch has 100 samples
+    assert list(rates.values()) == pytest.approx([0.01 * (1 - begin / (12 * 30)) for begin in begins])
+    for step in range(2, 13):
+        before, after = weights(tmp_path / "run", step - 1), weights(tmp_path / "run", step)
+        moved = max(float((after[name] - before[name]).abs().max()) for name in after)
+        assert moved == pytest.approx(rates[step], rel=1e-3)
+    for settings, words in (
+        (["optim.name=sings"], "unknown optim.name 'sings': did you mean 'signs'"),
+        (["optim.name=signs", "optim.nesterov=true"], "optim.nesterov=true needs optim.name=sgd and"),
+        (["schedule.kind=linaer"], "unknown schedule.kind 'linaer': did you mean 'linear'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load("quickstart", settings)

@@ -14,16 +14,16 @@ from PIL import Image
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
 
 from fastgen import cli
+from fastgen.optim.schedules import SCHEDULES, learning_rate
 from fastgen.recipe.load import load
 from fastgen.runs.metrics import read_metrics
 from fastgen.train import train
 from fastgen.training import checkpoints
-from fastgen.training.schedule import SCHEDULES, learning_rate
 from pipelines.backends import BACKENDS
 from pipelines.errors import UserError
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", tuple(BACKENDS))
 def test_backends_train_alike(backend, tmp_path):
     importorskip_backend(backend)
     train(load("quickstart", [*SMALL, f"data.backend={backend}", f"run.dir={tmp_path / backend}"]))

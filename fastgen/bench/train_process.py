@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 
+from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
 from fastgen.training.data import Data, open_data
 from fastgen.training.launch import make_accelerator
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.objective import training_loss
-from fastgen.training.optimization import adding_gradients, make_optimizer, step_of
+from fastgen.training.optimization import adding_gradients, step_of
 
 _WARM_UP = 5
 _PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product measures the device's rate

@@ -4,14 +4,13 @@ import importlib.util
 from collections.abc import Iterable
 
 from fastgen.models import is_known
+from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.schema import DataSpec, Recipe
-from fastgen.training.schedule import SCHEDULES
 from pipelines.backends import BACKENDS
 from pipelines.errors import UserError, did_you_mean
 from pipelines.sources import SOURCES
 from pipelines.view.preparation import NORMALIZATIONS
 
-OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _AT_LEAST_1 = (
     "data.batch_size", "data.eval_batch_size", "data.workers", "data.image_size", "data.limit", "data.limit_test",
@@ -41,10 +40,8 @@ def _at_least(recipe: Recipe, least: float, *keys: str) -> None:
 def validate(recipe: Recipe) -> None:
     """What can be known to be wrong before any data is opened. Raises UserError."""
     data, train = recipe.data, recipe.train
-    _choice("data.source", data.source, SOURCES)
-    _choice("data.backend", data.backend, BACKENDS)
-    _choice("optim.name", recipe.optim.name, OPTIMIZERS)
-    _choice("schedule.kind", recipe.schedule.kind, SCHEDULES)
+    for registry, name in ((SOURCES, data.source), (BACKENDS, data.backend), (SCHEDULES, recipe.schedule.kind)):
+        registry[name]  # which raises for a name that it does not know
     _choice("train.precision", train.precision, PRECISIONS)
     _choice("track.wandb", recipe.track.wandb, ("online", "offline", "off"))
     if data.shards is not None and not BACKENDS[data.backend].streams_exports:
@@ -56,12 +53,11 @@ def validate(recipe: Recipe) -> None:
         labels.resolved()
     data.pixels.resolved()
     recipe.bake.validate(data.pixels)
+    recipe.optim.validate()
     data.augment.validate()
     data.view.validate()
     _check_sizes(data)
     _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
-    if recipe.optim.nesterov and (recipe.optim.name != "sgd" or recipe.optim.momentum == 0):
-        raise UserError("optim.nesterov=true needs optim.name=sgd and optim.momentum above 0")
     for key, value in (
         ("model.dropout", recipe.model.dropout),
         ("train.label_smoothing", train.label_smoothing),
