@@ -49,9 +49,6 @@ def validate(recipe: Recipe) -> None:
         raise UserError(f"data.shards is read by data.backend={able} alone, and data.backend={data.backend}")
     _at_least(recipe, 1, *_AT_LEAST_1)
     _at_least(recipe, 0, *_AT_LEAST_0)
-    for labels in (data.labels, *recipe.bake.columns):
-        labels.resolved()
-    data.pixels.resolved()
     recipe.bake.validate(data.pixels)
     recipe.optim.validate()
     data.augment.validate()

@@ -1,5 +1,6 @@
 """Run directories, and the tables that compare and describe them."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -44,6 +45,7 @@ PARTS = {
 }
 _SEEDS = ("seed", "data.labels.seed", "data.pixels.seed")
 _PLAIN = re.compile(r"[\w./+-]+")  # text that YAML takes for itself
+_CORRUPTIONS = ("data.labels", "data.pixels")
 _MACHINE = ("run.", "track.")  # keys that say where a run lives and how it is watched
 
 
@@ -73,7 +75,7 @@ class Run:
     def manifest(self) -> Manifest:
         return Manifest.load(self.folder / MANIFEST)
 
-    @property
+    @cached_property
     def labels(self) -> LabelSpec:
         prefix = "data.labels."
         return LabelSpec(**{k.removeprefix(prefix): v for k, v in self.settings.items() if k.startswith(prefix)})
@@ -82,16 +84,26 @@ class Run:
     def state(self) -> str:
         return self.summary.get("status", "not finished")
 
-    @property
+    @cached_property
     def changes(self) -> list[str]:
         """Settings that differ from the shipped recipe of the run's name, as they are written on a command line."""
-        name = self.settings["recipe"]
-        usual = load(name).flat() if name in known_recipes() else Recipe().flat()
-        return [
-            f"{key}={value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value)}"
+        name, default = self.settings["recipe"], Recipe().flat()
+        known = name in known_recipes()
+        usual = load(name).flat() if known else default
+        # Of another kind of corruption all is told but what follows from the kind.
+        others = tuple(f"{key}." for key in _CORRUPTIONS if self.settings[f"{key}.kind"] != usual[f"{key}.kind"])
+        changed = {
+            key: f"{key}={value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value)}"
             for key, value in self.settings.items()
-            if key != "recipe" and not key.startswith(_MACHINE) and key in usual and value != usual[key]
-        ]
+            if key in usual.keys() - {"recipe"}
+            and not key.startswith(_MACHINE)
+            and (value != usual[key] or (key.startswith(others) and value != default[key]))
+        }
+        for key in [key for key in changed if known and key.startswith(others)]:
+            with contextlib.suppress(UserError):
+                if load(name, [changed[k] for k in changed if k != key]).flat()[key] == self.settings[key]:
+                    del changed[key]
+        return list(changed.values())
 
     @property
     def command(self) -> str:

@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe, leaves
 from pipelines.baked.manifest import MANIFEST, Manifest
 from pipelines.errors import UserError
@@ -87,7 +86,8 @@ def _new_numbered(name: str) -> Path:
 
 
 def _check_same(recipe: Recipe, folder: Path) -> None:
-    before = flat(yaml.safe_load((folder / "recipe.yaml").read_text()))
+    # How it was watched is free, and W&B may be missing here.
+    before = load(str(folder / "recipe.yaml"), ["track.wandb=off"]).flat()
     for key, value in recipe.flat().items():
         if not key.startswith(_FREE) and before.get(key) != value:
             raise UserError(
