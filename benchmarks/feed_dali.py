@@ -82,7 +82,7 @@ def main() -> None:
         baked = bake(source, LabelSpec("random"), PixelSpec(), BakeSpec("jpeg"), root)
         export(baked, "webdataset", root / "export", shard_bytes=64 << 20)
         cpu, column = torch.device("cpu"), LabelSpec("random").column_name
-        mapped = DALIEngine(baked.betons["train"], cpu, 3, None)
+        mapped = DALIEngine(baked.splits["train"], cpu, 3, None)
         sharded = DALIEngine(Export.open(root / "export").splits["train"], cpu, 3, None)
         sampler = Sampler(SAMPLES, BATCH)
         batches = sampler.batches()

@@ -9,19 +9,14 @@ import torch
 from rich.table import Table
 
 from fastgen.terminal import console
-from pipelines.errors import UserError
+from pipelines.backends import BACKENDS
 from pipelines.locations import cache_root, data_root
-from pipelines.sources import SourceSpec, open_source
-from pipelines.sources.layouts import find_parquet
+from pipelines.sources import found_here
 
 _PACKAGES = {
-    "torch": "",
-    "torchvision": "",
-    "timm": "",
-    "accelerate": "",
+    **dict.fromkeys(("torch", "torchvision", "timm", "accelerate", "omegaconf"), ""),
     "wandb": "track.wandb=online or offline needs it",
-    "omegaconf": "",
-    "ffcv": "data.backend=ffcv: apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++; pip install ffcv",
+    **{b.distribution: f"data.backend={name} needs it: {b.install}" for name, b in BACKENDS.items() if b.distribution},
 }
 
 
@@ -30,26 +25,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _found(name: str) -> str:
-    layouts = {"cifar10": "cifar-10-batches-py", "mnist": "MNIST/raw"}
-    own = data_root() / name
-    for folder in (own, data_root()):
-        if (folder / layouts[name]).is_dir():
-            return f"{folder} (torchvision's layout)"
-    if own.is_dir() and find_parquet(own, "train"):
-        return f"{own} (Parquet)"
-    return "not found: downloaded on first use"
-
-
-def _found_imagenet() -> str:
-    try:
-        source = open_source(SourceSpec("imagenet"), "train")
-    except UserError as error:
-        return str(error)
-    assert source is not None, "a training split is there, or an error says so"
-    return f"{data_root() / 'imagenet'}: {len(source):,} training images, {source.num_classes:,} classes"
 
 
 def doctor() -> None:
@@ -70,9 +45,8 @@ def doctor() -> None:
         f"{cache_root()}, {shutil.disk_usage(_existing()).free / 1e9:,.0f} GB free",
     )
     machine.add_row("raw data (FASTGEN_DATA)", str(data_root()))
-    for name in ("cifar10", "mnist"):
-        machine.add_row(f"  {name}", _found(name))
-    machine.add_row("  imagenet", _found_imagenet())
+    for name, where in found_here().items():
+        machine.add_row(f"  {name}", where)
     out.print(machine)
 
 

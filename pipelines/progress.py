@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 T = TypeVar("T")
 
 
-def shown(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[T]:
+def tracked(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[T]:
     """`items` one by one, of which `done` of `total` are behind already."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:

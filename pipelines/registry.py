@@ -1,6 +1,6 @@
 """Named components, of which an unknown one is answered with the nearest known one."""
 
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator, ValuesView
 from typing import Generic, TypeVar
 
 from pipelines.errors import UserError, did_you_mean
@@ -24,6 +24,12 @@ class Registry(Generic[T]):
         if name not in self._items:
             raise UserError(f"unknown {self.what} '{name}': {did_you_mean(name, self._items)}")
         return self._items[name]
+
+    def items(self) -> ItemsView[str, T]:
+        return self._items.items()
+
+    def values(self) -> ValuesView[T]:
+        return self._items.values()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)

@@ -60,11 +60,6 @@ class Sampler:
         """Global batches in an epoch."""
         return self.samples // self.batch_size if self.shuffle else -(-self.samples // self.batch_size)
 
-    @property
-    def local_batch_size(self) -> int:
-        """The most rows that one process gets at a time."""
-        return -(-self.batch_size // (self.world_size * self.micro_batches))
-
     def order(self, epoch: int) -> np.ndarray:
         """The global order: int64 (samples,), a permutation of the rows."""
         if not self.shuffle:

@@ -1,6 +1,5 @@
 """All backends give the same samples with the same labels, exactly once, and keep nothing of what they gave."""
 
-import importlib.util
 import io
 import threading
 from dataclasses import replace
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from whole_runs import importorskip_backend
 
 from pipelines.backends import BACKENDS, open_engine
 from pipelines.baked.bake import BakeSpec, bake
@@ -33,13 +33,11 @@ COLUMNS = {
     "clean_label": RNG.integers(0, 10, N), "index": RNG.permutation(N),
     "one": RNG.integers(0, 10, N), "two": RNG.integers(0, 10, N),
 }  # fmt: skip
-NEEDS = {"ffcv": "ffcv", "dali": "nvidia"}
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=tuple(BACKENDS))
 def backend(request):
-    if request.param in NEEDS and importlib.util.find_spec(NEEDS[request.param]) is None:
-        pytest.skip(f"{NEEDS[request.param]} is not installed")
+    importorskip_backend(request.param)
     return request.param
 
 
@@ -47,7 +45,8 @@ def backend(request):
 def betons(tmp_path_factory):
     folder = tmp_path_factory.mktemp("betons")
     with Writer(folder / "raw.beton", N, COLUMNS, 1 << 14) as writer:
-        writer.append_raw(SMOOTH)
+        for image in SMOOTH:
+            writer.append(image, RAW, SIDE, SIDE)
         writer.finish()
     with Writer(folder / "jpeg.beton", N, COLUMNS, 1 << 14) as writer:
         for image in SMOOTH:
@@ -260,7 +259,7 @@ def test_real_photographs(backend, view, data_folder, tmp_path_factory, request)
 def photographs(data_folder, tmp_path_factory):
     source = SourceSpec("imagefolder", str(data_folder / "imagenet_sample"), limit=64)
     spec = BakeSpec(encoding="jpeg", resolution=400)
-    return bake(source, LabelSpec(), PixelSpec(), spec, tmp_path_factory.mktemp("photographs")).betons["train"]
+    return bake(source, LabelSpec(), PixelSpec(), spec, tmp_path_factory.mktemp("photographs")).splits["train"]
 
 
 def test_a_damaged_photograph_is_named(backend, photographs, tmp_path):

@@ -51,15 +51,15 @@ def test_workers_do_not_change_a_byte(tmp_path, pixels, spec):
 def test_contents_are_the_source_in_a_shuffled_order(tmp_path):
     baked = bake(SYNTHETIC, LabelSpec("random", seed=2), NONE, BakeSpec(), tmp_path)
     for split in ("train", "val"):
-        beton, source = baked.betons[split], open_source(SYNTHETIC, split)
+        beton, source = baked.splits[split], open_source(SYNTHETIC, split)
         index = beton.columns["index"]
         assert sorted(index.tolist()) == list(range(len(source))) and not np.array_equal(index, np.sort(index))
         images = beton.raw_images()
         assert all(np.array_equal(images[row], source.image(int(i))) for row, i in enumerate(index))
         assert np.array_equal(beton.columns["clean_label"], source.labels[index])
-    assert np.array_equal(baked.betons["val"].columns["label_true"], baked.betons["val"].columns["clean_label"])
+    assert np.array_equal(baked.splits["val"].columns["label_true"], baked.splits["val"].columns["clean_label"])
     split = baked.manifest.splits["train"]
-    train = baked.betons["train"].columns
+    train = baked.splits["train"].columns
     assert split.columns["random_1_s2"].changed == (train["random_1_s2"] != train["clean_label"]).sum() > 200
 
 
@@ -91,7 +91,7 @@ def test_another_labelling_does_not_encode_again(tmp_path, monkeypatch):
     monkeypatch.setattr(bake_module, "_encode", None)  # would raise if called
     more = BakeSpec("jpeg", columns=[LabelSpec("partial", p / 10) for p in range(11)])
     after = bake(SYNTHETIC, LabelSpec("pair", 0.3), NONE, more, tmp_path)
-    assert after.path == before.path and len(after.betons["train"].names) == 3 + 12
+    assert after.path == before.path and len(after.splits["train"].names) == 3 + 12
     for split in ("train", "val"):
         assert after.manifest.splits[split].payload_sha256 == before.manifest.splits[split].payload_sha256
     BakedSet.open(after.path, full=True)
@@ -138,7 +138,7 @@ def test_a_death_while_adding_a_column_loses_nothing(tmp_path, monkeypatch, stop
     monkeypatch.undo()
     after = bake(SYNTHETIC, TRUE, NONE, BakeSpec(), tmp_path)
     assert after.path == before.path
-    assert bake(SYNTHETIC, LabelSpec("random"), NONE, BakeSpec(), tmp_path).betons["train"].names[-1] == "random_1_s0"
+    assert bake(SYNTHETIC, LabelSpec("random"), NONE, BakeSpec(), tmp_path).splits["train"].names[-1] == "random_1_s0"
     assert not list(after.path.glob("*.next"))
     BakedSet.open(after.path, full=True)
 
@@ -161,7 +161,7 @@ def test_a_killed_bake_leaves_nothing_that_looks_whole(tmp_path):
     with pytest.raises(UserError, match="is no baked set"):
         BakedSet.open(unfinished)
     baked = bake(SYNTHETIC, TRUE, NONE, BakeSpec(), tmp_path)
-    assert len(baked.betons) == 2 and not unfinished.exists()
+    assert len(baked.splits) == 2 and not unfinished.exists()
 
 
 LARGE = SourceSpec("synthetic", synthetic=SyntheticSpec(samples=20_000, test_samples=2000, size=64))
@@ -271,8 +271,8 @@ def test_original_jpegs_that_fit_are_kept_byte_for_byte(tmp_path):
         "png": photograph(kind="PNG"),
     }
     baked = bake(folder_of(tmp_path, **originals), TRUE, NONE, BakeSpec("jpeg", resolution=100), tmp_path)
-    beton, source = baked.betons["train"], open_source(folder_spec(tmp_path), "train")
-    assert list(baked.betons) == ["train"] and (beton.mode == JPEG).all()
+    beton, source = baked.splits["train"], open_source(folder_spec(tmp_path), "train")
+    assert list(baked.splits) == ["train"] and (beton.mode == JPEG).all()
     for row, index in enumerate(beton.columns["index"]):
         name = Path(source.sample_name(int(index))).stem
         begin = int(beton.ptr[row])
@@ -293,7 +293,7 @@ def test_what_is_encoded_again_is_the_pixels_alone(tmp_path):
     pixels = np.asarray(Image.open(out).resize((100, 50), Image.Resampling.BOX))
     expected = io.BytesIO()
     Image.fromarray(pixels).save(expected, "JPEG", quality=90)
-    beton = baked.betons["train"]
+    beton = baked.splits["train"]
     assert next(beton.encoded([np.arange(1)]))[0].tobytes() == expected.getvalue()
 
 
@@ -314,7 +314,7 @@ def test_shuffled_pixels_need_one_size(tmp_path):
     with pytest.raises(UserError, match="differ in size"):
         bake(spec, TRUE, PixelSpec("shuffled"), BakeSpec(), tmp_path)
     square = bake(spec, TRUE, PixelSpec("shuffled"), BakeSpec(resolution=24, square=True), tmp_path)
-    assert square.betons["train"].fixed_size == (24, 24)
+    assert square.splits["train"].fixed_size == (24, 24)
 
 
 @pytest.mark.parametrize("what", ["payload", "label", "cut", "missing", "manifest", "schema"])
@@ -323,7 +323,7 @@ def test_damage_is_found_when_the_set_is_opened(tmp_path, what):
     path, manifest = baked.path / "train.beton", baked.path / "manifest.json"
     content = bytearray(path.read_bytes())
     if what == "payload":
-        content[baked.betons["train"].payload_start + 5000] ^= 1
+        content[baked.splits["train"].payload_start + 5000] ^= 1
     elif what == "label":
         content[32 + 4 * 1048 + 40] ^= 1
     elif what == "cut":
@@ -372,9 +372,9 @@ def test_contradictions(tmp_path, spec, words):
 def test_real_noise_matches_real_images(tmp_path, data_folder):
     """Gaussian: mean and variance per channel within 1 % of CIFAR-10's, read back from the file."""
     spec = SourceSpec("cifar10", str(real(data_folder, "cifar10")), limit=2000, limit_test=500)
-    plain = bake(spec, TRUE, NONE, BakeSpec(), tmp_path).betons["train"].raw_images().reshape(-1, 3).astype(float)
+    plain = bake(spec, TRUE, NONE, BakeSpec(), tmp_path).splits["train"].raw_images().reshape(-1, 3).astype(float)
     noise = bake(spec, TRUE, PixelSpec("gaussian"), BakeSpec(), tmp_path)
-    for beton in noise.betons.values():
+    for beton in noise.splits.values():
         pixels = beton.raw_images().reshape(-1, 3).astype(float)
         assert np.allclose(pixels.mean(0), plain.mean(0), rtol=0.01)
         assert np.allclose(pixels.var(0), plain.var(0), rtol=0.01)
@@ -384,7 +384,7 @@ def test_real_photographs_as_jpeg(tmp_path, data_folder):
     root = real(data_folder, "imagenet_sample")
     spec = SourceSpec("imagefolder", str(root), limit=40)
     baked = bake(spec, LabelSpec("random"), NONE, BakeSpec("jpeg"), tmp_path)
-    beton, source = baked.betons["train"], open_source(spec, "train")
+    beton, source = baked.splits["train"], open_source(spec, "train")
     for row, index in enumerate(beton.columns["index"]):
         begin = int(beton.ptr[row])
         assert beton.data[begin : begin + int(beton.sizes[row])].tobytes() == source.read(int(index))

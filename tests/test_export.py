@@ -47,7 +47,7 @@ def check(beton, row, image, cls, columns):
 def test_webdataset_reads_it(baked, exported):
     webdataset = pytest.importorskip("webdataset")
     for split, samples in (("train", SAMPLES), ("val", TEST_SAMPLES)):
-        beton = baked.betons[split]
+        beton = baked.splits[split]
         shards = sorted(str(path) for path in exported.glob(f"{split}-*.tar"))
         assert len(shards) > 1 or split == "val"
         row = -1
@@ -69,7 +69,7 @@ def test_dali_reads_each_sample_once_over_ranks_and_epochs(baked, exported):
     from nvidia.dali.plugin.base_iterator import LastBatchPolicy
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-    beton = baked.betons["train"]
+    beton = baked.splits["train"]
     tars = sorted(str(path) for path in exported.glob("train-*.tar"))
     names = ["index", beton.names[2]]
 
@@ -115,7 +115,7 @@ def test_equal_sets_give_equal_bytes_and_hashes_are_right(baked, exported, tmp_p
     export(baked, "webdataset", tmp_path / "again", shard_bytes=200_000)
     about = json.loads((exported / "export.json").read_text())
     assert about["manifest_sha256"] == baked.sha256 and about["class_names"] == baked.manifest.class_names
-    assert about["columns"] == {split: beton.names for split, beton in baked.betons.items()}
+    assert about["columns"] == {split: beton.names for split, beton in baked.splits.items()}
     for shards in about["splits"].values():
         for shard in shards:
             content = (exported / shard["file"]).read_bytes()

@@ -19,7 +19,7 @@ pytest.importorskip("ffcv")
 from pipelines.backends import ffcv as backend
 from pipelines.backends import open_engine
 from pipelines.backends.ffcv_kernels import resize
-from pipelines.baked.beton import JPEG, Beton
+from pipelines.baked.beton import JPEG, RAW, Beton
 from pipelines.baked.writer import Writer
 from pipelines.errors import UserError
 from pipelines.sampler import Sampler
@@ -49,7 +49,8 @@ def path(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), dtype=np.uint8)
     columns = {"index": np.arange(64), "clean_label": np.zeros(64, int)}
     with Writer(tmp_path / "a.beton", 64, columns) as writer:
-        writer.append_raw(images)
+        for image in images:
+            writer.append(image, RAW, 8, 8)
         writer.finish()
     return tmp_path / "a.beton"
 

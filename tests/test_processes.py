@@ -45,7 +45,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     assert (resumed["steps"], resumed["processes"]) == (18, 1)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", tuple(BACKENDS))
 def test_each_sample_once_over_two_processes(backend, tmp_path):
     """Sizes that neither the processes nor the batch divide: training drops its tail, evaluation nothing."""
     importorskip_backend(backend)

@@ -10,7 +10,7 @@ import yaml
 from fastgen import cli
 from fastgen.recipe.load import known_recipes, load, parse
 from fastgen.recipe.schema import Recipe, known_keys
-from pipelines.corruptions import LabelSpec
+from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
 
 # The interface that tools are built on (DESIGN).
@@ -74,14 +74,28 @@ def test_bases_apply_in_order_and_overrides_last(tmp_path):
 def test_a_printed_recipe_is_a_recipe(tmp_path):
     columns = "bake.columns=[{kind: random, seed: 1}, {kind: pair, p: 0.2}]"
     recipe = load("cifar10_alexnet_random", ["data.limit=100", "track.tags=[x, y]", "model.options.a=3", columns])
-    assert recipe.bake.columns == [LabelSpec("random", seed=1), LabelSpec("pair", 0.2)]
+    assert recipe.bake.columns == [LabelSpec("random", 1.0, 1), LabelSpec("pair", 0.2)]
     assert recipe.model.options == {"a": 3}
-    text = recipe.to_yaml()
-    values = yaml.safe_load(text)
-    values.pop("recipe")
-    path = tmp_path / "cifar10_alexnet_random.yaml"
-    path.write_text(yaml.safe_dump(values))
-    assert load(str(path)) == recipe
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    assert load(str(path)) == recipe and recipe.recipe == "cifar10_alexnet_random"
+
+
+def test_a_labelling_has_one_spelling_however_it_was_written():
+    one, other = (
+        load("quickstart", [f"data.labels.kind={kind}", "data.labels.p=1", "data.labels.seed=4"])
+        for kind in ("partial", "random")
+    )
+    assert (
+        one == other
+        and one.data.labels == LabelSpec("random", 1.0, 4) == load("quickstart", ["data.labels.seed=4"]).data.labels
+    )
+    assert one.bake == other.bake and one.to_yaml() == other.to_yaml()
+    true = load(
+        "quickstart", ["data.labels.kind=true", "data.labels.seed=4", "data.pixels.seed=4", "data.pixels.patch=2"]
+    )
+    assert (true.data.labels, true.data.pixels) == (LabelSpec(), PixelSpec())
+    assert one.data.labels.column_name == "random_1_s4"
 
 
 @pytest.mark.parametrize(

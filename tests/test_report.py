@@ -64,6 +64,42 @@ def test_its_command_is_the_same_recipe(runs):
         }
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "changes"),
+    [
+        ("quickstart", [], []),
+        ("quickstart", ["data.labels.kind=partial", "data.labels.p=0.4"], ["data.labels.p=0.4"]),
+        ("quickstart", ["data.labels.kind=true"], ["data.labels.kind=true"]),
+        ("quickstart", ["data.labels.kind=pair", "data.labels.p=1"], ["data.labels.kind=pair", "data.labels.p=1.0"]),
+        ("quickstart", ["data.pixels.kind=patches"], ["data.pixels.kind=patches"]),
+        ("cifar10_mlp_1x512_true", ["data.labels.kind=random"], ["data.labels.kind=random"]),
+        (
+            "cifar10_mlp_1x512_true",
+            ["data.labels.kind=partial", "data.labels.p=0.4"],
+            ["data.labels.kind=random", "data.labels.p=0.4"],
+        ),
+        (
+            "cifar10_mlp_1x512_partial",  # whose level true labels must not have
+            ["data.labels.kind=true", "data.labels.p=null"],
+            ["data.labels.kind=true", "data.labels.p=null"],
+        ),
+    ],
+)
+def test_changes_are_what_one_has_to_write(name, settings, changes, tmp_path):
+    recipe = parse([f"recipe={name}", *settings])
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    run = Run(tmp_path)
+    assert run.changes == changes
+    assert parse(shlex.split(run.command)[2:]) == recipe
+
+
+def test_a_recipe_that_is_not_shipped_is_run_again_from_its_run(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: quickstart\nseed: 5\n")
+    recipe = parse([f"recipe={tmp_path / 'mine.yaml'}", "data.limit=7"])
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert parse(shlex.split(Run(tmp_path).command)[2:]) == recipe and recipe.recipe == "mine"
+
+
 def test_a_set_that_is_gone_and_mistakes(runs, page, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path / "empty"))
     assert Run(runs / "a").baked() is None

@@ -39,7 +39,7 @@ def sets(request, tmp_path_factory):
 def test_tables_are_the_sets(sets):
     baked, exported = sets
     assert exported.sha256 == baked.sha256 and exported.manifest == baked.manifest
-    for split, beton in baked.betons.items():
+    for split, beton in baked.splits.items():
         shards = exported.splits[split]
         assert shards.names == beton.names and shards.samples == beton.samples
         assert shards.fixed_size == beton.fixed_size == (SIDE, SIDE)

@@ -34,7 +34,14 @@ def test_points_are_all_combinations_in_order():
     assert len(Grid.parse(["recipe=quickstart"]).points) == 1
 
 
-def test_equal_experiments_have_one_folder():
+def test_equal_experiments_are_one_point():
+    grid = Grid.parse(["recipe=quickstart", "data.labels.kind=true,random", "data.labels.seed=0,1"])
+    assert [tuple(grid.label(point).values()) for point in grid.points] == [
+        ("true", "0"), ("random", "0"), ("random", "1")
+    ]  # fmt: skip
+    written = [("kind=partial", "p=0.4"), ("kind=random", "p=0.40")]
+    written = [tuple(f"data.labels.{setting}" for setting in settings) for settings in written]
+    assert len({Point("quickstart", settings).folder_name for settings in written}) == 1
     same = [("seed=1", "optim.lr=0.1"), ("optim.lr=0.10", "seed=1"), ("seed=1", "optim.lr=0.1", "track.log_steps=7")]
     assert len({Point("quickstart", settings).folder_name for settings in same}) == 1
     other = [("seed=2",), ("seed=1", "train.epochs=7"), ("seed=1", "data.limit=5"), ("seed=1", "train.max_steps=3")]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,18 +16,19 @@ from PIL import Image
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
 
 from fastgen import cli
+from fastgen.optim.schedules import SCHEDULES, learning_rate
 from fastgen.recipe.load import load
 from fastgen.runs.metrics import read_metrics
 from fastgen.training import checkpoints
 from fastgen.training.checkpoints import Position
 from fastgen.training.loop import train
-from fastgen.training.schedule import SCHEDULES, learning_rate
+from fastgen.training.tracking import start_wandb
 from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
 from pipelines.errors import UserError
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", tuple(BACKENDS))
 def test_backends_train_alike(backend, tmp_path):
     importorskip_backend(backend)
     train(load("quickstart", [*SMALL, f"data.backend={backend}", f"run.dir={tmp_path / backend}"]))
@@ -320,6 +322,23 @@ def test_wandb_offline(tmp_path):
     for text in (identifier, "quickstart", "mine", "random", "train_running_loss_nats", "test_top1_percent"):
         assert text.encode() in content, text
     assert len(read_metrics(folder)) == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "job_type"),
+    [
+        ([], "random"),
+        (["kind=partial", "p=0.4"], "random-0.4"),
+        (["kind=true"], "true"),
+        (["kind=pair", "p=0.25"], "pair-0.25"),
+    ],
+)
+def test_the_job_type_is_the_corruption(labels, job_type, tmp_path):
+    recipe = load("quickstart", ["track.wandb=offline", *(f"data.labels.{setting}" for setting in labels)])
+    accelerator = Mock(is_main_process=True)
+    start_wandb(accelerator, recipe, tmp_path, lambda: Image.new("RGB", (1, 1)))
+    (settings,) = accelerator.init_trackers.call_args.kwargs["init_kwargs"].values()
+    assert (settings["job_type"], settings["group"]) == (job_type, "quickstart")
 
 
 def test_metrics_have_units_and_survive_a_cut(tmp_path):

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from whole_runs import fresh_accelerate  # noqa: F401
 
-from fastgen.recipe.schema import OptimSpec, ProgressiveSpec, TrainSpec
+from fastgen.optim.optimizers import OptimSpec, make_optimizer
+from fastgen.recipe.schema import ProgressiveSpec, TrainSpec
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.meter import Meter
 from fastgen.training.objective import logits_of, training_loss
-from fastgen.training.optimization import make_optimizer
 from pipelines.backends import Batch
 from pipelines.baked import staging
 from pipelines.baked.bake import BakeSpec, bake

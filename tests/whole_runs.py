@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from fastgen.runs.metrics import read_metrics
 from fastgen.runs.summary import FINISHED, Summary
+from pipelines.backends import BACKENDS
 
 ROOT = Path(__file__).resolve().parent.parent
 # A small run that uses every kind of state: batch norm would need a convolution, so dropout and augmentation.
@@ -52,5 +53,5 @@ def lines(folder: Path, key: str) -> dict[int, float]:
 
 
 def importorskip_backend(backend: str) -> None:
-    if backend != "resident":
-        pytest.importorskip({"ffcv": "ffcv", "dali": "nvidia.dali"}[backend])
+    if (package := BACKENDS[backend].package) is not None:
+        pytest.importorskip(package)

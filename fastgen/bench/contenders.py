@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from pipelines.backends import BACKENDS, open_engine
 from pipelines.baked.bake import BakeSpec
 from pipelines.registry import Registry
 
@@ -64,7 +65,6 @@ CONTENDERS: Registry[Contender] = Registry("loader")
 
 def _ours(backend: str, of: str) -> Callable[[Work], Epoch]:
     def open_loader(work: Work) -> Epoch:
-        from pipelines.backends import open_engine
         from pipelines.baked.manifest import BakedSet
         from pipelines.sampler import Sampler
         from pipelines.view.augment import augmentation_key, flip, uniforms
@@ -72,7 +72,7 @@ def _ours(backend: str, of: str) -> Callable[[Work], Epoch]:
 
         baked = BakedSet.open(work.sets[of])
         stored = baked.splits["train"]
-        if backend == "resident":
+        if BACKENDS[backend].works_in_torch:
             torch.set_num_threads(work.workers)
         engine = open_engine(backend, stored, torch.device(work.device), 3, work.workers)
         sampler = Sampler(stored.samples, work.batch)
@@ -233,17 +233,17 @@ def _webdataset(work: Work) -> Epoch:
 
 for _of in FORMS:
     _suffix = "" if _of == "original" else f", {_of}"
-    _ffcv, _dali = f"FFCV{_suffix}", f"DALI{_suffix}"
-    CONTENDERS.add(f"fastgen ffcv{_suffix}", Contender(_ours("ffcv", _of), ("ffcv",), _of, "set", _ffcv))
-    CONTENDERS.add(_ffcv, Contender(_raw_ffcv(_of), ("ffcv",), _of, "set"))
-    CONTENDERS.add(f"fastgen dali{_suffix}", Contender(_ours("dali", _of), ("nvidia.dali",), _of, "set", _dali))
-    CONTENDERS.add(
-        f"fastgen resident{_suffix}", Contender(_ours("resident", _of), (), _of, "set", against="torchvision, PIL")
-    )
-    if FORMS[_of].encoding == "jpeg":  # DALI's readers read files
-        CONTENDERS.add(_dali, Contender(_raw_dali(_of), ("nvidia.dali",), _of, "shards"))
-        # As the dali backend has them on a CPU, to see what that alone does.
-        CONTENDERS.add(f"{_dali}, 2 threads a core", Contender(_raw_dali(_of, 2), ("nvidia.dali",), _of, "shards"))
+    _raw = {"ffcv": f"FFCV{_suffix}", "dali": f"DALI{_suffix}"}
+    for _name, _backend in BACKENDS.items():
+        _needs = (_backend.package,) if _backend.package else ()
+        _against = _raw.get(_name, "torchvision, PIL")
+        CONTENDERS.add(f"fastgen {_name}{_suffix}", Contender(_ours(_name, _of), _needs, _of, "set", _against))
+        if _name == "ffcv":
+            CONTENDERS.add(_against, Contender(_raw_ffcv(_of), _needs, _of, "set"))
+        if _name == "dali" and FORMS[_of].encoding == "jpeg":  # DALI's readers read files
+            CONTENDERS.add(_against, Contender(_raw_dali(_of), _needs, _of, "shards"))
+            # As the dali backend has them on a CPU, to see what that alone does.
+            CONTENDERS.add(f"{_against}, 2 threads a core", Contender(_raw_dali(_of, 2), _needs, _of, "shards"))
 CONTENDERS.add("torchvision, PIL", Contender(_torchvision_pil))
 CONTENDERS.add("torchvision.io, v2", Contender(_torchvision_v2))
 CONTENDERS.add("timm", Contender(_timm))

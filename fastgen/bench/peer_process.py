@@ -31,7 +31,7 @@ def images_and_labels() -> tuple[np.ndarray, np.ndarray]:
     from fastgen.recipe.load import load
     from fastgen.sets import bake_recipe
 
-    beton = bake_recipe(load("cifar10_mlp_1x512_random")).betons["train"]
+    beton = bake_recipe(load("cifar10_mlp_1x512_random")).splits["train"]
     return beton.raw_images(), beton.columns["random_1_s0"]
 
 

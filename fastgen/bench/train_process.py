@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
 from fastgen.training.checkpoints import Position
@@ -26,7 +27,7 @@ from fastgen.training.launch import make_accelerator
 from fastgen.training.loop import train
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.objective import training_loss
-from fastgen.training.optimization import adding_gradients, make_optimizer, step_of
+from fastgen.training.optimization import adding_gradients, step_of
 from fastgen.training.watching import Watcher
 
 _WARM_UP = 5

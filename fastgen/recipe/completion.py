@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 
 from fastgen.models import NETWORKS
+from fastgen.optim.optimizers import OPTIMIZERS
+from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.load import known_recipes
 from fastgen.recipe.schema import known_keys
-from fastgen.recipe.validation import OPTIMIZERS, PRECISIONS, TRACKING
-from fastgen.training.schedule import SCHEDULES
+from fastgen.recipe.validation import PRECISIONS, TRACKING
 from pipelines.backends import BACKENDS
 from pipelines.baked.bake import ENCODINGS
 from pipelines.corruptions import LABELS, PIXELS

@@ -28,11 +28,13 @@ def known_recipes() -> list[str]:
 def load(name: str, overrides: list[str] | None = None) -> Recipe:
     """The resolved and validated recipe. name: one of `known_recipes()`, or a path. overrides: "key=value".
 
-    Raises UserError: unknown recipe or key (with the nearest), wrong type, or settings that contradict each other.
+    From here on a corruption has one spelling: a run's recipe.yaml, the manifest and the label column's name say the
+    same. Raises UserError: unknown recipe or key (with the nearest), wrong type, settings that contradict each other.
     """
     path = _find(name)
     config = OmegaConf.structured(Recipe)
     for origin, values in _chain(path, ()):
+        called = values.pop("recipe", path.stem)  # the file itself comes last; a run's recipe.yaml says whose it is
         _apply(config, values, origin)
     for override in overrides or []:
         key, equals, text = override.partition("=")
@@ -40,7 +42,9 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
             raise UserError(f"'{override}' is no override; write key=value")
         _set(config, key, _read_yaml(text, f"{key}={text}"), "command line")
     recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
-    recipe.recipe = path.stem
+    recipe.recipe = called
+    recipe.data.labels, recipe.data.pixels = recipe.data.labels.resolved(), recipe.data.pixels.resolved()
+    recipe.bake.columns = [labels.resolved() for labels in recipe.bake.columns]
     validate(recipe)
     return recipe
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from fastgen.optim.optimizers import OptimSpec
+from fastgen.optim.schedules import ScheduleSpec
 from pipelines.baked.bake import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.sources import SourceSpec
@@ -65,36 +67,6 @@ class ModelSpec:
     name: str = "fastgen_mlp_1x512"
     dropout: float = 0.0  # probability of dropping a unit before the classifier
     options: dict[str, Any] = field(default_factory=dict)  # further keyword arguments of timm.create_model
-
-
-@dataclass
-class OptimSpec:
-    """The optimizer (optim.*)."""
-
-    name: str = "sgd"  # sgd, adamw, or rmsprop as TensorFlow defines it
-    lr: float = 0.1
-    momentum: float = 0.9  # of sgd and rmsprop
-    nesterov: bool = False
-    decay: float = 0.9  # of rmsprop's running mean of squared gradients
-    eps: float = 1.0  # of rmsprop, under the root
-    weight_decay: float = 0.0
-    decay_all: bool = True  # false: weight decay spares biases and normalisation
-    clip: float | None = None  # largest norm of all gradients together
-
-
-@dataclass
-class ScheduleSpec:
-    """The learning rate over time (schedule.*).
-
-    exponential: lr * factor ** (completed periods), the paper's. constant: lr. cosine: from lr to 0 over the run.
-    every_samples: length of a period (None: an epoch). Stated in samples, a recipe keeps its rate per step
-    when data.limit makes its epochs shorter. warmup_samples: linear from 0 over this many.
-    """
-
-    kind: str = "exponential"
-    factor: float = 0.95
-    every_samples: int | None = None
-    warmup_samples: int = 0
 
 
 @dataclass

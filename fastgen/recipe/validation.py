@@ -4,14 +4,13 @@ import importlib.util
 from collections.abc import Iterable
 
 from fastgen.models import is_known
+from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.schema import DataSpec, Recipe
-from fastgen.training.schedule import SCHEDULES
 from pipelines.backends import BACKENDS
 from pipelines.errors import UserError, did_you_mean
 from pipelines.sources import SOURCES
 from pipelines.view.preparation import NORMALIZATIONS
 
-OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRACKING = ("online", "offline", "off")
 _AT_LEAST_1 = (
@@ -42,26 +41,21 @@ def _at_least(recipe: Recipe, least: float, *keys: str) -> None:
 def validate(recipe: Recipe) -> None:
     """What can be known to be wrong before any data is opened. Raises UserError."""
     data, train = recipe.data, recipe.train
-    _choice("data.source", data.source, SOURCES)
-    _choice("data.backend", data.backend, BACKENDS)
-    _choice("optim.name", recipe.optim.name, OPTIMIZERS)
-    _choice("schedule.kind", recipe.schedule.kind, SCHEDULES)
+    for registry, name in ((SOURCES, data.source), (BACKENDS, data.backend), (SCHEDULES, recipe.schedule.kind)):
+        registry[name]  # which raises for a name that it does not know
     _choice("train.precision", train.precision, PRECISIONS)
     _choice("track.wandb", recipe.track.wandb, TRACKING)
-    if data.shards is not None and data.backend != "dali":
-        raise UserError(f"data.shards is read by data.backend=dali alone, and data.backend={data.backend}")
+    if data.shards is not None and not BACKENDS[data.backend].streams_exports:
+        able = " or ".join(name for name, backend in BACKENDS.items() if backend.streams_exports)
+        raise UserError(f"data.shards is read by data.backend={able} alone, and data.backend={data.backend}")
     _at_least(recipe, 1, *_AT_LEAST_1)
     _at_least(recipe, 0, *_AT_LEAST_0)
-    for labels in (data.labels, *recipe.bake.columns):
-        labels.resolved()
-    data.pixels.resolved()
     recipe.bake.validate(data.pixels)
+    recipe.optim.validate()
     data.augment.validate()
     data.view.validate()
     _check_sizes(data)
     _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
-    if recipe.optim.nesterov and (recipe.optim.name != "sgd" or recipe.optim.momentum == 0):
-        raise UserError("optim.nesterov=true needs optim.name=sgd and optim.momentum above 0")
     for key, value in (
         ("model.dropout", recipe.model.dropout),
         ("train.label_smoothing", train.label_smoothing),
@@ -72,7 +66,9 @@ def validate(recipe: Recipe) -> None:
     if recipe.track.wandb != "off" and importlib.util.find_spec("wandb") is None:
         raise UserError(f"track.wandb={recipe.track.wandb} needs wandb: pip install wandb, or set track.wandb=off")
     if train.dynamics and data.labels.signs:
-        raise UserError("train.dynamics=true compares with true labels, and data.labels.kind=rademacher has none")
+        raise UserError(
+            f"train.dynamics=true compares with true labels, and data.labels.kind={data.labels.kind} has none"
+        )
     _check_model(recipe.model.name)
 
 

@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe, leaves
 from pipelines.baked.manifest import MANIFEST, Manifest
 from pipelines.errors import UserError
@@ -52,7 +51,7 @@ def choose(recipe: Recipe) -> Path:
     return folder
 
 
-def identity(recipe: Recipe) -> dict[str, Any]:
+def decisive_settings(recipe: Recipe) -> dict[str, Any]:
     """What decides a run's result: all keys but where it lives, how it is observed and on which machine it runs."""
     several = ("train.epochs", "train.max_steps")  # which may change when a run goes on, and then make another one
     return {key: value for key, value in recipe.flat().items() if key in several or not key.startswith(_FREE)}
@@ -87,7 +86,8 @@ def _new_numbered(name: str) -> Path:
 
 
 def _check_same(recipe: Recipe, folder: Path) -> None:
-    before = flat(yaml.safe_load((folder / RECIPE).read_text()))
+    # How it was watched is free, and W&B may be missing here.
+    before = load(str(folder / RECIPE), ["track.wandb=off"]).flat()
     for key, value in recipe.flat().items():
         if not key.startswith(_FREE) and before.get(key) != value:
             raise UserError(

@@ -28,6 +28,7 @@ PARTS = {
     metric("test_top1"): "test",
 }
 MACHINE_KEYS = ("run.", "track.")  # they say where a run lives and how it is watched
+_CORRUPTIONS = ("data.labels", "data.pixels")
 _PLAIN = re.compile(r"[\w./+-]+")  # text that YAML takes for itself
 
 
@@ -72,12 +73,16 @@ class Run:
     @property
     def changes(self) -> list[str]:
         """Settings that differ from the shipped recipe of the run's name, as they are written on a command line."""
-        name = self.settings["recipe"]
-        usual = load(name).flat() if name in known_recipes() else Recipe().flat()
+        name, default = self.settings["recipe"], Recipe().flat()
+        usual = load(name).flat() if name in known_recipes() else default
+        # Another kind of corruption takes nothing over from the usual one.
+        other = tuple(f"{key}." for key in _CORRUPTIONS if self.settings[f"{key}.kind"] != usual[f"{key}.kind"])
         return [
             f"{key}={value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value)}"
             for key, value in self.settings.items()
-            if key != "recipe" and not key.startswith(MACHINE_KEYS) and key in usual and value != usual[key]
+            if key in usual.keys() - {"recipe"}
+            and not key.startswith(MACHINE_KEYS)
+            and (value != usual[key] or (key.startswith(other) and value != default[key]))
         ]
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
-from fastgen.runs.folder import identity
+from fastgen.runs.folder import decisive_settings
 from pipelines.errors import UserError
 
 
@@ -26,7 +26,7 @@ class Point:
     @cached_property
     def folder_name(self) -> str:
         """The same for equal experiments, however they are written: the recipe's name and a digest of all it says."""
-        digest = hashlib.sha256(json.dumps(identity(self.load()), sort_keys=True).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(json.dumps(decisive_settings(self.load()), sort_keys=True).encode()).hexdigest()[:10]
         return f"{Path(self.recipe).stem}-{digest}"
 
 
@@ -40,14 +40,18 @@ class Grid:
 
     @property
     def points(self) -> list[Point]:
-        """In the order in which they were written, the last key fastest. Raises UserError for an unknown key."""
-        combinations = itertools.product(*([f"{key}={value}" for value in self.varied[key]] for key in self.varied))
-        points = [Point(self.recipe, (*self.fixed, *combination)) for combination in combinations]
-        names = [point.folder_name for point in points]
-        if len(set(names)) < len(names):
-            twice = next(point for point, name in zip(points, names, strict=True) if names.count(name) > 1)
-            raise UserError(f"the sweep has the same point twice: {' '.join(twice.settings)}")
-        return points
+        """In the order in which they were written, the last key fastest; equal experiments once, as true labels have
+        no seed. Raises UserError for an unknown key, and for a value that is given twice."""
+        for key, values in self.varied.items():
+            if len(set(values)) < len(values):
+                raise UserError(f"the sweep has the same point twice: {key}={max(values, key=values.count)}")
+        points: dict[str, Point] = {}
+        for combination in itertools.product(
+            *([f"{key}={value}" for value in self.varied[key]] for key in self.varied)
+        ):
+            point = Point(self.recipe, (*self.fixed, *combination))
+            points.setdefault(point.folder_name, point)
+        return list(points.values())
 
     def label(self, point: Point) -> dict[str, str]:
         """The varied keys' values at a point."""

@@ -30,11 +30,11 @@ def load_points(source: SourceSpec, labels: LabelSpec) -> Points:
     Raises UserError for a set without test split, or whose images are not pixels of one size.
     """
     baked = bake(source, labels, PixelSpec(), BakeSpec(), say=lambda text: print(text, flush=True))
-    if "val" not in baked.betons:
+    if "val" not in baked.splits:
         raise UserError(f"data.source={source.source} has no test split, which kernel machines are tested on")
     parts: dict[str, np.ndarray] = {}
     for split, column, prefix in (("train", labels.column_name, ""), ("val", "label_true", "test_")):
-        beton = baked.betons[split]
+        beton = baked.splits[split]
         if beton.fixed_size is None or not (beton.mode == RAW).all():
             raise UserError(f"data.source={source.source}: its images differ in size; use cifar10, mnist or digits")
         parts[f"{prefix}images"] = beton.raw_images()[..., : baked.manifest.channels]

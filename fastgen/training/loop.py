@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fastgen.optim.schedules import learning_rate
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.summary import FINISHED, INTERRUPTED, Summary
 from fastgen.training import checkpoints
@@ -17,7 +18,6 @@ from fastgen.training.network import parameter_count
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import adding_gradients
 from fastgen.training.prepare import Training, prepare
-from fastgen.training.schedule import learning_rate
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAITING, advice
 from fastgen.training.watching import Watcher
 from pipelines.backends import Batch

@@ -1,49 +1,11 @@
-"""Optimizers."""
+"""One step of an optimizer: gradients of several micro-batches, and taking it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-
-from fastgen.recipe.schema import OptimSpec
-
-
-def make_optimizer(network: torch.nn.Module, spec: OptimSpec) -> torch.optim.Optimizer:
-    """The optimizer of a recipe, in PyTorch's fused form where there is one: one pass over memory for each parameter.
-
-    Weight decay is added to the gradient (but adamw's, which is decoupled), and with optim.decay_all=false applies to
-    tensors of more than one dimension alone, as TensorFlow's slim regularises convolutions and linear layers.
-    """
-    parameters: list[Any] = list(network.parameters())
-    if not spec.decay_all:
-        from timm.optim import param_groups_weight_decay  # timm takes seconds to import
-
-        parameters = param_groups_weight_decay(network, spec.weight_decay)
-    if spec.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
-    if spec.name == "rmsprop":
-        from timm.optim import RMSpropTF  # epsilon under the root, mean of squares from 1, rate inside the momentum
-
-        return RMSpropTF(
-            parameters,
-            lr=spec.lr,
-            alpha=spec.decay,
-            eps=spec.eps,
-            momentum=spec.momentum,
-            weight_decay=spec.weight_decay,
-        )
-    assert spec.name == "sgd", "validate has seen to it"
-    return torch.optim.SGD(
-        parameters,
-        lr=spec.lr,
-        momentum=spec.momentum,
-        nesterov=spec.nesterov,
-        weight_decay=spec.weight_decay,
-        fused=True,
-    )
 
 
 def adding_gradients(accelerator: Accelerator, network: torch.nn.Module, last: bool) -> AbstractContextManager:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
+from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.schema import Recipe
 from fastgen.runs import folder as run_folder
 from fastgen.runs.metrics import MetricsFile
@@ -22,7 +23,7 @@ from fastgen.training.data import Data, open_data
 from fastgen.training.launch import CONTINUE, Agreement, check_launcher, make_accelerator, on_main
 from fastgen.training.meter import Meter
 from fastgen.training.network import make_network, wants_compilation
-from fastgen.training.optimization import make_optimizer, step_of
+from fastgen.training.optimization import step_of
 from fastgen.training.recorder import Recorder
 from fastgen.training.stages import Clock
 from fastgen.training.stopping import StopSignal

@@ -4,6 +4,7 @@ import time
 
 from fastgen.training.checkpoints import Position
 from fastgen.training.watching import Watcher
+from pipelines.backends import BACKENDS
 
 WAITING, HOST_TO_DEVICE, AUGMENT, STEP = "waiting", "host_to_device", "augment", "step"
 EVALUATE, LOG, SAVE = "evaluate", "log", "save"
@@ -79,18 +80,12 @@ def advice(clock: Clock, backend: str, device: str) -> str:
     rate = clock.samples / loop
     computing = seconds[AUGMENT] + seconds[STEP] + seconds[LOG]
     if seconds[WAITING] > _STALLED * loop:
-        remedy = {
-            "resident": "stream with data.backend=ffcv or dali, which decode and resize beside the training",
-            "ffcv": "bake smaller (bake.resolution=400; bake.encoding=raw, at 8 times the disk, needs no decoding), "
-            "try data.backend=dali, or give it more cores (data.workers)",
-            "dali": "bake smaller (bake.resolution=400), try data.backend=ffcv, or give it more cores (data.workers)",
-        }[backend]
-        return (
-            f"the loader delivers {rate:,.0f} images/s, the {device} takes {clock.samples / computing:,.0f}: {remedy}"
-        )
+        told = f"the loader delivers {rate:,.0f} images/s, the {device} takes {clock.samples / computing:,.0f}"
+        return f"{told}: {BACKENDS[backend].when_slow}"
     if seconds[HOST_TO_DEVICE] > _STALLED * loop:
         share = 100 * seconds[HOST_TO_DEVICE] / loop
-        return f"copying batches to the {device} takes {share:.0f} % of the loop: data.backend=dali decodes on it"
+        others = " or ".join(name for name, other in BACKENDS.items() if other.decodes_on_gpu)
+        return f"copying batches to the {device} takes {share:.0f} % of the loop: data.backend={others} decodes on it"
     for stage, remedy in (
         (EVALUATE, "raise train.evaluate_epochs"),
         (SAVE, "raise run.checkpoint_minutes"),

@@ -40,7 +40,7 @@ def start_wandb(
     if accelerator.is_main_process and new:
         # An agent of a W&B sweep waits for the run whose id it has chosen.
         identifier.write_text(os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8])
-    level = "" if labels.p is None else f"-{labels.p:g}"
+    level = "" if labels.p in (None, 1) else f"-{labels.p:g}"
     settings = {
         "mode": track.wandb,
         "entity": track.entity,

@@ -64,22 +64,77 @@ def check_shown(stored: Beton | Shards, view: View | None) -> None:
         )
 
 
-_MODULES: Registry[str] = Registry("data.backend")
-_MODULES.add("resident", "pipelines.backends.resident")
-_MODULES.add("ffcv", "pipelines.backends.ffcv")
-_MODULES.add("dali", "pipelines.backends.dali")
+@dataclass(frozen=True)
+class Backend:
+    """What others know of a backend, and may know without its package.
 
-BACKENDS = tuple(_MODULES)
+    module: has `open_engine`. when_slow: what to do where it is the limit of a training. streams_exports: it reads the
+    shards of an export, too. decodes_on_gpu: images reach the GPU as files. works_in_torch: in PyTorch's threads.
+    package: what its module imports beside what fastgen needs anyway, with the name that pip knows it by (distribution)
+    and how to install it.
+    """
+
+    module: str
+    when_slow: str
+    streams_exports: bool = False
+    decodes_on_gpu: bool = False
+    works_in_torch: bool = False
+    package: str | None = None
+    distribution: str | None = None
+    install: str = ""
+
+
+BACKENDS: Registry[Backend] = Registry("data.backend")
+BACKENDS.add(
+    "resident",
+    Backend(
+        "pipelines.backends.resident",
+        when_slow="stream with data.backend=ffcv or dali, which decode and resize beside the training",
+        works_in_torch=True,
+    ),
+)
+BACKENDS.add(
+    "ffcv",
+    Backend(
+        "pipelines.backends.ffcv",
+        when_slow="bake smaller (bake.resolution=400; bake.encoding=raw, at 8 times the disk, needs no decoding), "
+        "try data.backend=dali, or give it more cores (data.workers)",
+        package="ffcv",
+        distribution="ffcv",
+        install="apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++, then pip install ffcv setuptools",
+    ),
+)
+BACKENDS.add(
+    "dali",
+    Backend(
+        "pipelines.backends.dali",
+        when_slow="bake smaller (bake.resolution=400), try data.backend=ffcv, or give it more cores (data.workers)",
+        streams_exports=True,
+        decodes_on_gpu=True,
+        package="nvidia.dali",
+        distribution="nvidia-dali-cuda130",
+        install="pip install nvidia-dali-cuda130",
+    ),
+)
 
 
 def open_engine(
     name: str, stored: Beton | Shards, device: torch.device, channels: int = 3, threads: int | None = None
 ) -> Engine:
-    """Open a baked file, or a split of an export (which the dali backend alone streams), with the backend `name`.
+    """Open a baked file, or a split of an export (for a backend that streams those), with the backend `name`.
 
     channels: 3, or 1 for sets baked from grayscale images (a .beton always stores three).
     threads: loader threads (None: the cores this process may use). As many as cores: dali takes two for each on a CPU.
     Raises UserError for an unknown backend, one whose package is missing, or a file it cannot stream.
     """
-    module = importlib.import_module(_MODULES[name])
-    return module.open_engine(stored, device, channels, threads)
+    backend = BACKENDS[name]
+    try:
+        module = importlib.import_module(backend.module)
+    except (ImportError, OSError) as error:  # OSError: of a library that the package loads
+        if backend.package is None:
+            raise
+        raise UserError(
+            f"data.backend={name} needs {backend.package}, which cannot be imported here ({error}): {backend.install}"
+        ) from error
+    engine: Engine = module.open_engine(stored, device, channels, threads)
+    return engine

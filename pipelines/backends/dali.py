@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from nvidia.dali import Pipeline, fn, types
+from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
 
 from pipelines.backends import Batch, check_shown
 from pipelines.backends.columns import Columns
@@ -23,14 +25,6 @@ from pipelines.baked.shards import Shards
 from pipelines.errors import UserError
 from pipelines.sampler import Sampler
 from pipelines.view.regions import View
-
-try:
-    from nvidia.dali import Pipeline, fn, types
-    from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
-except (ImportError, OSError) as error:
-    raise UserError(
-        f"data.backend=dali needs NVIDIA DALI, which cannot be imported here ({error}): pip install nvidia-dali-cuda130"
-    ) from error
 
 _AHEAD = 3  # batches that DALI prepares before they are asked for
 # Where it has all cores of a CPU. DALI decodes a whole batch before it resizes it, and this process computes on the

@@ -32,26 +32,21 @@ from pipelines.backends import Batch, check_shown
 from pipelines.backends.columns import Columns
 from pipelines.backends.transfer import Transfer
 from pipelines.baked.beton import Beton
-from pipelines.errors import UserError
 from pipelines.sampler import Sampler
 from pipelines.view.regions import View
 
-try:
-    import numba
+# isort: off
+import numba
 
-    # Before anything else of ffcv: it makes importing the rest quick.
-    from pipelines.backends import ffcv_kernels  # isort: skip
-    from ffcv.fields.decoders import SimpleRGBImageDecoder
-    from ffcv.loader import Loader
-    from ffcv.loader.epoch_iterator import EpochIterator
-    from ffcv.pipeline.allocation_query import AllocationQuery
-    from ffcv.pipeline.compiler import Compiler
-    from ffcv.pipeline.state import State
-except (ImportError, OSError) as error:
-    raise UserError(
-        f"data.backend=ffcv needs FFCV, which cannot be imported here ({error}): "
-        "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++, then pip install ffcv setuptools"
-    ) from error
+# Before anything else of ffcv: it makes importing the rest quick.
+from pipelines.backends import ffcv_kernels
+from ffcv.fields.decoders import SimpleRGBImageDecoder
+from ffcv.loader import Loader
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
+from ffcv.pipeline.state import State
+# isort: on
 
 Storage = tuple[np.ndarray, np.ndarray, np.ndarray]
 Pixels = tuple[np.ndarray, np.ndarray]

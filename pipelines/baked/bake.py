@@ -23,14 +23,14 @@ from PIL import Image
 from pipelines.baked.beton import JPEG, PAGE_BYTES, RAW, Beton, Hashes, bytes_of
 from pipelines.baked.manifest import MANIFEST, BakedSet, Column, Manifest, Split, describe
 from pipelines.baked.writer import Writer, add_columns
-from pipelines.corruptions import LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
+from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
 from pipelines.durable import sync_folder, write_durably
 from pipelines.errors import UserError, did_you_mean
 from pipelines.locations import cache_root
 from pipelines.prefetch import in_order
-from pipelines.progress import shown
+from pipelines.progress import tracked
 from pipelines.randomness import permutation
-from pipelines.sources import SPLITS, Source, SourceSpec, identity, open_source
+from pipelines.sources import SPLITS, Source, SourceSpec, open_source, which_samples
 from pipelines.sources.base import decode
 
 ENCODINGS = ("raw", "jpeg")
@@ -85,7 +85,7 @@ def specification(
     if bake.encoding == "jpeg":
         encoding["quality"] = bake.quality
     return {
-        "source": asdict(identity(source)),
+        "source": asdict(which_samples(source)),
         "fingerprints": fingerprints,
         "pixels": asdict(pixels.resolved()),
         "image": encoding,
@@ -137,7 +137,7 @@ def bake(
             _bake_new(folder, splits, wanted, pixels, spec, plan)
             return BakedSet.open(folder)
         baked = BakedSet.open(folder)
-        missing = {n: s for n, s in wanted.items() if n not in baked.betons["train"].names}
+        missing = {n: s for n, s in wanted.items() if n not in baked.splits["train"].names}
         if not missing:
             return baked
         say(f"adding {', '.join(missing)} to {folder}")
@@ -157,9 +157,9 @@ def _label_columns(
     for name, spec in specs.items():
         given = corrupt_labels(spec, source.labels, source.num_classes)
         arrays[name] = given[order]
-        shown = {k: v for k, v in asdict(spec).items() if v is not None}
+        settings = {k: v for k, v in asdict(spec).items() if v is not None}
         # A sign says nothing of the class, also where it has the same number.
-        described[name] = Column(shown, len(given) if spec.signs else int((given != source.labels).sum()))
+        described[name] = Column(settings, len(given) if spec.signs else int((given != source.labels).sum()))
     return arrays, described
 
 
@@ -171,9 +171,9 @@ def _bake_new(
     spec: BakeSpec,
     plan: dict[str, Any],
 ) -> None:
-    train = splits["train"]
+    train, kind = splits["train"], PIXELS[pixels.kind]
     workers = spec.workers or len(os.sched_getaffinity(0))
-    statistics = _statistics(train, spec, workers) if pixels.kind == "gaussian" else None
+    statistics = _statistics(train, spec, workers) if kind.needs_statistics else None
     unfinished = _unfinished(folder)
     unfinished.mkdir(exist_ok=True)
     try:
@@ -185,9 +185,9 @@ def _bake_new(
             columns = labels if name == "train" else {"label_true": LabelSpec()}
             corrupt = pixel_corruption(pixels, name, statistics)
             described[name] = _bake_split(unfinished / f"{name}.beton", source, name, columns, spec, corrupt, workers)
-            if pixels.kind == "shuffled" and described[name].image["height"] is None:
+            if kind.one_size and described[name].image["height"] is None:
                 raise UserError(
-                    "data.pixels.kind=shuffled is one permutation for all images, and these differ in size; "
+                    f"data.pixels.kind={pixels.kind} {kind.one_size}, and these differ in size; "
                     "set bake.square=true and bake.resolution"
                 )
         made_by = {"numpy": np.__version__, "pillow": PIL.__version__}
@@ -199,7 +199,8 @@ def _bake_new(
         for name in splits:
             _done_path(folder / f"{name}.beton").unlink()
     except UserError:
-        shutil.rmtree(unfinished, ignore_errors=True)  # what is wrong must change, and then this is another set
+        # Other data or settings cure it, and they make a set of another name: nothing would go on with these files.
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
@@ -237,8 +238,8 @@ def _bake_split(
         some = list(islice(encoded, _CHUNK))
         size = sum(len(bytes_of(data)) for data, *_ in some) / max(1, len(some))
         _check_room(path.parent, round(size * len(rest)))
-        for data, mode, width, height in shown(chain(some, encoded), len(order), f"baking {split}", done=writer.count):
-            writer.append(data, mode, width, height)
+        for image in tracked(chain(some, encoded), len(order), f"baking {split}", done=writer.count):
+            writer.append(*image)
         hashes = writer.finish()
     write_durably(done, json.dumps(asdict(hashes)))
     return describe(path, Beton(path), hashes, columns)
@@ -260,7 +261,7 @@ def _extend(baked: BakedSet, source: Source, labels: dict[str, LabelSpec]) -> No
     The new file and the new manifest are written aside, then renamed in this order. If the process dies between
     the two renames, `_finish_extension` does the second one.
     """
-    beton, split = baked.betons["train"], baked.manifest.splits["train"]
+    beton, split = baked.splits["train"], baked.manifest.splits["train"]
     arrays, described = _label_columns(source, labels, beton.columns["index"])
     path = baked.path / split.file
     following = path.with_suffix(".beton.next")
@@ -374,7 +375,7 @@ def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
         return total
 
     chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
-    measured = shown(in_order(sums, chunks, workers), len(chunks), "measuring mean and variance")
+    measured = tracked(in_order(sums, chunks, workers), len(chunks), "measuring mean and variance")
     count, first, second = sum(measured, np.zeros((3, 3), np.int64)).astype(np.float64)
     mean = first / count
     std = np.sqrt(second / count - mean**2)

@@ -28,7 +28,7 @@ from pipelines.baked.beton import JPEG, Beton
 from pipelines.baked.manifest import MANIFEST, BakedSet
 from pipelines.durable import sync_folder, write_durably
 from pipelines.errors import UserError
-from pipelines.progress import shown
+from pipelines.progress import tracked
 from pipelines.registry import Registry
 
 _BLOCK = 512  # bytes of a tar header, and what members are padded to
@@ -57,23 +57,23 @@ def export(baked: BakedSet, to: str, output: Path, shard_bytes: int = 512 << 20)
     if output.exists():
         raise UserError(f"{output} exists already; name another folder with --output")
     output.parent.mkdir(parents=True, exist_ok=True)
-    headers = {split: beton.samples * 2 * _BLOCK * (3 + len(beton.names)) for split, beton in baked.betons.items()}
-    need = sum(int(beton.sizes.sum()) + headers[split] for split, beton in baked.betons.items())
+    headers = {split: beton.samples * 2 * _BLOCK * (3 + len(beton.names)) for split, beton in baked.splits.items()}
+    need = sum(int(beton.sizes.sum()) + headers[split] for split, beton in baked.splits.items())
     free = shutil.disk_usage(output.parent).free
     if need > free:
         raise UserError(f"{output.parent} has {free / 1e9:.1f} GB free and the export needs up to {need / 1e9:.1f}")
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
-        shards = {split: write(beton, unfinished, split, shard_bytes) for split, beton in baked.betons.items()}
+        shards = {split: write(beton, unfinished, split, shard_bytes) for split, beton in baked.splits.items()}
         about = {
             "schema": SCHEMA,
             "format": to,
             "manifest_sha256": baked.sha256,
             "class_names": baked.manifest.class_names,
             "channels": baked.manifest.channels,
-            "columns": {split: beton.names for split, beton in baked.betons.items()},
+            "columns": {split: beton.names for split, beton in baked.splits.items()},
             "tables_sha256": {
-                split: hashlib.sha256(table_path(unfinished, split).read_bytes()).hexdigest() for split in baked.betons
+                split: hashlib.sha256(table_path(unfinished, split).read_bytes()).hexdigest() for split in baked.splits
             },
             "splits": {split: [asdict(shard) for shard in files] for split, files in shards.items()},
         }
@@ -99,7 +99,7 @@ def _webdataset(beton: Beton, folder: Path, split: str, shard_bytes: int) -> lis
     shards: list[Shard] = []
     places = np.zeros((beton.samples, 4), np.int64)  # number of the shard, offset, bytes, CRC-32
     tar: _Tar | None = None
-    for row in shown(range(beton.samples), beton.samples, f"exporting {split}"):
+    for row in tracked(range(beton.samples), beton.samples, f"exporting {split}"):
         if tar is not None and tar.offset >= shard_bytes:
             shards.append(tar.close())
             tar = None

@@ -82,12 +82,12 @@ class Manifest:
 
 @dataclass
 class BakedSet:
-    """An open, checked baked set. sha256: of manifest.json as it lies on the disk."""
+    """An open, checked baked set. sha256: of manifest.json as it lies on the disk. splits: the open file of each."""
 
     path: Path
     manifest: Manifest
     sha256: str
-    betons: dict[str, Beton] = field(default_factory=dict)
+    splits: dict[str, Beton] = field(default_factory=dict)
 
     @staticmethod
     def open(path: str | Path, full: bool = False, expect: str | None = None) -> "BakedSet":
@@ -108,14 +108,10 @@ class BakedSet:
         stamp = baked._stamp()
         known = not full and _read_json(path / _STAMP) == stamp
         for name, split in manifest.splits.items():
-            baked.betons[name] = _check(path, split, payload=not known)
+            baked.splits[name] = _check(path, split, payload=not known)
         if not known:
             baked.write_stamp(stamp)
         return baked
-
-    @property
-    def splits(self) -> dict[str, Beton]:
-        return self.betons
 
     def write_stamp(self, stamp: dict[str, Any] | None = None) -> None:
         """Remember that these very files were hashed and found whole."""

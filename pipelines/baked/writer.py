@@ -20,7 +20,6 @@ from pipelines.baked.beton import (
     INT_TYPE,
     PAGE_BYTES,
     PART_PAGES,
-    RAW,
     VERSION,
     Beton,
     Hashes,
@@ -144,29 +143,6 @@ class Writer:
         self._sizes[self.count] = size
         self.count += 1
         self._put(data)
-
-    def append_raw(self, images: np.ndarray) -> None:
-        """Many images of one size at once: uint8 (n, H, W, 3). The same bytes as n calls of `append`."""
-        n, height, width, _ = images.shape
-        images = np.ascontiguousarray(images)
-        size = images[0].nbytes if n else 0
-        if size > self.page_bytes:
-            self.append(images[0], RAW, width, height)  # raises
-        done = 0
-        while done < n:
-            room = self.page_bytes - (self._end & (self.page_bytes - 1))
-            if room < size:
-                self._put(bytes(room))
-                room = self.page_bytes
-            take = min(n - done, room // size)
-            rows = slice(self.count, self.count + take)
-            records = self._metadata["image"]
-            records["mode"][rows], records["width"][rows], records["height"][rows] = RAW, width, height
-            records["ptr"][rows] = self._end + np.arange(take, dtype=np.uint64) * np.uint64(size)
-            self._sizes[rows] = size
-            self.count += take
-            self._put(images[done : done + take])
-            done += take
 
     def finish(self) -> Hashes:
         """Write the tables and the header, flush to the disk, close, and return the hashes."""

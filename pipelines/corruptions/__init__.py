@@ -1,12 +1,14 @@
 """Deterministic changes of labels and pixels: pure functions of (seed, operation, sample index)."""
 
-from pipelines.corruptions.labels import LABELS, LabelSpec, corrupt_labels
-from pipelines.corruptions.pixels import PIXELS, PixelSpec, Statistics, pixel_corruption
+from pipelines.corruptions.labels import LABELS, LabelKind, LabelSpec, corrupt_labels
+from pipelines.corruptions.pixels import PIXELS, PixelKind, PixelSpec, Statistics, pixel_corruption
 
 __all__ = [
     "LABELS",
     "PIXELS",
+    "LabelKind",
     "LabelSpec",
+    "PixelKind",
     "PixelSpec",
     "Statistics",
     "corrupt_labels",

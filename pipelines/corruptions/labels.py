@@ -5,10 +5,12 @@ class. Neither depends on p, so the levels nest: a sample corrupted at p=0.2 is 
 p=0.4.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -34,49 +36,46 @@ class LabelSpec:
 
     def resolved(self) -> "LabelSpec":
         """With the level filled in and one spelling for each labelling. Raises UserError on a contradiction."""
-        LABELS[self.kind]
-        p = self.p
+        kind, p = LABELS[self.kind], self.p
         if p is not None and not 0 <= p <= 1:
             raise UserError(f"data.labels.p={p} must be a fraction from 0 to 1")
-        if self.kind in ("true", "table", "rademacher") and p is not None:
+        if kind.level == "none" and p is not None:
             raise UserError(
                 f"data.labels.p={p} has no effect with data.labels.kind={self.kind}; "
                 "leave it out, or set data.labels.kind=partial"
             )
-        if self.kind in ("partial", "symmetric", "pair") and p is None:
+        if kind.level == "needed" and p is None:
             raise UserError(f"data.labels.kind={self.kind} needs data.labels.p, a fraction from 0 to 1")
-        if (self.kind == "table") != (self.file is not None):
+        if kind.from_file != (self.file is not None):
             raise UserError("data.labels.kind=table and data.labels.file=PATH (.npy, .csv, .parquet, .pt) go together")
-        if self.column is not None and self.kind != "table":
+        if self.column is not None and not kind.from_file:
             raise UserError("data.labels.column is only used with data.labels.kind=table")
-        if self.kind in ("true", "table"):
-            return LabelSpec(kind=self.kind, file=self.file, column=self.column)
-        if self.kind == "rademacher":
-            return LabelSpec(kind=self.kind, seed=self.seed)
-        if self.kind in ("random", "partial"):
-            return LabelSpec(kind="random", p=1.0 if p is None else float(p), seed=self.seed)
-        return LabelSpec(kind=self.kind, p=float(p or 0), seed=self.seed)
+        if kind.level != "none":
+            p = 1.0 if p is None else float(p)
+        return LabelSpec(kind.same_as or self.kind, p, self.seed if kind.seeded else 0, self.file, self.column)
 
     @property
     def signs(self) -> bool:
         """Whether the labels are signs and not classes, so that there is no true one among them."""
-        return self.kind == "rademacher"
+        return LABELS[self.kind].signs
 
     def classes(self, num_classes: int) -> int:
         """How many different labels there are, for a set of `num_classes`."""
         return 2 if self.signs else num_classes
 
-    @property
+    @functools.cached_property
     def column_name(self) -> str:
-        """The field in the .beton that holds this labelling: at most 16 bytes, the same for equal labellings."""
+        """The field in the .beton that holds this labelling: at most 16 bytes, the same for equal labellings.
+
+        Raises UserError on a contradiction, and for a table that does not exist. A table is read once for each spec.
+        """
         spec = self.resolved()
-        if spec.kind == "true":
-            return "label_true"
-        if spec.kind != "table":
+        kind = LABELS[spec.kind]
+        if not kind.from_file:
             level = "" if spec.p is None else f"{spec.p:g}_"
-            name = f"{spec.kind}_{level}s{spec.seed}"
+            name = f"{spec.kind}_{level}s{spec.seed}" if kind.seeded or level else f"label_{spec.kind}"
             # "%g" keeps six digits: only a level that it shows whole may go by its digits.
-            if len(name) <= 16 and (spec.p is None or float(f"{spec.p:g}") == spec.p):
+            if len(name.encode()) <= 16 and (spec.p is None or float(f"{spec.p:g}") == spec.p):
                 return name
             return "label_" + hashlib.sha256(repr(asdict(spec)).encode()).hexdigest()[:10]
         assert spec.file is not None
@@ -89,7 +88,27 @@ class LabelSpec:
 
 
 Corruption = Callable[[LabelSpec, np.ndarray, int], np.ndarray]
-LABELS: Registry[Corruption] = Registry("data.labels.kind")
+
+
+@dataclass(frozen=True)
+class LabelKind:
+    """A corruption of labels, and which settings it has.
+
+    corrupt: (resolved spec, true labels int64 (n,), number of classes) -> given labels int64 (n,). level: whether
+    data.labels.p is needed, optional (1 unless given) or none of its settings; seeded: whether data.labels.seed is one.
+    from_file: it reads data.labels.file. signs: its labels are 0 and 1 whatever the classes are. same_as: the kind that
+    makes the same labelling of the same settings, and gives it its name.
+    """
+
+    corrupt: Corruption
+    level: Literal["needed", "optional", "none"] = "needed"
+    seeded: bool = True
+    from_file: bool = False
+    signs: bool = False
+    same_as: str | None = None
+
+
+LABELS: Registry[LabelKind] = Registry("data.labels.kind")
 
 
 def corrupt_labels(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -99,7 +118,7 @@ def corrupt_labels(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.
     [0, num_classes), of signs in [0, 2).
     """
     spec = spec.resolved()
-    given = LABELS[spec.kind](spec, labels, num_classes)
+    given = LABELS[spec.kind].corrupt(spec, labels, num_classes)
     assert given.shape == labels.shape and given.dtype == np.int64
     return given
 
@@ -174,7 +193,7 @@ def _table(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _read_table(path: Path, shown: str) -> dict[str, np.ndarray]:
+def _read_table(path: Path, written: str) -> dict[str, np.ndarray]:
     """The columns of a .npy, .npz, .csv, .parquet or .pt file."""
     suffix = path.suffix.lower()
     try:
@@ -199,17 +218,14 @@ def _read_table(path: Path, shown: str) -> dict[str, np.ndarray]:
             table = read(path)
             return {name: table.column(name).to_numpy() for name in table.column_names}
     except Exception as error:
-        raise UserError(f"data.labels.file={shown} cannot be read: {error}") from error
-    raise UserError(f"data.labels.file={shown}: known kinds are .npy, .npz, .csv, .parquet and .pt")
+        raise UserError(f"data.labels.file={written} cannot be read: {error}") from error
+    raise UserError(f"data.labels.file={written}: known kinds are .npy, .npz, .csv, .parquet and .pt")
 
 
-for _name, _corruption in (
-    ("true", _true),
-    ("random", _random),
-    ("partial", _random),  # `resolved` makes it random with a level
-    ("symmetric", _symmetric),
-    ("pair", _pair),
-    ("rademacher", _rademacher),
-    ("table", _table),
-):
-    LABELS.add(_name, _corruption)
+LABELS.add("true", LabelKind(_true, level="none", seeded=False))
+LABELS.add("random", LabelKind(_random, level="optional"))
+LABELS.add("partial", LabelKind(_random, same_as="random"))
+LABELS.add("symmetric", LabelKind(_symmetric))
+LABELS.add("pair", LabelKind(_pair))
+LABELS.add("rademacher", LabelKind(_rademacher, level="none", signs=True))
+LABELS.add("table", LabelKind(_table, level="none", seeded=False, from_file=True))

@@ -29,13 +29,13 @@ class PixelSpec:
 
     def resolved(self) -> "PixelSpec":
         """Without the settings that this kind does not use."""
-        PIXELS[self.kind]
+        kind = PIXELS[self.kind]
         if self.patch < 1:
             raise UserError(f"data.pixels.patch={self.patch} must be at least 1 pixel")
         return PixelSpec(
             self.kind,
-            seed=0 if self.kind == "none" else self.seed,
-            patch=self.patch if self.kind == "patches" else PixelSpec.patch,
+            seed=self.seed if kind.seeded else 0,
+            patch=self.patch if kind.in_patches else PixelSpec.patch,
         )
 
 
@@ -50,15 +50,33 @@ class Statistics:
 
 Apply = Callable[[np.ndarray, int], np.ndarray]
 Make = Callable[[PixelSpec, str, Statistics | None], Apply]
-PIXELS: Registry[Make] = Registry("data.pixels.kind")
+
+
+@dataclass(frozen=True)
+class PixelKind:
+    """A corruption of pixels, and what it needs.
+
+    make: (resolved spec, split, statistics) -> the corruption. seeded, in_patches: whether data.pixels.seed and .patch
+    are its settings. needs_statistics: of the training set, measured before it is baked. one_size: why all images must
+    have one size, where they must.
+    """
+
+    make: Make
+    seeded: bool = True
+    in_patches: bool = False
+    needs_statistics: bool = False
+    one_size: str | None = None
+
+
+PIXELS: Registry[PixelKind] = Registry("data.pixels.kind")
 
 
 def pixel_corruption(spec: PixelSpec, split: str, statistics: Statistics | None = None) -> Apply:
     """The corruption of one split ("train" or "val"): image uint8 (H, W, 3), index -> uint8 (H, W, 3).
 
-    statistics: of the training set; only gaussian needs them, for both splits.
+    statistics: of the training set, for both splits, where the kind needs them.
     """
-    return PIXELS[spec.kind](spec.resolved(), split, statistics)
+    return PIXELS[spec.kind].make(spec.resolved(), split, statistics)
 
 
 def _none(spec: PixelSpec, split: str, statistics: Statistics | None) -> Apply:
@@ -176,11 +194,8 @@ def clipped_normal(mean: float, std: float) -> tuple[float, float]:
     )
 
 
-for _name, _make in (
-    ("none", _none),
-    ("shuffled", _shuffled),
-    ("random", _random),
-    ("gaussian", _gaussian),
-    ("patches", _patches),
-):
-    PIXELS.add(_name, _make)
+PIXELS.add("none", PixelKind(_none, seeded=False))
+PIXELS.add("shuffled", PixelKind(_shuffled, one_size="is one permutation for all images"))
+PIXELS.add("random", PixelKind(_random))
+PIXELS.add("gaussian", PixelKind(_gaussian, needs_statistics=True))
+PIXELS.add("patches", PixelKind(_patches, in_patches=True))

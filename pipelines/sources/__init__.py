@@ -1,24 +1,46 @@
 """Where samples come from. `open_source(spec, split)` is the door; each module knows one kind of source."""
 
 import importlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipelines.errors import UserError
 from pipelines.registry import Registry
 from pipelines.sources.base import SPLITS, FirstSamples, Source, SourceSpec, SyntheticSpec
 
-__all__ = ["SOURCES", "SPLITS", "Source", "SourceSpec", "SyntheticSpec", "identity", "open_source"]
+__all__ = [
+    "SOURCES",
+    "SPLITS",
+    "Source",
+    "SourceKind",
+    "SourceSpec",
+    "SyntheticSpec",
+    "found_here",
+    "open_source",
+    "which_samples",
+]
 
-_MODULES: Registry[str] = Registry("data.source")
-_MODULES.add("digits", "pipelines.sources.digits")
-_MODULES.add("cifar10", "pipelines.sources.cifar10")
-_MODULES.add("mnist", "pipelines.sources.mnist")
-_MODULES.add("imagenet", "pipelines.sources.imagenet")
-_MODULES.add("imagefolder", "pipelines.sources.imagefolder")
-_MODULES.add("parquet", "pipelines.sources.parquet")
-_MODULES.add("synthetic", "pipelines.sources.synthetic")
 
-SOURCES = tuple(_MODULES)
+@dataclass(frozen=True)
+class SourceKind:
+    """What others know of a source without importing it.
+
+    module: has `open_split`. settings: fields of SourceSpec that this source alone reads. well_known: it is one set,
+    which is looked for below FASTGEN_DATA, and `where` of its module says in words where it lies.
+    """
+
+    module: str
+    settings: tuple[str, ...] = ()
+    well_known: bool = False
+
+
+SOURCES: Registry[SourceKind] = Registry("data.source")
+SOURCES.add("digits", SourceKind("pipelines.sources.digits"))
+SOURCES.add("cifar10", SourceKind("pipelines.sources.cifar10", well_known=True))
+SOURCES.add("mnist", SourceKind("pipelines.sources.mnist", well_known=True))
+SOURCES.add("imagenet", SourceKind("pipelines.sources.imagenet", well_known=True))
+SOURCES.add("imagefolder", SourceKind("pipelines.sources.imagefolder"))
+SOURCES.add("parquet", SourceKind("pipelines.sources.parquet"))
+SOURCES.add("synthetic", SourceKind("pipelines.sources.synthetic", settings=("synthetic",)))
 
 
 def open_source(spec: SourceSpec, split: str) -> Source | None:
@@ -27,7 +49,7 @@ def open_source(spec: SourceSpec, split: str) -> Source | None:
     Raises UserError for an unknown source, missing data, or a limit that is out of range.
     """
     assert split in SPLITS
-    source: Source | None = importlib.import_module(_MODULES[spec.source]).open_split(spec, split)
+    source: Source | None = importlib.import_module(SOURCES[spec.source].module).open_split(spec, split)
     if source is None:
         return None
     key, limit = ("data.limit", spec.limit) if split == "train" else ("data.limit_test", spec.limit_test)
@@ -40,8 +62,14 @@ def open_source(spec: SourceSpec, split: str) -> Source | None:
     return FirstSamples(source, limit)
 
 
-def identity(spec: SourceSpec) -> SourceSpec:
-    """The specification without what does not say which samples they are (the place they were found)."""
-    _MODULES[spec.source]
-    synthetic = spec.synthetic if spec.source == "synthetic" else SyntheticSpec()
-    return replace(spec, root=None, synthetic=synthetic)
+def which_samples(spec: SourceSpec) -> SourceSpec:
+    """The specification without what does not say which samples they are: where they were found, and the settings of
+    other sources."""
+    own = SOURCES[spec.source].settings
+    others = {name for kind in SOURCES.values() for name in kind.settings if name not in own}
+    return replace(spec, root=None, **{name: getattr(SourceSpec(), name) for name in others})
+
+
+def found_here() -> dict[str, str]:
+    """Each well-known set's name, and in words where it lies below FASTGEN_DATA or what follows from its absence."""
+    return {n: importlib.import_module(kind.module).where() for n, kind in SOURCES.items() if kind.well_known}

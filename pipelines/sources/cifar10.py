@@ -6,26 +6,27 @@ fingerprints, and tables of noisy labels (CIFAR-10N) are in torchvision's order.
 """
 
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 
 from pipelines.sources.base import ArraySource, Source, SourceSpec, fingerprint_files
-from pipelines.sources.layouts import download_folder, downloading, find_parquet, search_folders
+from pipelines.sources.layouts import download_folder, downloading, find_set, where_set
 from pipelines.sources.parquet import ParquetSource
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+_LAYOUT = "cifar-10-batches-py"
 
 
 def open_split(spec: SourceSpec, split: str) -> Source:
-    folders = search_folders(spec, "cifar10")
-    for folder in folders:
-        if (folder / "cifar-10-batches-py").is_dir():
-            return _from_torchvision(folder, split, download=False)
-        # Parquet files directly in the folder of all data sets may be any set's.
-        files = find_parquet(folder, split) if folder == folders[0] else []
-        if files:
-            return ParquetSource(folder, files, class_names=CLASSES)
-    return _from_torchvision(download_folder(spec, "cifar10"), split, download=True)
+    found = find_set(spec, "cifar10", _LAYOUT, split)
+    if found and found[1]:
+        return ParquetSource(*found, class_names=CLASSES)
+    folder = found[0] if found else download_folder(spec, "cifar10")
+    return _from_torchvision(folder, split, download=not found)
+
+
+where = partial(where_set, "cifar10", _LAYOUT)
 
 
 def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # type: ignore[no-untyped-def]
@@ -34,6 +35,6 @@ def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # typ
     with downloading("cifar10", folder) if download else nullcontext():
         data = CIFAR10(str(folder), train=split == "train", download=download)
     names = data.train_list if split == "train" else data.test_list
-    batches = folder / "cifar-10-batches-py"
+    batches = folder / _LAYOUT
     digest = fingerprint_files(batches, [batches / name for name, _ in names])
     return ArraySource(f"cifar10/{split}", data.data, np.asarray(data.targets), CLASSES, digest)

@@ -128,6 +128,16 @@ def open_split(spec: SourceSpec, split: str) -> Source | None:
     )
 
 
+def where() -> str:
+    spec = SourceSpec("imagenet")
+    try:
+        source = open_split(spec, "train")
+    except UserError as error:
+        return str(error)
+    assert source is not None, "a training split is there, or an error says so"
+    return f"{search_folders(spec, 'imagenet')[0]}: {len(source):,} training images, {source.num_classes:,} classes"
+
+
 def _open_val(root: Path, class_names: list[str]) -> Source | None:
     """The validation split, its classes fixed by the training split's; None where there are no such images."""
     folder = root / "val"

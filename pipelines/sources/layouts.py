@@ -31,6 +31,27 @@ def search_folders(spec: SourceSpec, name: str) -> list[Path]:
     return [data_root() / name, data_root()]
 
 
+def find_set(spec: SourceSpec, name: str, layout: str, split: str) -> tuple[Path, list[Path]] | None:
+    """The folder of a well-known set and the split's Parquet files in it, none of which means torchvision's files, in
+    the sub-folder `layout`. None where it was not found."""
+    folders = search_folders(spec, name)
+    for folder in folders:
+        if (folder / layout).is_dir():
+            return folder, []
+        # Parquet files directly in the folder of all data sets may be any set's.
+        if folder == folders[0] and (files := find_parquet(folder, split)):
+            return folder, files
+    return None
+
+
+def where_set(name: str, layout: str) -> str:
+    """Where a well-known set lies on this machine, in words."""
+    found = find_set(SourceSpec(name), name, layout, "train")
+    if found is None:
+        return "not found: downloaded on first use"
+    return f"{found[0]} (Parquet)" if found[1] else f"{found[0]} (torchvision's layout)"
+
+
 def download_folder(spec: SourceSpec, name: str) -> Path:
     """Where a well-known set is downloaded to when it was not found."""
     if spec.root is not None:

@@ -5,26 +5,27 @@ Parquet, else downloaded by torchvision.
 """
 
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 
 from pipelines.sources.base import ArraySource, Source, SourceSpec, fingerprint_files
-from pipelines.sources.layouts import download_folder, downloading, find_parquet, search_folders
+from pipelines.sources.layouts import download_folder, downloading, find_set, where_set
 from pipelines.sources.parquet import ParquetSource
 
 CLASSES = [str(digit) for digit in range(10)]
+_LAYOUT = "MNIST/raw"
 
 
 def open_split(spec: SourceSpec, split: str) -> Source:
-    folders = search_folders(spec, "mnist")
-    for folder in folders:
-        if (folder / "MNIST" / "raw").is_dir():
-            return _from_torchvision(folder, split, download=False)
-        # Parquet files directly in the folder of all data sets may be any set's.
-        files = find_parquet(folder, split) if folder == folders[0] else []
-        if files:
-            return ParquetSource(folder, files, class_names=CLASSES, channels=1)
-    return _from_torchvision(download_folder(spec, "mnist"), split, download=True)
+    found = find_set(spec, "mnist", _LAYOUT, split)
+    if found and found[1]:
+        return ParquetSource(*found, class_names=CLASSES, channels=1)
+    folder = found[0] if found else download_folder(spec, "mnist")
+    return _from_torchvision(folder, split, download=not found)
+
+
+where = partial(where_set, "mnist", _LAYOUT)
 
 
 def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # type: ignore[no-untyped-def]
@@ -32,7 +33,7 @@ def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # typ
 
     with downloading("mnist", folder) if download else nullcontext():
         data = MNIST(str(folder), train=split == "train", download=download)
-    raw = folder / "MNIST" / "raw"
+    raw = folder / _LAYOUT
     stem = "train" if split == "train" else "t10k"
     files = [raw / f"{stem}-images-idx3-ubyte", raw / f"{stem}-labels-idx1-ubyte"]
     images = np.repeat(data.data.numpy()[..., None], 3, axis=3)

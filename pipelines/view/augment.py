@@ -38,7 +38,7 @@ class Preprocess:
     ) -> None:
         self.image_size, self.augment, self.normalize = image_size, augment, normalize
         self.key, self.active = augmentation_key(seed), train and augment.active
-        # Not made when they are first needed, which torch.compile would take for a change, and compile again.
+        # torch.compile compiles again when an attribute appears later, so these exist before the first call.
         mean, std = (torch.tensor(v, device=device) * 255 for v in (normalize.mean, normalize.std))
         self._mean, self._std = mean[None, :, None, None], std[None, :, None, None]
 

@@ -14,7 +14,7 @@ from pipelines.randomness import derive_key, philox
 from pipelines.registry import Registry
 
 _MASK = 0xFFFFFFFF
-_TOGETHER = 16  # batches whose regions are drawn at once
+_BATCHES_AT_ONCE = 16  # regions of so many are drawn together: a batch of 64 alone takes 15 times as long an image
 
 
 @dataclass
@@ -86,12 +86,9 @@ class View:
     def regions_of(
         self, rows_of_batches: list[np.ndarray], index: np.ndarray, height: np.ndarray, width: np.ndarray
     ) -> Iterator[np.ndarray]:
-        """Regions of each batch: int32 (B, 4). index, height, width: of all images, integers (N,).
-
-        Some batches at a time: alone, one of 64 takes fifteen times as long for an image.
-        """
-        for start in range(0, len(rows_of_batches), _TOGETHER):
-            some = rows_of_batches[start : start + _TOGETHER]
+        """Regions of each batch: int32 (B, 4). index, height, width: of all images, integers (N,)."""
+        for start in range(0, len(rows_of_batches), _BATCHES_AT_ONCE):
+            some = rows_of_batches[start : start + _BATCHES_AT_ONCE]
             rows = np.concatenate(some)
             yield from np.split(
                 self.regions(index[rows], height[rows], width[rows]), np.cumsum([len(batch) for batch in some])[:-1]

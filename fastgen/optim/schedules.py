@@ -2,10 +2,27 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from fastgen.recipe.schema import ScheduleSpec
 from pipelines.registry import Registry
 
+
+@dataclass
+class ScheduleSpec:
+    """The learning rate over time (schedule.*).
+
+    exponential: lr * factor ** (completed periods), the paper's. constant: lr. cosine: from lr to 0 over the run.
+    every_samples: length of a period (None: an epoch). Stated in samples, a recipe keeps its rate per step
+    when data.limit makes its epochs shorter. warmup_samples: linear from 0 over this many.
+    """
+
+    kind: str = "exponential"
+    factor: float = 0.95
+    every_samples: int | None = None
+    warmup_samples: int = 0
+
+
+# (spec, position, samples of an epoch, samples of the run) -> what optim.lr is multiplied with
 SCHEDULES: Registry[Callable[[ScheduleSpec, int, int, int], float]] = Registry("schedule.kind")
 
 
