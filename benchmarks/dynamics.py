@@ -23,8 +23,8 @@ from pipelines.provenance import made_by
 TRAINING = """
 import json, sys, time
 from fastgen.recipe.load import load
-from fastgen.train import train
-from fastgen.training.recorder import Dynamics
+from fastgen.training.loop import train
+from fastgen.training.recorder import Recorder
 
 recording, depth = 0.0, 0
 
@@ -41,8 +41,8 @@ def timed(method):
                 recording += time.perf_counter() - started
     return call
 
-for name in ("__init__", "start", "add", "write", "finish", "state_dict"):
-    setattr(Dynamics, name, timed(getattr(Dynamics, name)))
+for name in ("__init__", "start", "batch", "epoch", "finish", "state_dict"):
+    setattr(Recorder, name, timed(getattr(Recorder, name)))
 wall, cpu = time.perf_counter(), time.process_time()
 train(load("cifar10_mlp_1x512_random", sys.argv[1:]))
 print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu, recording]))

@@ -1,167 +1,372 @@
-"""The `fastgen` command."""
+"""The `fastgen` command: each of its commands takes typed options, and calls a function that knows nothing of them."""
 
 import os
+import shlex
 import sys
-from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-_HELP = """fastgen: the randomization test of "Understanding deep learning requires rethinking generalization"
+import typer
+from typer.core import TyperCommand
 
-  fastgen train   recipe=NAME [key=value ...]   train (also: accelerate launch fastgen/train.py recipe=NAME ...)
-  fastgen bake    recipe=NAME [key=value ...]   make the recipe's baked set, or find it
-  fastgen verify  PATH | recipe=NAME ...        hash every byte of a baked set and compare with its manifest
-  fastgen inspect PATH | recipe=NAME ...        what is in a baked set [--images OUT.png: a sheet of samples]
-  fastgen export  PATH | recipe=NAME ... --to webdataset [--output FOLDER] [--shard-mb 512]
-  fastgen sweep   recipe=NAME key=a,b,c ...     all combinations [--jobs N] [--output FOLDER] [--wandb-file FILE.yaml]
-  fastgen reproduce table1 | table2 | table4 | fig1a | fig1b | fig1c | fig2a | fig2b | rademacher | all
-                  [--models a,b] [--seeds 0,1,2] [--scale smoke] [--jobs N] [--output FOLDER] [--show] [key=value ...]
-  fastgen reproduce table3 | theorem1 | minnorm [--models a,b] [--output FOLDER] [--show] [key=value ...]
-                  keys: seed, data.limit, data.limit_test, data.root, kernel.* (table3), sgd.epochs (minnorm)
-  fastgen report  RUN... [--output FILE.html]   what runs did, in one file: tables, curves, sample images
-                  RUN... --wandb                the same as a W&B report; prints its link
-  fastgen dynamics RUN_DIR                      how clean and corrupted samples were learned (train.dynamics=true)
-  fastgen bench loaders | bake | peers | train  what this machine's loaders, bakes and trainings deliver, beside others
-                  [--only "a; b"] [--repeats N] [--output FOLDER], and for
-                  loaders: [--images FOLDER] [--size 224] [--batch 64] [--samples 2000] [--workers N]
-                  bake:    [--images FOLDER] [--samples 1000] [--workers N]
-                  peers:   [--steps 800] [--precision fp32|bf16]
-                  train:   [--images FOLDER] [--samples 1024] [--steps 20] [recipe=NAME] [key=value ...]
-  fastgen doctor                                what is installed, which devices and data sets are found
+from fastgen.errors import exit_code
+from pipelines.errors import UserError
 
-  --print   show the resolved recipe and stop        --help   this text, recipes and keys
-"""
+# What the commands call is imported when it is called: PyTorch and the rest take seconds.
 
 
-def _show_help() -> None:
-    from fastgen.recipe.load import known_recipes
-    from fastgen.recipe.schema import known_keys
-
-    print(_HELP)
-    print("recipes (or a path to a YAML file):")
-    for name in known_recipes():
-        print(f"  {name}")
-    print("\nkeys and defaults:")
-    for key, default in known_keys().items():
-        print(f"  {key}={'null' if default is None else default}")
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Returns the exit code, as `exit_code` has them."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    code = exit_code(lambda: _run(arguments or ["--help"]))
+    return code if arguments else 2
 
 
-def _train(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> None:
+    command = shlex.join(["fastgen", *arguments])
+    try:
+        ended = app(arguments, prog_name="fastgen", standalone_mode=False, obj=command)
+    except typer.TyperException as error:
+        raise UserError(_one_line(error)) from None
+    if ended == 130:  # typer's word for Ctrl-C
+        raise KeyboardInterrupt
+
+
+def _one_line(error: typer.TyperException) -> str:
+    """What typer has to say of a command line, and where to read more."""
+    if near := getattr(error, "possibilities", None):  # of an unknown option
+        return f"{error.message}, did you mean {' or '.join(near)}?"
+    text = error.format_message().rstrip(".").replace(": Value error, ", ": ")
+    context = getattr(error, "ctx", None)
+    return f"{text} (see `{context.command_path} --help`)" if context else text
+
+
+class _WithKeys(TyperCommand):
+    """A command whose help ends with all recipes, keys and defaults."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from fastgen.recipe.load import known_recipes
+        from fastgen.recipe.schema import known_keys
+
+        super().format_help(ctx, formatter)
+        defaults = {key: "null" if default is None else default for key, default in known_keys().items()}
+        formatter.write("\nRecipes (or a path to a YAML file):\n")
+        formatter.write("".join(f"  {name}\n" for name in known_recipes()))
+        formatter.write("\nKeys and defaults:\n")
+        formatter.write("".join(f"  {key}={default}\n" for key, default in defaults.items()))
+
+
+def _complete_setting(incomplete: str) -> list[str]:
+    """Completes recipe=NAME and key=value.
+
+    For bash, which leaves its words in the environment, "=" is one of its own, and what follows it another.
+    """
+    from fastgen.recipe.completion import completions
+
+    words = os.environ.get("COMP_WORDS", "").split("\n")[: int(os.environ.get("COMP_CWORD", 0)) + 1]
+    if words[-1] == "=":
+        words.append("")  # nothing follows it yet
+    if words[-2:-1] != ["="]:
+        return completions(incomplete)
+    key = f"{words[-3]}="
+    return [setting.removeprefix(key) for setting in completions(key + words[-1])]
+
+
+def _complete_experiment() -> list[str]:
+    from fastgen.paper.experiments import names
+
+    return names()
+
+
+def _complete_export() -> list[str]:
+    from pipelines.baked.export import EXPORTS
+
+    return list(EXPORTS)
+
+
+def _settings(metavar: str) -> Any:
+    """What the usage line shows and the command's text explains: a paragraph of its own would only say its type."""
+    return typer.Argument(metavar=metavar, default_factory=list, hidden=True, autocompletion=_complete_setting)
+
+
+def _count(name: str, text: str) -> Any:
+    return typer.Option(name, min=1, metavar="N", help=text)
+
+
+def _path(name: str, metavar: str, text: str) -> Any:
+    return typer.Option(name, metavar=metavar, help=text)
+
+
+Settings = Annotated[list[str], _settings("recipe=NAME key=value")]
+PathOrSettings = Annotated[list[str], _settings("PATH | recipe=NAME key=value")]
+Print = Annotated[bool, typer.Option("--print", help="Show the resolved recipe and stop.")]
+Jobs = Annotated[int | None, _count("--jobs", "Trainings at a time; by default one a core, on a GPU one.")]
+Only = Annotated[str, typer.Option("--only", metavar='"A; B"', help="Only those of these names.")]
+Repeats = Annotated[int, _count("--repeats", "How often each is measured.")]
+BenchOutput = Annotated[Path, _path("--output", "FOLDER", "Where the page and its figures go.")]
+Images = Annotated[Path | None, _path("--images", "FOLDER", "Class folders of JPEG files; by default a sample's.")]
+Samples = Annotated[int, _count("--samples", "Photographs: the files, over and over.")]
+Workers = Annotated[int | None, _count("--workers", "Threads or worker processes; by default one a core.")]
+
+
+def _recipe(settings: list[str], show: bool) -> Any:
+    """What the settings say; with --print it is shown, and the command ends."""
     from fastgen.recipe.load import parse
 
-    recipe = parse(arguments)  # before anything is started
-    from fastgen.train import train
+    recipe = parse(settings)
+    if show:
+        print(recipe.to_yaml(), end="")
+        raise typer.Exit
+    return recipe
+
+
+def _parts(text: str, separator: str) -> list[str]:
+    return [part.strip() for part in text.split(separator)] if text else []
+
+
+app = typer.Typer(
+    help='The randomization test of "Understanding deep learning requires rethinking generalization".',
+    rich_markup_mode=None,  # plain text is there at once
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench = typer.Typer(help="Measure loaders, bakes and trainings beside others.")
+app.add_typer(bench, name="bench")
+
+
+@app.command(cls=_WithKeys)
+def train(settings: Settings, show: Print = False) -> None:
+    """Train a recipe, with some keys set to other values.
+
+    On several devices: accelerate launch fastgen/train.py recipe=NAME key=value ...
+    """
+    recipe = _recipe(settings, show)  # mistakes are told before PyTorch is imported
+    from fastgen.training.loop import train
 
     train(recipe)
 
 
-def _bake(arguments: list[str]) -> None:
-    from fastgen.recipe.load import parse
+@app.command()
+def bake(settings: Settings, show: Print = False) -> None:
+    """Make the recipe's baked set, or find it.
+
+    `fastgen train --help` lists recipes and keys.
+    """
+    recipe = _recipe(settings, show)
     from fastgen.sets import bake_recipe, show_summary
 
-    show_summary(bake_recipe(parse(arguments)))
+    show_summary(bake_recipe(recipe))
 
 
-def _verify(arguments: list[str]) -> None:
+@app.command()
+def verify(named: PathOrSettings, show: Print = False) -> None:
+    """Hash every byte of a set and compare with its manifest.
+
+    PATH: a baked set, or an export of one. A recipe's is baked now if it is not there.
+    """
+    if show:
+        _recipe(named, show)
     from fastgen.sets import verify
 
-    verify(arguments)
+    verify(named)
 
 
-def _inspect(arguments: list[str]) -> None:
+@app.command()
+def inspect(
+    named: PathOrSettings,
+    images: Annotated[Path | None, _path("--images", "OUT.png", "Draw a sheet of samples there.")] = None,
+    show: Print = False,
+) -> None:
+    """Show what is in a baked set.
+
+    PATH: a baked set, or an export of one. A recipe's is baked now if it is not there.
+    """
+    if show:
+        _recipe(named, show)
     from fastgen.sets import inspect
 
-    inspect(arguments)
+    inspect(named, images)
 
 
-def _export(arguments: list[str]) -> None:
+@app.command()
+def export(
+    named: PathOrSettings,
+    to: Annotated[str, typer.Option("--to", metavar="webdataset", help="Format.", autocompletion=_complete_export)],
+    output: Annotated[Path | None, _path("--output", "FOLDER", "By default named after the set.")] = None,
+    shard_mb: Annotated[int, _count("--shard-mb", "Size of a shard in MB.")] = 512,
+    show: Print = False,
+) -> None:
+    """Write a baked set as shards.
+
+    A recipe's is baked now if it is not there.
+    """
+    if show:
+        _recipe(named, show)
     from fastgen.sets import export_set
 
-    export_set(arguments)
+    export_set(named, to, output, shard_mb)
 
 
-def _sweep(arguments: list[str]) -> None:
+@app.command()
+def sweep(
+    settings: Annotated[list[str], _settings("recipe=NAME key=a,b,c")],
+    jobs: Jobs = None,
+    output: Annotated[Path | None, _path("--output", "FOLDER", "By default below sweeps/.")] = None,
+    wandb_file: Annotated[
+        Path | None, _path("--wandb-file", "FILE.yaml", "Train nothing: write the sweep for W&B's agents.")
+    ] = None,
+) -> None:
+    """Train all combinations of some keys' values.
+
+    Finished ones are not repeated. `fastgen train --help` lists recipes and keys.
+    """
     from fastgen.sweeps.sweep import sweep
 
-    sweep(arguments)
+    sweep(settings, jobs, output, wandb_file)
 
 
-def _reproduce(arguments: list[str]) -> None:
+@app.command()
+def reproduce(
+    context: typer.Context,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", hidden=True, autocompletion=_complete_experiment),
+    ],
+    settings: Annotated[list[str], _settings("key=value")],
+    models: Annotated[str, typer.Option("--models", metavar="A,B", help="Only these networks or cases.")] = "",
+    seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="A run of each row for each.")] = "",
+    scale: Annotated[Literal["full", "smoke"], typer.Option("--scale", help="smoke: a subset, in minutes.")] = "full",
+    jobs: Jobs = None,
+    output: Annotated[Path, _path("--output", "FOLDER", "Finished runs there are not repeated.")] = Path("reproduce"),
+    only_show: Annotated[bool, typer.Option("--show", help="Run nothing: show what is there.")] = False,
+) -> None:
+    """Run what is missing of the paper's experiments and show them.
+
+    NAME: table1, table2, table4, fig1a, fig1b, fig1c, fig2a, fig2b, rademacher, or all, which are trainings, with
+    key=value for each; table3, theorem1, minnorm, which are computed, and have the keys seed, data.limit,
+    data.limit_test, data.root, kernel.* (table3), sgd.epochs (minnorm).
+    """
+    chosen = _parts(seeds, ",")
+    if not all(seed.isdigit() for seed in chosen) or len(set(chosen)) < len(chosen):
+        raise UserError(f"--seeds={seeds} must be different whole numbers, such as 0,1,2")
     from fastgen.paper.reproduce import reproduce
 
-    reproduce(arguments)
+    reproduce(
+        name,
+        settings,
+        models=_parts(models, ",") or None,
+        seeds=tuple(map(int, chosen)) or None,
+        smoke=scale == "smoke",
+        jobs=jobs,
+        root=output,
+        only_show=only_show,
+        command=context.obj,
+    )
 
 
-def _report(arguments: list[str]) -> None:
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", hidden=True)],
+    output: Annotated[Path | None, _path("--output", "FILE.html", "By default report.html.")] = None,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Make a W&B report instead; prints its link.")] = False,
+) -> None:
+    """Show what runs did: tables, curves, sample images.
+
+    RUN: a run's directory, or a folder of them. The file needs no network.
+    """
     from fastgen.report.report import report
 
-    report(arguments)
+    report(runs, output, wandb)
 
 
-def _dynamics(arguments: list[str]) -> None:
+@app.command()
+def dynamics(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", hidden=True, exists=True, file_okay=False)],
+) -> None:
+    """Show how clean and corrupted samples were learned.
+
+    RUN_DIR: of a run with train.dynamics=true.
+    """
     from fastgen.runs.dynamics import show
 
-    show(arguments)
+    show(run_dir)
 
 
-def _bench(arguments: list[str]) -> None:
-    from fastgen.bench import bench
-
-    bench(arguments)
-
-
-def _doctor(arguments: list[str]) -> None:
+@app.command()
+def doctor() -> None:
+    """Show what is installed, and which data sets are found."""
     from fastgen.doctor import doctor
 
     doctor()
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "train": _train,
-    "bake": _bake,
-    "verify": _verify,
-    "inspect": _inspect,
-    "export": _export,
-    "sweep": _sweep,
-    "reproduce": _reproduce,
-    "report": _report,
-    "dynamics": _dynamics,
-    "bench": _bench,
-    "doctor": _doctor,
-}
+@bench.command()
+def loaders(
+    context: typer.Context,
+    images: Images = None,
+    size: Annotated[int, _count("--size", "Side of the network's input in pixels.")] = 224,
+    batch: Annotated[int, _count("--batch", "Images in a batch.")] = 64,
+    samples: Samples = 2000,
+    workers: Workers = None,
+    only: Only = "",
+    repeats: Repeats = 3,
+    output: BenchOutput = Path("bench"),
+) -> None:
+    """Which loader feeds this machine's device?"""
+    from fastgen.bench.loaders import loaders
+
+    loaders(_parts(only, ";"), repeats, output, context.obj, images, samples, workers, size, batch)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Returns the exit code: 0; 2 for the user's mistakes, told in one line."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        _show_help()
-        return 0 if arguments else 2
-    from fastgen.errors import LostProcess
-    from pipelines.errors import UserError, did_you_mean
+@bench.command(name="bake")
+def bench_bake(
+    context: typer.Context,
+    images: Images = None,
+    samples: Samples = 1000,
+    workers: Workers = None,
+    only: Only = "",
+    repeats: Repeats = 3,
+    output: BenchOutput = Path("bench"),
+) -> None:
+    """How fast are photographs baked, and streamed then?"""
+    from fastgen.bench.bake import bakes
 
-    command, *rest = arguments
-    try:
-        if command not in COMMANDS:
-            raise UserError(f"unknown command '{command}': {did_you_mean(command, COMMANDS)}")
-        if "--print" in rest:
-            from fastgen.recipe.load import parse
+    bakes(_parts(only, ";"), repeats, output, context.obj, images, samples, workers)
 
-            print(parse([a for a in rest if a != "--print"]).to_yaml(), end="")
-            return 0
-        COMMANDS[command](rest)
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # once, not once a process
-            print(f"fastgen: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except ArithmeticError as error:
-        print(f"fastgen: {error}", file=sys.stderr)
-        return 1
-    except LostProcess as error:
-        print(f"fastgen: {error}", file=sys.stderr, flush=True)
-        os._exit(1)  # the communication library's threads may wait for the lost one for ever
-    except KeyboardInterrupt:
-        print("fastgen: interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+@bench.command()
+def peers(
+    context: typer.Context,
+    steps: Annotated[int, _count("--steps", "Optimizer steps that are timed.")] = 800,
+    precision: Annotated[Literal["fp32", "bf16"], typer.Option("--precision")] = "fp32",
+    only: Only = "",
+    repeats: Repeats = 3,
+    output: BenchOutput = Path("bench"),
+) -> None:
+    """Train the MLP 1x512 beside what one would write instead."""
+    from fastgen.bench.peers import peers
+
+    peers(_parts(only, ";"), repeats, output, context.obj, steps, precision)
+
+
+@bench.command(name="train")
+def bench_train(
+    context: typer.Context,
+    settings: Settings,
+    steps: Annotated[int, _count("--steps", "Optimizer steps that are timed.")] = 20,
+    images: Images = None,
+    samples: Samples = 1024,
+    only: Only = "",
+    repeats: Repeats = 2,
+    output: BenchOutput = Path("bench"),
+) -> None:
+    """Does the data keep up with the network?
+
+    With recipe=NAME, this one in place of the built-in trainings. key=value is for all.
+    """
+    from fastgen.bench.train import train
+
+    train(_parts(only, ";"), repeats, output, context.obj, images, samples, steps, settings)
 
 
 if __name__ == "__main__":

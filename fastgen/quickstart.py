@@ -3,23 +3,24 @@
 Trains the recipe `quickstart` twice, with the true labels and with random ones, and shows both side by side.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
+from fastgen.runs.summary import Summary
 from fastgen.terminal import console
 
 
-def run(labels: str, folder: Path) -> dict[str, Any]:
+def train(labels: str, folder: Path) -> Summary:
     """Train `quickstart` with these labels in a process of its own, and return its summary."""
     settings = ["recipe=quickstart", f"data.labels.kind={labels}", f"run.dir={folder}"]
     subprocess.run([sys.executable, "-m", "fastgen.cli", "train", *settings], check=True)
-    return json.loads((folder / "summary.json").read_text())
+    summary = Summary.read(folder)
+    assert summary is not None, "a training that ends well leaves one"
+    return summary
 
 
 def main() -> None:
@@ -28,15 +29,15 @@ def main() -> None:
     base = Path(tempfile.mkdtemp(prefix="quickstart-", dir="runs"))
     table = Table("labels", "training accuracy", "test accuracy", "epochs to fit", "images/s", "seconds")
     for labels in ("true", "random"):
-        summary = run(labels, base / labels)
-        epoch = summary["interpolation_epoch"]
+        summary = train(labels, base / labels)
+        epoch = summary.interpolation_epoch
         table.add_row(
             labels,
-            f"{summary['train_top1']:.1f} %",
-            f"{summary['test_top1']:.1f} %",
+            f"{summary.train_top1:.1f} %",
+            f"{summary.test_top1:.1f} %",
             "never" if epoch is None else f"{epoch:g}",
-            f"{summary['images_per_second']:,.0f}",
-            f"{summary['wall_seconds']:.1f}",
+            f"{summary.images_per_second:,.0f}",
+            f"{summary.wall_seconds:.1f}",
         )
     out.print(table)
     out.print(

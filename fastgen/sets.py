@@ -26,18 +26,18 @@ def bake_recipe(recipe: Recipe) -> BakedSet:
 _SHEET_ROWS, _SHEET_COLUMNS, _CELL = 4, 8, 96
 
 
-def _open(arguments: list[str], full: bool) -> BakedSet | Export:
-    """The baked set or export of a path, or the baked set of a recipe (baked now if it is not there)."""
-    if len(arguments) == 1 and "=" not in arguments[0]:
-        is_export = (Path(arguments[0]) / EXPORT).is_file()
-        return (Export if is_export else BakedSet).open(arguments[0], full=full)
-    return BakedSet.open(bake_recipe(parse(arguments)).path, full=full)
+def _open(named: list[str], full: bool) -> BakedSet | Export:
+    """named: the path of a baked set or export, or recipe=NAME key=value ... for the recipe's, baked now if need be."""
+    if len(named) == 1 and "=" not in named[0]:
+        is_export = (Path(named[0]) / EXPORT).is_file()
+        return (Export if is_export else BakedSet).open(named[0], full=full)
+    return BakedSet.open(bake_recipe(parse(named)).path, full=full)
 
 
-def verify(arguments: list[str]) -> None:
+def verify(named: list[str]) -> None:
     """Hash every byte and compare. Raises UserError naming the first difference."""
     started = time.perf_counter()
-    baked = _open(arguments, full=True)
+    baked = _open(named, full=True)
     shards = [shard.name for shard in sorted(baked.path.glob("*.tar"))]
     names = shards if isinstance(baked, Export) else [split.file for split in baked.manifest.splits.values()]
     size = sum((baked.path / name).stat().st_size for name in names)
@@ -46,41 +46,24 @@ def verify(arguments: list[str]) -> None:
     print(f"{baked.path}: {files} match the manifest ({size / 1e6:,.1f} MB in {seconds:.1f} s)")
 
 
-def inspect(arguments: list[str]) -> None:
-    """Print a summary, and with --images OUT.png draw the first training samples with their labels."""
-    out = None
-    if "--images" in arguments:
-        at = arguments.index("--images")
-        if at + 1 == len(arguments):
-            raise UserError("--images needs the name of a PNG file to write")
-        out = Path(arguments[at + 1])
-        arguments = arguments[:at] + arguments[at + 2 :]
-    baked = _open(arguments, full=False)
+def inspect(named: list[str], images: Path | None = None) -> None:
+    """Print a summary, and draw the first training samples with their labels to `images`, a PNG file."""
+    baked = _open(named, full=False)
     show_summary(baked)
-    if out is not None:
-        draw_samples(baked).save(out)
-        print(f"sample images with true -> given label: {out}")
+    if images is not None:
+        draw_samples(baked).save(images)
+        print(f"sample images with true -> given label: {images}")
 
 
-def export_set(arguments: list[str]) -> None:
-    """Write a baked set as shards: PATH --to FORMAT [--output FOLDER] [--shard-mb N]."""
-    options = {"--to": "", "--output": "", "--shard-mb": "512"}
-    for option in options:
-        if option in arguments:
-            at = arguments.index(option)
-            if at + 1 == len(arguments):
-                raise UserError(f"{option} needs a value")
-            options[option] = arguments[at + 1]
-            arguments = arguments[:at] + arguments[at + 2 :]
-    if not options["--to"]:
-        raise UserError(f"export needs --to with one of: {', '.join(EXPORTS)}")
-    if not options["--shard-mb"].isdigit() or int(options["--shard-mb"]) < 1:
-        raise UserError(f"--shard-mb={options['--shard-mb']} must be a whole number of megabytes")
-    baked = _open(arguments, full=False)
+def export_set(named: list[str], to: str, output: Path | None = None, shard_mb: int = 512) -> None:
+    """Write a baked set as shards of about shard_mb MB. to: one of EXPORTS. output: a folder (None: named after the
+    set)."""
+    EXPORTS[to]  # a mistake is told before anything is baked
+    baked = _open(named, full=False)
     if isinstance(baked, Export):
         raise UserError(f"{baked.path} is an export; name the baked set that it was made from")
-    output = Path(options["--output"] or f"{baked.path.name}-{options['--to']}")
-    shards = export(baked, options["--to"], output, int(options["--shard-mb"]) << 20)
+    output = output or Path(f"{baked.path.name}-{to}")
+    shards = export(baked, to, output, shard_mb << 20)
     for split, files in shards.items():
         samples, size = sum(shard.samples for shard in files), sum(shard.bytes for shard in files)
         print(f"{output}: {split}, {samples:,} samples in {len(files)} files, {size / 1e6:,.1f} MB")

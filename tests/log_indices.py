@@ -17,10 +17,9 @@ accelerator = make_accelerator(recipe)
 data = open_data(accelerator, recipe)
 seen: dict[str, list[list[int]]] = {"training": [], "train": [], "val": []}
 for epoch in range(2):
-    data.sampler.epoch = epoch
-    seen["training"].append([i for batch in data.training() for i in batch.index.tolist()])
+    seen["training"].append([i for batch in data.training(epoch) for i in batch.index.tolist()])
     for split in ("train", "val"):
-        seen[split].append([i for batch in data.in_order(split) for i in batch.index.tolist()])
+        seen[split].append([i for batch in data.evaluation(split) for i in batch.index.tolist()])
 Path(f"{out}-{accelerator.process_index}.json").write_text(json.dumps(seen))
 accelerator.wait_for_everyone()
 accelerator.end_training()

@@ -16,10 +16,11 @@ from fastgen.bench import bake_process, peer_process, peers, train_process
 from fastgen.bench import train as training
 from fastgen.bench.contenders import CONTENDERS, Work
 from fastgen.bench.loader_process import edges
-from fastgen.bench.loaders import _table
+from fastgen.bench.loaders import _table, prepare
 from fastgen.bench.peer_process import LOOPS
 from fastgen.bench.subprocesses import in_turn, measure, ratios, shown
-from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, STEP, WAITING, Stages, advice
+from fastgen.training.checkpoints import Position
+from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, STEP, WAITING, Clock, advice
 from pipelines.provenance import in_words
 
 
@@ -85,11 +86,7 @@ def test_every_loader_gives_the_same_work(name, photographs, tmp_path_factory):
             pytest.skip(f"{package} is not installed")
     if name.startswith(("FFCV", "fastgen ffcv")):
         pytest.importorskip("ffcv")
-    from fastgen.bench.loaders import _DEFAULTS, _prepare
-    from fastgen.bench.options import Options
-
-    arguments = ["--images", str(photographs), "--samples", "12", "--batch", "4", "--size", "32", "--workers", "1"]
-    work = _prepare(Options(arguments, _DEFAULTS), tmp_path_factory.mktemp("work"), [name])
+    work = prepare([name], tmp_path_factory.mktemp("work"), photographs, samples=12, size=32, batch=4, workers=1)
     reads = CONTENDERS[name].reads  # and no more is made
     assert (len(work.sets), len(work.shards)) == {"files": (0, 0), "set": (1, 0), "shards": (1, 1)}[reads]
     epoch = CONTENDERS[name].open(work)
@@ -200,15 +197,15 @@ def test_every_loop_trains(loop, data_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name what to measure, one of loaders, bake, train, peers"),
-        (["loader"], "did you mean 'loaders'"),
+        ([], "Missing command"),
+        (["loader"], "Did you mean 'loaders'?"),
         (["loaders", "--only", "FFVC"], "did you mean 'FFCV'"),
         (["loaders", "--images", "nowhere"], "nowhere has no class folders with JPEG files"),
         (["bake", "--images", "nowhere"], "nowhere has no class folders with JPEG files"),
         (["bake", "--only", "raw, 255 pixels"], "did you mean 'raw, 256 pixels'"),
-        (["loaders", "--repeats", "0"], "--repeats=0 must be a whole number"),
-        (["peers", "--precision", "fp8"], "--precision=fp8 must be"),
-        (["peers", "seed=1"], "'seed=1' is no option"),
+        (["loaders", "--repeats", "0"], "Invalid value for '--repeats'"),
+        (["peers", "--precision", "fp8"], "'fp8' is not one of 'fp32', 'bf16'"),
+        (["peers", "seed=1"], "unexpected extra argument(s) (seed=1)"),
         (["train", "recipe=quickstart", "optim.lrr=1"], "did you mean 'optim.lr'"),
     ],
 )
@@ -236,27 +233,32 @@ def test_a_process_that_fails_is_named_and_the_others_go_on():
 
 
 def clock(**seconds):
-    stages = Stages()
-    stages.seconds.update(seconds)
-    return stages
+    clock = Clock(batch_size=1000)
+    for step in (1, 2):
+        clock.step(Position(steps_per_epoch=10, step=step))
+    clock.seconds.update(seconds)
+    return clock
 
 
 def test_each_moment_belongs_to_one_stage(monkeypatch):
-    now = iter([10.0, 11.0, 13.0, 13.5, 20.0, 21.0])
+    now = iter([3.0, 4.0, 10.0, 11.0, 13.0, 13.5, 20.0, 21.0])
     monkeypatch.setattr("fastgen.training.stages.time.perf_counter", lambda: next(now))
-    stages = Stages()
-    assert stages.enter(WAITING) == 0  # at 10
-    assert stages.enter(STEP) == 1
-    assert stages.enter(EVALUATE) == 2
-    assert stages.enter(None) == 0.5
-    assert stages.enter(STEP) == 0  # at 20: what passed belongs to nothing
-    assert stages.enter(None) == 1
-    assert stages.seconds[WAITING] == 1 and stages.seconds[STEP] == 3 and stages.seconds[EVALUATE] == 0.5
-    stages.move(0.25, WAITING, HOST_TO_DEVICE)
-    assert stages.seconds[WAITING] == 0.75 and stages.seconds[HOST_TO_DEVICE] == 0.25
-    assert sum(stages.fractions.values()) == pytest.approx(1, abs=1e-3)
-    stages.restart()
-    assert stages.fractions == {}
+    clock = Clock(batch_size=6)
+    clock.enter(STEP)  # at 3
+    clock.step(Position(steps_per_epoch=10, step=1))  # at 4: until here it compiled
+    assert clock.fractions == {} and clock.images_per_second == clock.stall_fraction == 0
+    clock.enter(WAITING)  # at 10, after 6 seconds of the first stage
+    clock.enter(STEP)
+    clock.step(Position(steps_per_epoch=10, step=2))
+    clock.enter(EVALUATE)
+    clock.enter(None)
+    clock.enter(STEP)  # at 20: what passed belongs to nothing
+    clock.enter(None)
+    assert clock.seconds[WAITING] == 1 and clock.seconds[STEP] == 9 and clock.seconds[EVALUATE] == 0.5
+    assert clock.images_per_second == 0.6 and clock.stall_fraction == 0.1  # in ten seconds, evaluation left out
+    clock.move(0.25, WAITING, HOST_TO_DEVICE)
+    assert clock.seconds[WAITING] == 0.75 and clock.seconds[HOST_TO_DEVICE] == 0.25
+    assert clock.stall_fraction == 0.1 and sum(clock.fractions.values()) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -281,4 +283,4 @@ def test_each_moment_belongs_to_one_stage(monkeypatch):
 def test_the_advice_names_the_bottleneck(seconds, backend, device, said):
     import re
 
-    assert re.search(said, advice(clock(**seconds), 1000, backend, device))
+    assert re.search(said, advice(clock(**seconds), backend, device))

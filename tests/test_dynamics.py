@@ -13,23 +13,24 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from test_processes import launch
-from test_train import stop_after
+from test_train import StopAfter
 from timm.models import register_model
 from whole_runs import SMALL, fresh_accelerate  # noqa: F401
 
 from fastgen import cli
 from fastgen.recipe.load import load
 from fastgen.runs import dynamics
-from fastgen.train import train
 from fastgen.training import recorder as recording
+from fastgen.training.loop import train
+from fastgen.training.watching import Watcher
 from pipelines.errors import UserError
 
 PARTIAL = [*SMALL, "train.dynamics=true", "data.labels.kind=partial", "data.labels.p=0.5"]
 
 
-def run(folder, *settings, resume=False):
+def run(folder, *settings, resume=False, watchers=()):
     AcceleratorState._reset_state(True)
-    return train(load("quickstart", [*PARTIAL, *settings, f"run.dir={folder}", f"run.resume={resume}"]))
+    return train(load("quickstart", [*PARTIAL, *settings, f"run.dir={folder}", f"run.resume={resume}"]), watchers)
 
 
 def files(folder) -> dict[str, bytes]:
@@ -43,19 +44,12 @@ def epochs(folder) -> list[pa.Table]:
 # ---------------------------------------------------------------- what is recorded
 
 
-@pytest.fixture
-def captured(monkeypatch):
+class Captured(Watcher, list):
     """What every micro-batch of a run gave, copied at once and kept as numpy: (logits, given, true, index)."""
-    kept = []
-    original = recording.Dynamics.add
 
-    def add(recorder, logits, batch):
+    def batch(self, batch, logits, loss):
         tensors = logits.float(), batch.label, batch.clean_label, batch.index
-        kept.append([tensor.clone().numpy() for tensor in tensors])
-        original(recorder, logits, batch)
-
-    monkeypatch.setattr(recording.Dynamics, "add", add)
-    return kept
+        self.append([tensor.clone().numpy() for tensor in tensors])
 
 
 class TwoHeads(torch.nn.Module):
@@ -83,8 +77,9 @@ def two_heads_of_test_dynamics(pretrained: bool = False, **arguments: object) ->
         ("model.name=two_heads_of_test_dynamics", "train.aux_weight=0.4"),
     ],
 )
-def test_every_number_against_a_slow_loop(settings, captured, tmp_path):
-    run(tmp_path / "run", "train.epochs=2", *settings)
+def test_every_number_against_a_slow_loop(settings, tmp_path):
+    captured = Captured()
+    run(tmp_path / "run", "train.epochs=2", *settings, watchers=[captured])
     tables = epochs(tmp_path / "run")
     samples, half = 100, len(captured) // 2
     expected: list[dict[int, tuple]] = [{}, {}]
@@ -147,14 +142,14 @@ def test_too_many_classes_and_samples_for_probabilities(tmp_path, monkeypatch):
 @pytest.mark.parametrize("together", [1, 10**9])
 def test_stopped_anywhere_the_files_are_those_of_a_run_that_never_stopped(together, tmp_path, monkeypatch):
     """Three steps an epoch: stopped in the middle of one, at its end, and at the end of the run."""
-    monkeypatch.setattr(recording, "_TOGETHER", together)
+    monkeypatch.setattr(recording, "_MOST_LOGITS", together)
     run(tmp_path / "whole")
     expected = files(tmp_path / "whole")
     assert len(expected) == 4 + 3
     for step in (1, 3, 5, 12):
         folder = tmp_path / f"stopped{step}"
-        with stop_after(step), pytest.raises(SystemExit):
-            run(folder)
+        with pytest.raises(SystemExit):
+            run(folder, watchers=[StopAfter(step)])
         assert set(files(folder)) == {"labels.parquet", *(f"epoch-{n:05d}.parquet" for n in range(1, step // 3 + 1))}
         run(folder, resume=True)
         assert files(folder) == expected
@@ -288,7 +283,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         assert error.count("\n") == 1
         return error
 
-    assert "fastgen dynamics runs/" in said() and "fastgen dynamics runs/" in said(str(tmp_path / "nowhere"))
+    assert "Missing argument 'RUN_DIR'" in said() and "does not exist" in said(str(tmp_path / "nowhere"))
     assert "train.dynamics=true" in said(str(tmp_path))
     folder = recorded(tmp_path / "run", [0, 1], [0, 1], [])
     assert "no epoch that is complete yet" in said(str(folder))

@@ -135,8 +135,8 @@ def test_the_command(baked, tmp_path, capsys):
     for arguments, message in (
         (["--to", "webdataset", "--output", str(target)], "exists already"),
         (["--to", "webdatset"], "did you mean 'webdataset'"),
-        ([], "export needs --to"),
-        (["--to", "webdataset", "--shard-mb", "0"], "--shard-mb=0"),
+        ([], "Missing option '--to'"),
+        (["--to", "webdataset", "--shard-mb", "0"], "Invalid value for '--shard-mb'"),
     ):
         assert cli.main(["export", str(baked.path), *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -33,11 +33,14 @@ import fastgen
 check("import fastgen")
 from fastgen import cli
 tiny = ["recipe=quickstart", "data.limit=50"]
-for arguments in (["--help"], ["train", "recipe=cifar10_inception_random", "--print"], ["bake", *tiny],
+for arguments in (["--help"], ["train", "--help"], ["reproduce", "--help"], ["bench", "loaders", "--help"],
+                  ["train", "recipe=cifar10_inception_random", "--print"], ["bake", *tiny],
                   ["verify", *tiny], ["inspect", *tiny, "--images", sys.argv[1] + "/sheet.png"],
                   ["sweep", *tiny, "seed=0,1", "--wandb-file", sys.argv[1] + "/sweep.yaml"]):
     assert cli.main(arguments) == 0, arguments
     check(arguments)
+import fastgen.recipe.completion, fastgen.paper.experiments
+check("what completes words")
 import fastgen.sweeps.executor
 check("the executor")
 """
@@ -48,7 +51,7 @@ def test_a_training_imports_timm_only_for_its_networks():
     code = """
 import sys
 import torch
-import fastgen.train
+import fastgen.training.loop
 from fastgen.recipe.load import load
 from fastgen.training.network import make_network
 make_network(load("quickstart"), 10, 3, 28, torch.device("cpu"))

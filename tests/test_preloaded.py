@@ -13,9 +13,9 @@ from fastgen.recipe.load import load
 from fastgen.sweeps.executor import DONE, run_points
 from fastgen.sweeps.grid import Point
 from fastgen.sweeps.launchers import Preloaded
-from fastgen.train import train
+from fastgen.training.loop import train
 
-MODULES = ["fastgen.train", "torch._dynamo"]
+MODULES = ["fastgen.training.loop", "torch._dynamo"]
 
 
 def ended(trainings: Preloaded, count: int) -> dict[str, int]:

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines  # noqa: F401
 
 from fastgen.recipe.load import load
-from fastgen.train import train
+from fastgen.training.loop import train
 from pipelines.backends import BACKENDS
 
 TRAIN = ROOT / "fastgen" / "train.py"

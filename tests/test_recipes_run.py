@@ -3,13 +3,14 @@
 import json
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from whole_runs import fresh_accelerate, importorskip_backend  # noqa: F401
 
 from fastgen.recipe.load import known_recipes, load
-from fastgen.train import train
+from fastgen.training.loop import train
 
 SUMMARY_KEYS = {
     "recipe", "seed", "params", "epochs", "steps", "train_top1", "train_top1_clean_part",
@@ -32,9 +33,10 @@ def test_every_recipe_runs_two_steps(name, tmp_path):
     if large and recipe.model.options.get("aux_logits") is not True:  # the auxiliary head needs all of its 299 pixels
         overrides += ["data.image_size=96", "data.progressive.start_size=null", "data.eval_size=null"]
     summary = train(load(name, [*overrides, f"data.batch_size={batch}", f"run.dir={tmp_path / 'run'}"]))
-    assert summary.keys() >= SUMMARY_KEYS and summary["steps"] == 2 and summary["status"] == "finished"
-    assert 0 <= summary["train_top1"] <= 100 and math.isfinite(summary["train_loss"])
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    written = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert written == asdict(summary) and written.keys() >= SUMMARY_KEYS
+    assert summary.steps == 2 and summary.status == "finished"
+    assert 0 <= summary.train_top1 <= 100 and math.isfinite(summary.train_loss)
     for file in ("recipe.yaml", "manifest.json", "metrics.jsonl"):
         assert (tmp_path / "run" / file).stat().st_size > 0
 
@@ -44,4 +46,4 @@ def test_any_timm_model_works(name, tmp_path):
     size = 32 if name.startswith("vit") else 16
     settings = [f"model.name={name}", "train.max_steps=2", "data.source=synthetic", f"data.synthetic.size={size}",
                 "data.limit=64", "data.limit_test=16", "data.batch_size=32"]  # fmt: skip
-    assert train(load("quickstart", settings))["steps"] == 2
+    assert train(load("quickstart", settings)).steps == 2

@@ -11,8 +11,8 @@ from whole_runs import SMALL, fresh_accelerate  # noqa: F401
 
 from fastgen import cli
 from fastgen.recipe.load import parse
-from fastgen.report.tables import Run, find_runs
-from fastgen.train import train
+from fastgen.runs.run import Run, find_runs
+from fastgen.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_it_says_what_the_runs_say(runs, page):
 
 
 def test_its_command_is_the_same_recipe(runs):
-    for run in find_runs([str(runs)]):
+    for run in find_runs([runs]):
         words = shlex.split(run.command)
         assert words[:2] == ["fastgen", "train"]
         again = parse(words[2:]).flat()
@@ -107,7 +107,7 @@ def test_a_set_that_is_gone_and_mistakes(runs, page, tmp_path, monkeypatch, caps
     assert "no longer in the cache" in (tmp_path / "one.md").read_text()
     capsys.readouterr()
     for arguments, message in (
-        ([], "name run directories"),
+        ([], "Missing argument 'RUN'"),
         ([str(tmp_path)], "is no run directory and contains none"),
         ([str(runs), "--output", "report.pdf"], "must end in .html"),
     ):

@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import t
+from whole_runs import a_summary
 
 from fastgen import cli
 from fastgen.paper.comparison import Result, comparison
-from fastgen.paper.experiments import EXPERIMENTS, Entry, Options
+from fastgen.paper.experiments import EXPERIMENTS, Entry, Scope
+from fastgen.paper.figures import FIGURES
 from fastgen.paper.numbers import table
-from fastgen.paper.reproduce import FIGURES, notes
+from fastgen.paper.reproduce import notes
 from fastgen.report.page import Page
 from fastgen.report.plots import Series, accuracy_curves, against_corruption, loss_curves, parts_curves
 from fastgen.report.spread import interval, mean_and_deviation
 from fastgen.sweeps.executor import DONE, FAILED, Job
 from fastgen.sweeps.grid import Point
 
-FULL = Options(None, smoke=False)
+FULL = Scope(None, smoke=False)
 
 
 def test_the_papers_tables_are_whole():
@@ -59,7 +61,7 @@ def test_a_rows_recipe_has_the_rows_switches(name):
 def test_every_entry_is_a_valid_recipe(name, smoke):
     if smoke and not EXPERIMENTS[name].smoke:
         pytest.skip("trains on ImageNet")
-    entries = EXPERIMENTS[name].entries(Options(None, smoke))
+    entries = EXPERIMENTS[name].entries(Scope(None, smoke))
     recipes = [entry.point(3, ("train.max_steps=2",)).load() for entry in entries]
     assert {(recipe.seed, recipe.train.max_steps) for recipe in recipes} == {(3, 2)}
     assert all(recipe.data.labels.seed == (0 if recipe.data.labels.kind == "true" else 3) for recipe in recipes)
@@ -68,7 +70,7 @@ def test_every_entry_is_a_valid_recipe(name, smoke):
 
 
 def test_levels_of_corruption_are_those_of_the_paper():
-    entries = EXPERIMENTS["fig1b"].entries(Options(["alexnet"], smoke=False))
+    entries = EXPERIMENTS["fig1b"].entries(Scope(["alexnet"], smoke=False))
     levels = [entry.point(0, ()).load().data.labels.p for entry in entries]
     assert levels == [entry.level for entry in entries] and np.allclose(levels, np.arange(11) / 10)
 
@@ -77,8 +79,7 @@ def finished(folder, key="run", **summary):
     """A job whose run directory says this."""
     job = Job(Point("quickstart", (f"track.project={key}",)), folder / key, state=DONE)
     job.folder.mkdir(parents=True)
-    summary = {"status": "finished", "epochs": 3.0, "wall_seconds": 90.0, "interpolation_epoch": 2.5, **summary}
-    (job.folder / "summary.json").write_text(json.dumps(summary))
+    a_summary(**{"epochs": 3.0, "wall_seconds": 90.0, "interpolation_epoch": 2.5, **summary}).write(job.folder)
     return job
 
 
@@ -115,9 +116,9 @@ def test_the_table_shows_means_and_what_is_missing(tmp_path):
 
 
 def test_time_to_overfit_is_relative_to_the_same_seeds_true_labels(tmp_path):
-    options = Options(["mlp_1x512"], smoke=True)
+    scope = Scope(["mlp_1x512"], smoke=True)
     results = []
-    for entry in EXPERIMENTS["fig1b"].entries(options):
+    for entry in EXPERIMENTS["fig1b"].entries(scope):
         level = entry.level
         jobs = [
             finished(tmp_path, f"{level}-{s}", test_top1=50 - 40 * level, interpolation_epoch=(s + 1) * (2 + level))
@@ -190,12 +191,12 @@ def test_a_page_needs_no_network_and_says_everything(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name one experiment: table1"),
-        (["table1", "table4"], "name one experiment"),
+        ([], "Missing argument 'NAME'"),
+        (["table1", "table4"], "'table4' is no override"),
         (["tabel1"], "did you mean 'table1'"),
         (["table1", "--models", "mlp_1x51"], "--models has 'mlp_1x51'"),
         (["table1", "--seeds", "0,0"], "--seeds=0,0"),
-        (["table1", "--scale", "tiny"], "--scale=tiny"),
+        (["table1", "--scale", "tiny"], "'tiny' is not one of 'full', 'smoke'"),
         (["table2", "--scale", "smoke"], "no small scale"),
         (["fig1a", "--models", "alexnet,inception"], "one network"),
         (["table1", "optim.lrr=1"], "did you mean 'optim.lr'"),

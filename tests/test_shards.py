@@ -10,7 +10,7 @@ import torch
 
 from fastgen import cli
 from fastgen.recipe.load import load
-from fastgen.train import train
+from fastgen.training.loop import train
 from pipelines.backends import open_engine
 from pipelines.baked.bake import BakeSpec, bake
 from pipelines.baked.export import export

@@ -14,8 +14,8 @@ import pytest
 from whole_runs import ROOT, SMALL, fresh_accelerate  # noqa: F401
 
 from fastgen.recipe.load import load
-from fastgen.train import train
 from fastgen.training import checkpoints
+from fastgen.training.loop import train
 
 TRAIN = ROOT / "fastgen" / "train.py"
 

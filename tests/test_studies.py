@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fastgen import cli
-from fastgen.paper.reproduce import EXPERIMENTS, STUDIES
+from fastgen.paper.experiments import EXPERIMENTS, STUDIES, Scope
+from fastgen.paper.studies import find_study
 from pipelines.errors import UserError
 
 
@@ -114,11 +115,11 @@ def test_mistakes_are_told(arguments, message, tmp_path, capsys, data_folder):
 
 
 def test_every_study_names_what_it_shows():
-    for study in (STUDIES[name] for name in STUDIES):
+    for study in map(find_study, STUDIES):
         for case in study.cases(None):
             assert case.rows and all(row.labels.keys() == case.rows[0].labels.keys() for row in case.rows)
     with pytest.raises(UserError, match="did you mean 'table3'"):
-        STUDIES["tabel3"]
+        find_study("tabel3")
 
 
 # ---------------------------------------------------------------- Rademacher complexity, which is trained
@@ -144,15 +145,13 @@ def test_rademacher_of_any_network_and_source(tmp_path):
 
 
 def test_rademachers_entries():
-    from fastgen.paper.experiments import Options
-
     experiment = EXPERIMENTS["rademacher"]
     assert experiment.seeds == (0, 1, 2)
-    for entry in experiment.entries(Options(["alexnet", "resnet18"], smoke=False)):
+    for entry in experiment.entries(Scope(["alexnet", "resnet18"], smoke=False)):
         first, second = (entry.point(seed, ()).load() for seed in (0, 1))
         assert first.data.labels.signs and first.data.labels.column_name != second.data.labels.column_name
     with pytest.raises(UserError, match="'resnet19', and is one of"):
-        experiment.entries(Options(["resnet19"], smoke=False))
+        experiment.entries(Scope(["resnet19"], smoke=False))
 
 
 def test_the_complexity_is_the_mean_product_of_signs_and_outputs():

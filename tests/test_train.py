@@ -1,5 +1,6 @@
 """The training loop for real: every recipe, every backend, resume at every step, several processes, signals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -18,9 +19,11 @@ from fastgen import cli
 from fastgen.optim.schedules import SCHEDULES, learning_rate
 from fastgen.recipe.load import load
 from fastgen.runs.metrics import read_metrics
-from fastgen.train import train
 from fastgen.training import checkpoints
+from fastgen.training.checkpoints import Position
+from fastgen.training.loop import train
 from fastgen.training.tracking import start_wandb
+from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
 from pipelines.errors import UserError
 
@@ -38,14 +41,14 @@ def test_it_memorises_and_says_so(tmp_path):
     """Random labels are fitted; every number of the summary fits the others."""
     settings = ["data.limit=300", "train.epochs=300", f"run.dir={tmp_path / 'run'}"]
     summary = train(load("quickstart", settings))
-    assert summary["train_top1"] == summary["train_top1_corrupted_part"] == summary["train_top1_clean_part"] == 100
-    assert summary["interpolation_epoch"] == summary["epochs"] < 300
-    assert summary["train_top1_true_labels"] < 25 and summary["train_top1_corrupted_part_true_labels"] == 0
-    assert summary["test_top1"] <= summary["best_test_top1"] < 40
+    assert summary.train_top1 == summary.train_top1_corrupted_part == summary.train_top1_clean_part == 100
+    assert summary.interpolation_epoch == summary.epochs < 300
+    assert summary.train_top1_true_labels < 25 and summary.train_top1_corrupted_part_true_labels == 0
+    assert summary.test_top1 <= summary.best_test_top1 < 40
     manifest = (tmp_path / "run" / "manifest.json").read_bytes()
     import hashlib
 
-    assert hashlib.sha256(manifest).hexdigest() == summary["manifest_sha256"]
+    assert hashlib.sha256(manifest).hexdigest() == summary.manifest_sha256
 
 
 def test_partial_corruption_is_split_into_its_parts(tmp_path):
@@ -54,9 +57,9 @@ def test_partial_corruption_is_split_into_its_parts(tmp_path):
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())["splits"]["train"]
     changed = manifest["columns"]["random_0.4_s0"]["changed"]
     n = manifest["samples"]
-    whole = ((n - changed) * summary["train_top1_clean_part"] + changed * summary["train_top1_corrupted_part"]) / n
-    assert whole == pytest.approx(summary["train_top1"])
-    assert summary["train_top1_clean_part"] > summary["train_top1_corrupted_part"]
+    whole = ((n - changed) * summary.train_top1_clean_part + changed * summary.train_top1_corrupted_part) / n
+    assert whole == pytest.approx(summary.train_top1)
+    assert summary.train_top1_clean_part > summary.train_top1_corrupted_part
 
 
 def test_seeds_differ_and_repeat(tmp_path):
@@ -89,52 +92,101 @@ LIKE_IMAGENET = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("settings, steps, stops", [((), 12, range(1, 12)), (LIKE_IMAGENET, 9, (2, 4, 6))])
+EVERY_EPOCH = ["train.evaluate_epochs=1"]
+
+
+def said(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl in their order, without what is measured by the clock."""
+    timed = ("wall_seconds", "images_per_second", "data_stall_fraction")
+    return [{key: line[key] for key in line if key not in timed} for line in read_metrics(folder)]
+
+
+@pytest.mark.parametrize("settings, steps, stops", [(EVERY_EPOCH, 12, range(1, 13)), (LIKE_IMAGENET, 9, (2, 4, 6))])
 def test_resume_at_every_step_is_as_if_never_stopped(settings, steps, stops, tmp_path):
-    """Stopped after each step in turn (in the middle of epochs too): the same weights, bit for bit."""
+    """Stopped after each step in turn (in the middle of an epoch, at its end, at the run's): the same weights bit for
+    bit, and the same lines of metrics, no evaluation lost and none twice."""
     whole = tmp_path / "whole"
     expected = train(load("quickstart", [*SMALL, *settings, f"run.dir={whole}"]))
-    assert expected["steps"] == steps
+    assert expected.steps == steps
     for step in stops:
         folder = tmp_path / f"stopped{step}"
         before = os.environ.copy()
         AcceleratorState._reset_state(True)
-        with stop_after(step), pytest.raises(SystemExit) as ended:
-            train(load("quickstart", [*SMALL, *settings, f"run.dir={folder}"]))
+        with pytest.raises(SystemExit) as ended:
+            train(load("quickstart", [*SMALL, *settings, f"run.dir={folder}"]), [StopAfter(step)])
         assert ended.value.code == 128 + signal.SIGTERM
         assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
         AcceleratorState._reset_state(True)
         summary = train(load("quickstart", [*SMALL, *settings, f"run.dir={folder}", "run.resume=true"]))
         assert os.environ == before
         assert same_weights(weights(folder), weights(whole))
-        for key in ("train_running_loss_nats", "learning_rate", "train_loss_nats", "test_top1_percent"):
-            assert lines(folder, key) == lines(whole, key)
+        assert said(folder) == said(whole)
         for key in ("steps", "epochs", "train_loss", "test_top1", "best_test_top1", "interpolation_epoch"):
-            assert summary[key] == expected[key]
+            assert getattr(summary, key) == getattr(expected, key)
 
 
-class stop_after:
+class StopAfter(Watcher):
     """Sends this process a SIGTERM when training has done so many steps."""
 
     def __init__(self, step: int) -> None:
-        self.step = step
+        self.last = step
 
-    def __enter__(self):
-        from fastgen.training.meter import Meter
+    def step(self, position: Position) -> None:
+        if position.step == self.last:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-        self.original, count = Meter.step, iter(range(1, 10**6))
 
-        def step(meter, *arguments):
-            self.original(meter, *arguments)
-            if next(count) == self.step:
-                os.kill(os.getpid(), signal.SIGTERM)
+def test_resuming_a_finished_run_adds_nothing(tmp_path):
+    settings = [*SMALL, f"run.dir={tmp_path / 'run'}"]
+    first = train(load("quickstart", settings))
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    AcceleratorState._reset_state(True)
+    again = train(load("quickstart", [*settings, "run.resume=true"]))
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    assert (again.train_loss, again.steps, again.status) == (first.train_loss, first.steps, "finished")
 
-        Meter.step = step
 
-    def __exit__(self, *_):
-        from fastgen.training.meter import Meter
+def test_killed_after_an_evaluation_that_no_checkpoint_knows(tmp_path):
+    """It is made again, and its first line is forgotten."""
 
-        Meter.step = self.original
+    class Killed(Watcher):
+        def step(self, position: Position) -> None:
+            if position.step == 8:  # the evaluations after steps 3 and 6 are written, and the checkpoint of step 2
+                raise KeyboardInterrupt
+
+    train(load("quickstart", [*SMALL, *EVERY_EPOCH, f"run.dir={tmp_path / 'whole'}"]))
+    settings = [*SMALL, *EVERY_EPOCH, f"run.dir={tmp_path / 'run'}"]
+    AcceleratorState._reset_state(True)
+    with pytest.raises(SystemExit):
+        train(load("quickstart", settings), [StopAfter(2)])
+    for resumed in range(2):
+        AcceleratorState._reset_state(True)
+        watchers = [] if resumed else [Killed()]
+        with pytest.raises(KeyboardInterrupt) if watchers else contextlib.nullcontext():
+            train(load("quickstart", [*settings, "run.resume=true"]), watchers)
+    assert said(tmp_path / "run") == said(tmp_path / "whole")
+    assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_watchers_are_told_of_each_batch_step_and_epoch(tmp_path):
+    class Told(Watcher, list):
+        def batch(self, batch, logits, loss):
+            assert logits.shape == (10, 10) and loss.shape == () and not logits.requires_grad
+            self.append(("batch", len(batch.index)))
+
+        def step(self, position):
+            self.append(("step", position.step, position.epoch, position.step_in_epoch))
+
+        def epoch(self, epoch):
+            self.append(("epoch", epoch))
+
+    told = Told()
+    train(
+        load("quickstart", [*SMALL, "train.accumulate=3", "train.max_steps=4", f"run.dir={tmp_path / 'run'}"]), [told]
+    )
+    steps = [("step", 1, 0, 1), ("step", 2, 0, 2), ("step", 3, 1, 0), ("epoch", 0), ("step", 4, 1, 1)]
+    assert [each for each in told if each[0] != "batch"] == steps
+    assert [each for each in told if each[0] == "batch"] == 12 * [("batch", 10)]
 
 
 def test_a_finished_run_can_go_on_longer(tmp_path):
@@ -144,7 +196,7 @@ def test_a_finished_run_can_go_on_longer(tmp_path):
     train(load("quickstart", [*settings, "train.epochs=2", f"run.dir={tmp_path / 'part'}"]))
     AcceleratorState._reset_state(True)
     summary = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'part'}", "run.resume=true"]))
-    assert summary["epochs"] == 4 and same_weights(weights(tmp_path / "whole"), weights(tmp_path / "part"))
+    assert summary.epochs == 4 and same_weights(weights(tmp_path / "whole"), weights(tmp_path / "part"))
 
 
 def test_resume_refuses_what_would_not_be_the_same_run(tmp_path):
@@ -212,7 +264,7 @@ def test_runs_are_numbered_and_the_latest_is_resumed(tmp_path):
         train(load("quickstart", [*SMALL, "train.max_steps=1"]))
     assert sorted(p.name for p in Path("runs").iterdir()) == ["quickstart-001", "quickstart-002"]
     AcceleratorState._reset_state(True)
-    assert train(load("quickstart", [*SMALL, "run.resume=true"]))["run_dir"] == "runs/quickstart-002"
+    assert train(load("quickstart", [*SMALL, "run.resume=true"])).run_dir == "runs/quickstart-002"
 
 
 def test_old_checkpoints_are_deleted(tmp_path):
@@ -231,7 +283,7 @@ def test_divergence_is_an_error(tmp_path, capsys):
 def test_without_a_test_split(tmp_path):
     settings = ["data.source=synthetic", "data.synthetic.test_samples=0", "train.max_steps=2"]
     summary = train(load("quickstart", settings))
-    assert summary["test_top1"] is summary["best_test_top1"] is summary["test_top5"] is None
+    assert summary.test_top1 is summary.best_test_top1 is summary.test_top5 is None
 
 
 # ---------------------------------------------------------------- schedules
@@ -269,7 +321,7 @@ def test_wandb_offline(tmp_path):
     identifier = (folder / "wandb_id.txt").read_text()
     for text in (identifier, "quickstart", "mine", "random", "train_running_loss_nats", "test_top1_percent"):
         assert text.encode() in content, text
-    assert len(read_metrics(folder / "metrics.jsonl")) == 4
+    assert len(read_metrics(folder)) == 4
 
 
 @pytest.mark.parametrize(
@@ -292,9 +344,9 @@ def test_the_job_type_is_the_corruption(labels, job_type, tmp_path):
 def test_metrics_have_units_and_survive_a_cut(tmp_path):
     train(load("quickstart", [*SMALL, f"run.dir={tmp_path / 'run'}"]))
     path = tmp_path / "run" / "metrics.jsonl"
-    whole = read_metrics(path)
+    whole = read_metrics(path.parent)
     units = ("_nats", "_percent", "_seconds", "_fraction", "_per_second")
     counted = {"step", "epoch", "learning_rate"}
     assert all(key in counted or key.endswith(units) for line in whole for key in line)
     path.write_bytes(path.read_bytes()[:-20])
-    assert read_metrics(path) == whole[:-1]
+    assert read_metrics(path.parent) == whole[:-1]

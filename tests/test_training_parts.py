@@ -14,6 +14,7 @@ from fastgen.recipe.schema import ProgressiveSpec, TrainSpec
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.meter import Meter
 from fastgen.training.objective import logits_of, training_loss
+from pipelines.backends import Batch
 from pipelines.baked import staging
 from pipelines.baked.bake import BakeSpec, bake
 from pipelines.baked.manifest import BakedSet
@@ -52,13 +53,13 @@ def test_the_average_is_tensorflows():
 @pytest.mark.parametrize("classes", [3, 30_000])  # added up after 64 micro-batches, or after a few
 def test_running_loss_and_accuracy_are_those_of_all_samples(classes):
     generator = torch.Generator().manual_seed(0)
-    meter, losses, hits = Meter(Accelerator(cpu=True), None), [], []
+    meter, losses, hits = Meter(Accelerator(cpu=True), []), [], []
     for number in range(70):
         size = 5 if number == 69 else 8
         labels = torch.randint(3, (size,), generator=generator)
         logits = torch.randn(size, classes, generator=generator) + 9 * F.one_hot(labels, classes) * (number % 2)
         each = F.cross_entropy(logits, labels, reduction="none")
-        meter.add(each.mean(), logits, labels)
+        meter.batch(Batch(images=labels, label=labels, clean_label=labels, index=labels), logits, each.mean())
         losses += each.tolist()
         hits += (logits.argmax(1) == labels).tolist()
         if number == 66:

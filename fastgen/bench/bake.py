@@ -1,24 +1,18 @@
 """fastgen bench bake: how fast photographs are baked, how large they become, and how fast they are streamed then."""
 
 import importlib.util
-import shlex
 import statistics
 import tempfile
 from pathlib import Path
 
 from fastgen.bench.bake_process import SIZE, WRITERS, BakeWork
 from fastgen.bench.contenders import default_workers
-from fastgen.bench.options import Options
 from fastgen.bench.photographs import repeated
 from fastgen.bench.results import conclude
-from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
+from fastgen.bench.subprocesses import Measured, chosen, in_turn, measure, ratios, shown, values
 from fastgen.report.page import Page
 from fastgen.report.plots import bars
 from pipelines.baked.bake import BakeSpec
-
-_DEFAULTS = {
-    "--images": "", "--samples": "1000", "--workers": "", "--repeats": "3", "--only": "", "--output": "bench",
-}  # fmt: skip
 
 # What a user may choose between (the pixels are those of the longest side), from the most faithful to the smallest; and
 # raw pixels, which need no decoding.
@@ -34,22 +28,21 @@ STORED = {
 }
 
 
-def baking(arguments: list[str]) -> None:
-    """[--images FOLDER] [--samples 1000] [--workers N] [--repeats 3] [--only a;b] [--output FOLDER].
+def bakes(
+    only: list[str], repeats: int, output: Path, command: str, images: Path | None, samples: int, workers: int | None
+) -> None:
+    """only: names among STORED (empty: all). images: class folders of JPEG files, taken over and over until there are
+    `samples` (None: the sample of ImageNet). workers: None for one a core. command: what the page says that it was
+    made with.
 
-    images: class folders of JPEG files, taken over and over until there are --samples. Raises UserError for mistakes,
-    SystemExit(1) when a writer failed.
+    Raises UserError for mistakes, SystemExit(1) when a writer failed.
     """
-    command = shlex.join(["fastgen", "bench", "bake", *arguments])
-    options = Options(arguments, _DEFAULTS)
-    names, repeats = options.chosen("--only", list(STORED)), options.count("--repeats")
-    workers = options.count("--workers") if options["--workers"] else default_workers()
-    samples = options.count("--samples")
+    names, workers = chosen(only, STORED), workers or default_workers()
     has_ffcv = importlib.util.find_spec("ffcv") is not None
     absent = {} if has_ffcv else {"FFCV": "absent: ffcv is not installed"}
     runs = {f"{writer}: {name}": (writer, name) for name in names for writer in WRITERS if writer not in absent}
     with tempfile.TemporaryDirectory() as folder:
-        photographs = str(repeated(options["--images"], samples, Path(folder)))
+        photographs = str(repeated(images, samples, Path(folder)))
 
         def run(one: str) -> Measured:
             writer, name = runs[one]
@@ -77,7 +70,7 @@ def baking(arguments: list[str]) -> None:
         page.figure("bake", bars(rates, "images/s"), "Images baked a second: median, lowest and highest")
     conclude(
         page,
-        Path(options["--output"]) / "bake",
+        output / "bake",
         command,
         {"samples": samples, "workers": workers, "measured": found, "failed": failed, "absent": absent},
     )

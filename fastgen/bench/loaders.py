@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shlex
 import statistics
 import tempfile
 from dataclasses import asdict
@@ -12,10 +11,9 @@ from pathlib import Path
 import torch
 
 from fastgen.bench.contenders import CONTENDERS, FORMS, Work, default_workers
-from fastgen.bench.options import Options
 from fastgen.bench.photographs import repeated
 from fastgen.bench.results import conclude
-from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
+from fastgen.bench.subprocesses import Measured, chosen, in_turn, measure, ratios, shown, values
 from fastgen.report.page import Page
 from fastgen.report.plots import bars
 from pipelines.baked.bake import bake
@@ -23,32 +21,35 @@ from pipelines.baked.export import export
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.sources import SourceSpec
 
-_DEFAULTS = {
-    "--images": "", "--size": "224", "--batch": "64", "--samples": "2000", "--repeats": "3", "--only": "",
-    "--workers": "", "--output": "bench",
-}  # fmt: skip
 _USUAL = ("torchvision, PIL", "timm")  # what most people train with
 
 
-def loaders(arguments: list[str]) -> None:
-    """[--images FOLDER] [--size 224] [--batch 64] [--samples 2000] [--workers N] [--repeats 3] [--only a;b]
-    [--output FOLDER].
+def loaders(
+    only: list[str],
+    repeats: int,
+    output: Path,
+    command: str,
+    images: Path | None,
+    samples: int,
+    workers: int | None,
+    size: int,
+    batch: int,
+) -> None:
+    """only: names among CONTENDERS (empty: all). images: class folders of JPEG files, taken over and over until there
+    are `samples` (None: the sample of ImageNet). workers: None for one a core. size: pixels, side of what is
+    delivered. command: what the page says that it was made with.
 
-    images: class folders of JPEG files, taken over and over until there are --samples. Raises UserError for mistakes,
-    SystemExit(1) when a loader failed.
+    Raises UserError for mistakes, SystemExit(1) when a loader failed.
     """
-    command = shlex.join(["fastgen", "bench", "loaders", *arguments])
-    options = Options(arguments, _DEFAULTS)
-    names, repeats = options.chosen("--only", list(CONTENDERS)), options.count("--repeats")
     present, absent = [], {}
-    for name in names:
+    for name in chosen(only, CONTENDERS):
         missing = [package for package in CONTENDERS[name].needs if not _installed(package)]
         if missing:
             absent[name] = f"absent: {', '.join(missing)} is not installed"
         else:
             present.append(name)
     with tempfile.TemporaryDirectory() as folder:
-        work = _prepare(options, Path(folder), present)
+        work = prepare(present, Path(folder), images, samples, size, batch, workers or default_workers())
         text = json.dumps(asdict(work))
         found, failed = in_turn(
             present,
@@ -60,7 +61,7 @@ def loaders(arguments: list[str]) -> None:
     page.table(*_table(found, absent | failed, work))
     for note in (
         f"Random-resized-crop to {work.size} pixels and flip, batches of {work.batch} as bytes on the {work.device}, "
-        f"{options.count('--samples'):,} photographs, {work.workers} threads or worker processes; the middle of "
+        f"{samples:,} photographs, {work.workers} threads or worker processes; the middle of "
         "an epoch, after a warm-up; all in turn, each time in a process of its own: median (lowest to highest).",
         f"small: baked with bake.resolution={small.resolution} bake.quality={small.quality}; raw: with "
         f"bake.encoding=raw bake.resolution={raw.resolution}; the others read the original files' bytes. timm's "
@@ -73,10 +74,10 @@ def loaders(arguments: list[str]) -> None:
         rates = {name: values(measured, "images_per_second") for name, measured in found.items()}
         page.figure("loaders", bars(rates, "images/s"), "Images a second: median, lowest and highest")
     described = {name: getattr(work, name) for name in ("size", "batch", "workers", "device")}
-    described["samples"] = options.count("--samples")
+    described["samples"] = samples
     conclude(
         page,
-        Path(options["--output"]) / "loaders",
+        output / "loaders",
         command,
         {"work": described, "measured": found, "failed": failed, "absent": absent},
     )
@@ -89,9 +90,11 @@ def _installed(package: str) -> bool:
         return False
 
 
-def _prepare(options: Options, folder: Path, names: list[str]) -> Work:
+def prepare(
+    names: list[str], folder: Path, images: Path | None, samples: int, size: int, batch: int, workers: int
+) -> Work:
     """Makes in `folder` what these contenders read."""
-    originals = repeated(options["--images"], options.count("--samples"), folder / "originals")
+    originals = repeated(images, samples, folder / "originals")
     sets, shards = {}, {}
     needed = {(CONTENDERS[name].of, CONTENDERS[name].reads) for name in names} - {("original", "files")}
     for stored in sorted({of for of, _ in needed}):
@@ -105,9 +108,9 @@ def _prepare(options: Options, folder: Path, names: list[str]) -> Work:
         originals=str(originals),
         sets=sets,
         shards=shards,
-        size=options.count("--size"),
-        batch=options.count("--batch"),
-        workers=options.count("--workers") if options["--workers"] else default_workers(),
+        size=size,
+        batch=batch,
+        workers=workers,
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
 

@@ -6,12 +6,12 @@ from pipelines.errors import UserError
 from pipelines.locations import data_root
 
 
-def repeated(images: str, samples: int, folder: Path) -> Path:
+def repeated(images: Path | None, samples: int, folder: Path) -> Path:
     """Class folders of `samples` links to the JPEG files in the class folders of `images`, made in `folder`.
 
-    images: empty for the sample of ImageNet under FASTGEN_DATA. Raises UserError where it has no such files.
+    images: None for the sample of ImageNet under FASTGEN_DATA. Raises UserError where it has no such files.
     """
-    given = Path(images or data_root() / "imagenet_sample")
+    given = images or data_root() / "imagenet_sample"
     files = sorted(path for path in given.glob("*/*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if not files:
         raise UserError(f"{given} has no class folders with JPEG files; name such a folder with --images")

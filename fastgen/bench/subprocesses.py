@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from fastgen.terminal import console
+from pipelines.errors import UserError, did_you_mean
 
 Measured = dict[str, Any]
 
@@ -35,6 +36,15 @@ def measure(module: str, arguments: list[str], given: str = "", limit_s: float |
         raise RuntimeError(lines[-1] if lines else f"exit code {process.returncode}")
     found: Measured = json.loads(lines[-1])
     return found
+
+
+def chosen(only: list[str], known: Iterable[str]) -> list[str]:
+    """`only`, or all that are known where it is empty. Raises UserError for an unknown name."""
+    known = list(known)
+    for name in only:
+        if name not in known:
+            raise UserError(f"--only has '{name}': {did_you_mean(name, known)}")
+    return only or known
 
 
 def in_turn(

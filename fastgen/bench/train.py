@@ -1,22 +1,17 @@
 """fastgen bench train: does the data keep up with the network?"""
 
 import json
-import shlex
 import tempfile
 from pathlib import Path
 
 import torch
 
-from fastgen.bench.options import Options
 from fastgen.bench.photographs import repeated
 from fastgen.bench.results import conclude
-from fastgen.bench.subprocesses import Measured, in_turn, measure, ratios, shown, values
+from fastgen.bench.subprocesses import Measured, chosen, in_turn, measure, ratios, shown, values
 from fastgen.recipe.load import load
 from fastgen.report.page import Page
 
-_DEFAULTS = {
-    "--only": "", "--steps": "20", "--repeats": "2", "--images": "", "--samples": "1024", "--output": "bench",
-}  # fmt: skip
 _SIDES = ("training", "compute", "loader")
 
 
@@ -42,36 +37,42 @@ def workloads(photographs: Path) -> dict[str, tuple[str, list[str]]]:
     return small | large
 
 
-def train(arguments: list[str]) -> None:
-    """[--only a;b] [--steps 20] [--repeats 2] [--images FOLDER] [--samples 1024] [--output FOLDER] [recipe=NAME]
-    [key=value ...].
+def train(
+    only: list[str],
+    repeats: int,
+    output: Path,
+    command: str,
+    images: Path | None,
+    samples: int,
+    steps: int,
+    settings: list[str],
+) -> None:
+    """settings: recipe=NAME to measure this one in place of `workloads`; key=value applies to all. only: names among
+    them (empty: all). images: class folders of JPEG files for those at ImageNet's shape, taken over and over until
+    there are `samples` (None: the sample of ImageNet). command: what the page says that it was made with.
 
-    recipe: measure this one in place of the built-in workloads; key=value applies to all. images: class folders of
-    JPEG files for those at ImageNet's shape, taken over and over until there are --samples. Raises UserError for
-    mistakes, SystemExit(1) when one failed.
+    Raises UserError for mistakes, SystemExit(1) when one failed.
     """
-    command = shlex.join(["fastgen", "bench", "train", *arguments])
-    options = Options(arguments, _DEFAULTS, settings=True)
-    settings = [setting for setting in options.settings if not setting.startswith("recipe=")]
-    given = [setting.partition("=")[2] for setting in options.settings if setting.startswith("recipe=")]
+    given = [setting.partition("=")[2] for setting in settings if setting.startswith("recipe=")]
+    settings = [setting for setting in settings if not setting.startswith("recipe=")]
     with tempfile.TemporaryDirectory() as folder:
         known: dict[str, tuple[str, list[str]]] = {name: (name, []) for name in given} or workloads(Path(folder))
-        chosen = options.chosen("--only", list(known))
+        names = chosen(only, known)
         asked: dict[str, tuple[str, str]] = {}
-        for name in chosen:
+        for name in names:
             recipe, own = known[name]
             load(recipe, [*own, *settings])  # mistakes are told before anything is measured
-            text = {"recipe": recipe, "settings": [*own, *settings], "steps": options.count("--steps")}
+            text = {"recipe": recipe, "settings": [*own, *settings], "steps": steps}
             asked |= {f"{name}: {side}": (side, json.dumps(text)) for side in _SIDES}
-        if any(f"data.root={folder}" in known[name][1] for name in chosen):
-            repeated(options["--images"], options.count("--samples"), Path(folder))
+        if any(f"data.root={folder}" in known[name][1] for name in names):
+            repeated(images, samples, Path(folder))
         found, failed = in_turn(
             asked,
-            options.count("--repeats"),
+            repeats,
             lambda one: measure("fastgen.bench.train_process", [asked[one][0]], asked[one][1]),
         )
     page = Page("Training beside its limits")
-    page.table(*_table(chosen, found, failed))
+    page.table(*_table(names, found, failed))
     for note in (
         "Compute: the recipe's step on one batch that is on the device already; loader: its batches with nothing done "
         "with them. All in turn, each time in a process of its own: median (lowest to highest), ratios of neighbours.",
@@ -79,7 +80,7 @@ def train(arguments: list[str]) -> None:
         "on the same device, measured in the same process.",
     ):
         page.text(note)
-    conclude(page, Path(options["--output"]) / "train", command, {"measured": found, "failed": failed})
+    conclude(page, output / "train", command, {"measured": found, "failed": failed})
 
 
 def _table(

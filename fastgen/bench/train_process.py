@@ -21,40 +21,44 @@ import torch
 from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
+from fastgen.training.checkpoints import Position
 from fastgen.training.data import Data, open_data
 from fastgen.training.launch import make_accelerator
+from fastgen.training.loop import train
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.objective import training_loss
 from fastgen.training.optimization import adding_gradients, step_of
+from fastgen.training.watching import Watcher
 
 _WARM_UP = 5
 _PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product measures the device's rate
 
 
+class _StepTimes(Watcher):
+    """When each step ended, by time.perf_counter."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def step(self, position: Position) -> None:
+        self.ends.append(time.perf_counter())
+
+
 def training(recipe: Recipe, steps: int) -> dict[str, Any]:
-    from fastgen import train as loop
-
-    steps_at: list[float] = []
-
-    class TimedMeter(loop.Meter):
-        def step(self, samples: int, waited_seconds: float) -> None:
-            super().step(samples, waited_seconds)
-            steps_at.append(time.perf_counter())
-
-    loop.Meter = TimedMeter  # type: ignore[misc]  # in this process, which ends with the measurement
+    times = _StepTimes()
     with _utilisation() as used:
-        summary = loop.train(recipe)
+        summary = train(recipe, [times])
     return {
-        "images_per_second": summary["images_per_second"],
-        "data_stall_fraction": summary["data_stall_fraction"],
-        "advice": summary["advice"],
-        "gpu_utilisation": used(steps_at[0], steps_at[-1]),
+        "images_per_second": summary.images_per_second,
+        "data_stall_fraction": summary.data_stall_fraction,
+        "advice": summary.advice,
+        "gpu_utilisation": used(times.ends[0], times.ends[-1]),
     }
 
 
 def compute(recipe: Recipe, steps: int) -> dict[str, Any]:
-    """The step as `fastgen.train` takes it, but for clipping, average and metrics, on a batch of noise; and what share
-    of the device's rate that is."""
+    """The step as `fastgen.training.loop` takes it, but for clipping, average and metrics, on a batch of noise; and
+    what share of the device's rate that is."""
     accelerator = make_accelerator(recipe)
     data = open_data(accelerator, recipe)
     channels, size = data.baked.manifest.channels, data.image_size
@@ -103,8 +107,7 @@ def loader(recipe: Recipe, steps: int) -> dict[str, Any]:
 
 def _endless(data: Data) -> Any:
     for epoch in itertools.count():
-        data.sampler.epoch, data.sampler.offset = epoch, 0
-        yield from data.training()
+        yield from data.training(epoch)
 
 
 def seconds_each(step: Callable[[], object], steps: int, device: torch.device) -> float:

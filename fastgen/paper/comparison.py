@@ -1,10 +1,10 @@
 """Our runs beside the paper's numbers: means over seeds, spreads, and the tables that show both."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from fastgen.paper.experiments import Entry, Experiment
 from fastgen.report.spread import interval, mean_and_deviation
+from fastgen.runs.summary import Summary
 from fastgen.sweeps.executor import Job
 
 
@@ -16,13 +16,14 @@ class Result:
     jobs: list[Job]
 
     @property
-    def summaries(self) -> list[dict[str, Any]]:
+    def summaries(self) -> list[Summary]:
         """Of the finished runs."""
         return [summary for job in self.jobs if (summary := job.summary) is not None]
 
     def values(self, key: str) -> list[float]:
         """What the finished runs have for a key of summary.json; those that have nothing there are left out."""
-        return [summary[key] for summary in self.summaries if summary.get(key) is not None]
+        found = (getattr(summary, key) for summary in self.summaries)
+        return [value for value in found if value is not None]
 
 
 def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str], list[list[str]]]:

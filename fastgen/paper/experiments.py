@@ -49,8 +49,8 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Options:
-    """models: which networks (None: the experiment's own). smoke: the small scale."""
+class Scope:
+    """How much of an experiment. models: which networks (None: the experiment's own). smoke: the small scale."""
 
     models: list[str] | None
     smoke: bool
@@ -72,7 +72,7 @@ class Experiment:
     """
 
     title: str
-    entries: Callable[[Options], list[Entry]]
+    entries: Callable[[Scope], list[Entry]]
     columns: dict[str, str]
     smoke: bool = True
     seeds: tuple[int, ...] = (0,)
@@ -88,9 +88,9 @@ def table1_recipe(row: Row) -> str:
     return "_".join(["cifar10", row["model"], row["labels"], *switches])
 
 
-def _table1(options: Options) -> list[Entry]:
+def _table1(scope: Scope) -> list[Entry]:
     rows = table(1)
-    models = options.among(tuple(dict.fromkeys(row["model"] for row in rows)))
+    models = scope.among(tuple(dict.fromkeys(row["model"] for row in rows)))
     return [
         Entry(
             {
@@ -100,7 +100,7 @@ def _table1(options: Options) -> list[Entry]:
                 "weight decay": row["weight_decay"],
             },
             table1_recipe(row),
-            _SMOKE if options.smoke else (),
+            _SMOKE if scope.smoke else (),
             {"train_top1": row["train_acc"], "test_top1": row["test_acc"]},
         )
         for row in rows
@@ -108,8 +108,8 @@ def _table1(options: Options) -> list[Entry]:
     ]
 
 
-def _table2(options: Options) -> list[Entry]:
-    options.among(("inception_v3",))
+def _table2(scope: Scope) -> list[Entry]:
+    scope.among(("inception_v3",))
     entries = []
     for row in table(2):
         switches = [
@@ -132,15 +132,15 @@ def _table2(options: Options) -> list[Entry]:
     return entries
 
 
-def _table4(options: Options) -> list[Entry]:
+def _table4(scope: Scope) -> list[Entry]:
     rows = table(4)
-    models = options.among(tuple(dict.fromkeys(row["model"] for row in rows)))
+    models = scope.among(tuple(dict.fromkeys(row["model"] for row in rows)))
     suffix = {"weight_decay": "decay", "random_cropping": "crop", "augmentation": "augment"}
     return [
         Entry(
             {"regularizer": row["regularizer"].replace("_", " "), "model": MODELS[row["model"]]},
             f"cifar10_{row['model']}_random_{suffix[row['regularizer']]}",
-            _SMOKE if options.smoke else (),
+            _SMOKE if scope.smoke else (),
             {"train_top1": row["train_acc_on_random_labels"]},
         )
         for row in rows
@@ -148,29 +148,27 @@ def _table4(options: Options) -> list[Entry]:
     ]
 
 
-def _fig1a(options: Options) -> list[Entry]:
-    (model, *others) = (
-        options.among(tuple(MODELS), ("mlp_1x512",)) if options.models or options.smoke else ["inception"]
-    )
+def _fig1a(scope: Scope) -> list[Entry]:
+    (model, *others) = scope.among(tuple(MODELS), ("mlp_1x512",)) if scope.models or scope.smoke else ["inception"]
     if others:
         raise UserError("fig1a shows one network: name one with --models")
     return [
         Entry(
             {"condition": text, "model": MODELS[model]},
             f"cifar10_{model}_{condition}",
-            (*(_SMOKE if options.smoke else ()), "train.stop_at_interpolation=true"),
+            (*(_SMOKE if scope.smoke else ()), "train.stop_at_interpolation=true"),
         )
         for condition, text in CONDITIONS.items()
     ]
 
 
-def _by_corruption(options: Options) -> list[Entry]:
-    models = options.among(("inception", "alexnet", "mlp_1x512"), ("mlp_1x512",))
+def _by_corruption(scope: Scope) -> list[Entry]:
+    models = scope.among(("inception", "alexnet", "mlp_1x512"), ("mlp_1x512",))
     return [
         Entry(
             {"model": MODELS[model], "corruption": f"{level:g}"},
             f"cifar10_{model}_partial",
-            (f"data.labels.p={level}", *(_SMOKE if options.smoke else ())),
+            (f"data.labels.p={level}", *(_SMOKE if scope.smoke else ())),
             level=level,
         )
         for model in models
@@ -178,25 +176,23 @@ def _by_corruption(options: Options) -> list[Entry]:
     ]
 
 
-def _fig2a(options: Options) -> list[Entry]:
-    options.among(("inception_v3",))
+def _fig2a(scope: Scope) -> list[Entry]:
+    scope.among(("inception_v3",))
     return [
         Entry({"curve": "all regularizers"}, "imagenet_inception_true"),
         Entry({"curve": "none"}, "imagenet_inception_true_plain"),
     ]
 
 
-def _fig2b(options: Options) -> list[Entry]:
-    models = options.among(tuple(MODELS), ("mlp_3x512",)) if options.models or options.smoke else list(MODELS)[:2]
-    return [
-        Entry({"curve": MODELS[model]}, f"cifar10_{model}_true", _SMOKE if options.smoke else ()) for model in models
-    ]
+def _fig2b(scope: Scope) -> list[Entry]:
+    models = scope.among(tuple(MODELS), ("mlp_3x512",)) if scope.models or scope.smoke else list(MODELS)[:2]
+    return [Entry({"curve": MODELS[model]}, f"cifar10_{model}_true", _SMOKE if scope.smoke else ()) for model in models]
 
 
-def _rademacher(options: Options) -> list[Entry]:
+def _rademacher(scope: Scope) -> list[Entry]:
     """The paper's networks, or any that timm knows."""
     entries = []
-    for model in options.models or (["mlp_1x512"] if options.smoke else list(MODELS)):
+    for model in scope.models or (["mlp_1x512"] if scope.smoke else list(MODELS)):
         if model not in MODELS and not is_known(model):
             raise UserError(f"--models has '{model}', and is one of {', '.join(MODELS)} or a network that timm knows")
         settings: tuple[str, ...] = (f"model.name={model}",)
@@ -207,7 +203,7 @@ def _rademacher(options: Options) -> list[Entry]:
             Entry(
                 {"model": MODELS.get(model, model)},
                 recipe,
-                (*settings, *(_SMOKE if options.smoke else ())),
+                (*settings, *(_SMOKE if scope.smoke else ())),
                 {"rademacher_complexity": "close to 1"},
             )
         )
@@ -251,6 +247,18 @@ EXPERIMENTS.add(
         ),
     ),
 )
+
+# What is computed rather than trained: the module whose STUDY it is, which takes seconds to import.
+STUDIES: Registry[str] = Registry("experiment")
+STUDIES.add("table3", "fastgen.paper.table3")
+STUDIES.add("theorem1", "fastgen.paper.theorem1")
+STUDIES.add("minnorm", "fastgen.paper.minnorm")
+
+
+def names() -> list[str]:
+    """All that `fastgen reproduce` takes."""
+    return [*EXPERIMENTS, *STUDIES, "all"]
+
 
 # Where a figure is more than 1.5 points from the paper's: what the paper leaves open, varied, and what that moves.
 # Each figure is of one whole run, seed 0, made with `fastgen train recipe=NAME` and the key that is named.

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from fastgen.paper.settings import Settings
-from fastgen.paper.studies import STUDIES, Case, Measured, Row, Study, Told
+from fastgen.paper.studies import Case, Measured, Row, Study, Told
 from fastgen.report.plots import against_epochs
 from fastgen.theory.minimum_norm import Fit, LinearProblem, standardised
 from fastgen.theory.points import load_points
@@ -66,31 +66,28 @@ def _figures(shown: list[tuple[Row, Measured]]) -> list[tuple[str, Figure]]:
     ]
 
 
-STUDIES.add(
-    "minnorm",
-    Study(
-        "Section 5: SGD and the solution of minimum norm",
-        _cases,
-        {
-            "samples": "samples",
-            "dimensions": "dimensions",
-            "norm": "norm",
-            "distance": "distance",
-            "outside": "outside the span",
-            "residual": "largest residual",
-            "test_error": "test error (%)",
-            "hessian_change": "Hessian's change",
-        },
-        ("seed=", "data.", "sgd."),
-        notes=(
-            "A linear model with squared loss on one-hot labels, fewer images than dimensions, pixels standardised "
-            "image by image. Distance: from the solution of minimum norm, and outside the span: the part of the "
-            "weights orthogonal to all images, both over that solution's norm.",
-            "SGD takes one image a step and no momentum; from zero it never leaves the span. Random weights start with "
-            "the norm of the minimum solution, and keep their part outside the span for ever.",
-            "Hessian's change: the largest |H(w) v - H(0) v| / |H(0) v| over random directions v, by differentiating "
-            "twice at the row's weights: curvature is the same at all solutions.",
-        ),
-        figures=_figures,
+STUDY = Study(
+    "Section 5: SGD and the solution of minimum norm",
+    _cases,
+    {
+        "samples": "samples",
+        "dimensions": "dimensions",
+        "norm": "norm",
+        "distance": "distance",
+        "outside": "outside the span",
+        "residual": "largest residual",
+        "test_error": "test error (%)",
+        "hessian_change": "Hessian's change",
+    },
+    ("seed=", "data.", "sgd."),
+    notes=(
+        "A linear model with squared loss on one-hot labels, fewer images than dimensions, pixels standardised "
+        "image by image. Distance: from the solution of minimum norm, and outside the span: the part of the "
+        "weights orthogonal to all images, both over that solution's norm.",
+        "SGD takes one image a step and no momentum; from zero it never leaves the span. Random weights start with "
+        "the norm of the minimum solution, and keep their part outside the span for ever.",
+        "Hessian's change: the largest |H(w) v - H(0) v| / |H(0) v| over random directions v, by differentiating "
+        "twice at the row's weights: curvature is the same at all solutions.",
     ),
+    figures=_figures,
 )

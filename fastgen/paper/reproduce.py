@@ -1,91 +1,92 @@
 """fastgen reproduce: run what is missing of the paper's experiments, and show the paper's numbers beside ours."""
 
-import shlex
 import statistics
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from fastgen.paper import minnorm, table3, theorem1  # noqa: F401 (they add themselves to STUDIES)
 from fastgen.paper.comparison import Result, comparison
-from fastgen.paper.experiments import EXPERIMENTS, LEVELS, SMOKE_SAMPLES, WHAT_MOVES_IT, Entry, Options
-from fastgen.paper.studies import STUDIES, run_study
+from fastgen.paper.experiments import EXPERIMENTS, SMOKE_SAMPLES, STUDIES, WHAT_MOVES_IT, Entry, Scope, names
+from fastgen.paper.figures import FIGURES
+from fastgen.paper.studies import find_study, run_study
 from fastgen.report.outcome import finish
 from fastgen.report.page import Page
-from fastgen.report.plots import Curve, Series, accuracy_curves, against_corruption, loss_curves
-from fastgen.runs.metrics import read_metrics
-from fastgen.sweeps.executor import Job, found_jobs, run_points
+from fastgen.sweeps.executor import Job, default_jobs, found_jobs, run_points
 from fastgen.sweeps.grid import Point
-from fastgen.sweeps.sweep import LiveTable, job_count, split_options, tell_failures
-from pipelines.errors import UserError
+from fastgen.sweeps.sweep import LiveTable, tell_failures
+from pipelines.errors import UserError, did_you_mean
 
 _SEEDS = ("seed=", "data.labels.seed=", "data.pixels.seed=")
-_OPTIONS = ("--models", "--seeds", "--scale", "--jobs", "--output")
 
 
-def reproduce(arguments: list[str]) -> None:
-    """NAME | all [--models a,b] [--seeds 0,1,2] [--scale full|smoke] [--jobs N] [--output FOLDER] [--show] [key=value].
+def reproduce(
+    name: str,
+    settings: list[str],
+    *,
+    models: list[str] | None = None,
+    seeds: tuple[int, ...] | None = None,
+    smoke: bool = False,
+    jobs: int | None = None,
+    root: Path = Path("reproduce"),
+    only_show: bool = False,
+    command: str,
+) -> None:
+    """Run what is missing of an experiment, a study or "all", and show it.
 
-    Finished runs are not repeated: they lie in FOLDER/runs, named after what they are, and experiments share them.
-    --show: run nothing, show what is there.
-    Raises UserError for mistakes, and SystemExit(1) at the end when runs failed.
+    settings: key=value, for all trainings. models: None for the experiment's own, as are seeds. smoke: the small scale.
+    jobs: trainings at a time (None: as many as `default_jobs` says). root: finished runs lie in root/runs, named after
+    what they are, and are not repeated. only_show: run nothing, show what is there. command: what the pages say that
+    they were made with. Raises UserError for mistakes, and SystemExit(1) at the end when something failed.
     """
-    command = shlex.join(["fastgen", "reproduce", *arguments])
-    only_show = "--show" in arguments
-    arguments, given = split_options([argument for argument in arguments if argument != "--show"], *_OPTIONS)
-    names = [argument for argument in arguments if "=" not in argument]
-    settings = tuple(argument for argument in arguments if "=" in argument)
-    if len(names) != 1:
-        raise UserError(f"name one experiment: {', '.join((*EXPERIMENTS, *STUDIES))}, or all")
-    if given["--scale"] not in ("", "full", "smoke"):
-        raise UserError(f"--scale={given['--scale']} must be full or smoke")
-    options = Options(given["--models"].split(",") if given["--models"] else None, given["--scale"] == "smoke")
-    root = Path(given["--output"] or "reproduce")
-    if names[0] in STUDIES:
-        for option in ("--seeds", "--scale", "--jobs"):
-            if given[option]:
-                raise UserError(f"{option} is for trainings; {names[0]} takes --models, --output and settings")
-        finish(run_study(names[0], options.models, list(settings), root, command, only_show), root / f"{names[0]}.html")
+    if name in STUDIES:
+        for option, given in (("--seeds", seeds), ("--scale", smoke), ("--jobs", jobs)):
+            if given:
+                raise UserError(f"{option} is for trainings; {name} takes --models, --output and settings")
+        finish(run_study(name, models, settings, root, command, only_show), root / f"{name}.html")
         return
-    if own := [setting for setting in settings if setting.startswith(_SEEDS)]:
-        raise UserError(
-            f"{own[0]}: seeds are given as --seeds 0,1,2, each with a labelling, order and start of its own"
-        )
-    if names[0] == "rademacher" and (own := [s for s in settings if s.startswith("data.labels.")]):
-        raise UserError(f"{own[0]}: the labels of this experiment are random signs")
-    wanted = [name for name in EXPERIMENTS if not options.smoke or EXPERIMENTS[name].smoke]
-    wanted = wanted if names == ["all"] else names
-    if options.smoke and not all(EXPERIMENTS[name].smoke for name in wanted):
-        raise UserError(f"{names[0]} trains on ImageNet and has no small scale; leave --scale out")
-    entries = {name: EXPERIMENTS[name].entries(options) for name in wanted}
-    seeds = {name: _seeds(given["--seeds"]) if given["--seeds"] else EXPERIMENTS[name].seeds for name in wanted}
-    points = {
-        point.folder_name: point
-        for name in wanted
-        for e in entries[name]
-        for point in _points(e, seeds[name], settings)
-    }
-    if only_show:
-        jobs = found_jobs(points.values(), root / "runs")
-    else:
-        jobs = _run(list(points.values()), root, job_count(given["--jobs"]))
-    by_folder = {job.folder.name: job for job in jobs}
-    for name in wanted:
-        results = [
-            Result(e, [by_folder[p.folder_name] for p in _points(e, seeds[name], settings)]) for e in entries[name]
-        ]
-        _show(name, results, root, command, options.smoke)
-    failed = [] if names != ["all"] or options.smoke else _all_studies(settings, root, command, only_show)
-    tell_failures(jobs)
+    plans = _plans(name, tuple(settings), Scope(models, smoke), seeds)
+    points = {point.folder_name: point for rows in plans.values() for _, points in rows for point in points}
+    found = found_jobs(points.values(), root / "runs") if only_show else _run(list(points.values()), root, jobs)
+    by_folder = {job.folder.name: job for job in found}
+    for experiment, rows in plans.items():
+        results = [Result(entry, [by_folder[point.folder_name] for point in points]) for entry, points in rows]
+        _show(experiment, results, root, command, smoke)
+    failed = [] if name != "all" or smoke else _all_studies(settings, root, command, only_show)
+    tell_failures(found)
     if failed:
         raise SystemExit(1)
 
 
-def _all_studies(settings: tuple[str, ...], root: Path, command: str, only_show: bool) -> list[str]:
+def _plans(
+    name: str, settings: tuple[str, ...], scope: Scope, seeds: tuple[int, ...] | None
+) -> dict[str, list[tuple[Entry, list[Point]]]]:
+    """Experiment -> its rows, each with its trainings. Raises UserError for what no experiment of that name has."""
+    if own := [setting for setting in settings if setting.startswith(_SEEDS)]:
+        raise UserError(
+            f"{own[0]}: seeds are given as --seeds 0,1,2, each with a labelling, order and start of its own"
+        )
+    if name == "rademacher" and (own := [s for s in settings if s.startswith("data.labels.")]):
+        raise UserError(f"{own[0]}: the labels of this experiment are random signs")
+    if name == "all":
+        wanted = [one for one in EXPERIMENTS if not scope.smoke or EXPERIMENTS[one].smoke]
+    elif name in EXPERIMENTS:
+        wanted = [name]
+    else:
+        raise UserError(f"unknown experiment '{name}': {did_you_mean(name, names())}")
+    if scope.smoke and not all(EXPERIMENTS[one].smoke for one in wanted):
+        raise UserError(f"{name} trains on ImageNet and has no small scale; leave --scale out")
+    return {
+        one: [
+            (entry, [entry.point(seed, settings) for seed in seeds or EXPERIMENTS[one].seeds])
+            for entry in EXPERIMENTS[one].entries(scope)
+        ]
+        for one in wanted
+    }
+
+
+def _all_studies(settings: list[str], root: Path, command: str, only_show: bool) -> list[str]:
     """Each with those of the settings that it reads; the names of those that failed."""
     failed = []
     for name in STUDIES:
-        own = [setting for setting in settings if setting.startswith(STUDIES[name].keys)]
+        own = [setting for setting in settings if setting.startswith(find_study(name).keys)]
         if len(own) < len(settings):
             print(f"{name} does not use {', '.join(s for s in settings if s not in own)}")
         try:
@@ -96,20 +97,9 @@ def _all_studies(settings: tuple[str, ...], root: Path, command: str, only_show:
     return failed
 
 
-def _run(points: list[Point], root: Path, at_a_time: int) -> list[Job]:
+def _run(points: list[Point], root: Path, jobs: int | None) -> list[Job]:
     with LiveTable(["run"], lambda job: [" ".join((job.point.recipe, *job.point.settings))]) as live:
-        return run_points(points, root / "runs", at_a_time, live.show)
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    seeds = text.split(",")
-    if not all(seed.isdigit() for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds={text} must be different whole numbers, such as 0,1,2")
-    return tuple(int(seed) for seed in seeds)
-
-
-def _points(entry: Entry, seeds: tuple[int, ...], settings: tuple[str, ...]) -> list[Point]:
-    return [entry.point(seed, settings) for seed in seeds]
+        return run_points(points, root / "runs", jobs or default_jobs(), live.show)
 
 
 def _show(name: str, results: list[Result], root: Path, command: str, smoke: bool) -> None:
@@ -164,79 +154,3 @@ def _far(result: Result) -> bool:
         except (statistics.StatisticsError, ValueError):
             continue
     return False
-
-
-# ------------------------------------------------------------ figures
-
-
-def _fig1a(results: list[Result]) -> list[tuple[str, Figure]]:
-    curves = {}
-    for result in results:
-        steps, losses = _curve(result.jobs[0], "train_running_loss_nats")
-        if steps:
-            curves[result.entry.labels["condition"]] = (steps, losses)
-    return [("Training loss (average over steps) against steps, seed 0", loss_curves(curves))]
-
-
-def _fig1b(results: list[Result]) -> list[tuple[str, Figure]]:
-    """Relative to the same seed's time at level 0, as the paper draws it."""
-    series = {}
-    for model, by_level in _by_model(results).items():
-        base = [(job.summary or {}).get("interpolation_epoch") for job in by_level[0.0].jobs]
-        values = [
-            [
-                summary["interpolation_epoch"] / first
-                for job, first in zip(by_level[level].jobs, base, strict=True)
-                if first and (summary := job.summary) and summary["interpolation_epoch"]
-            ]
-            for level in LEVELS
-        ]
-        series[model] = _series(values)
-    return [("Time to fit the training set, relative to true labels", against_corruption(series, "time to overfit"))]
-
-
-def _fig1c(results: list[Result]) -> list[tuple[str, Figure]]:
-    series = {
-        model: _series([[100 - top1 for top1 in by_level[level].values("test_top1")] for level in LEVELS])
-        for model, by_level in _by_model(results).items()
-    }
-    return [("Test error when the training set is fitted, percent", against_corruption(series, "test error (%)"))]
-
-
-def _fig2(results: list[Result]) -> list[tuple[str, Figure]]:
-    curves = {
-        result.entry.labels["curve"]: (
-            _curve(result.jobs[0], "train_top1_percent"),
-            _curve(result.jobs[0], "test_top1_percent"),
-        )
-        for result in results
-        if result.summaries
-    }
-    return [("Accuracy against steps, seed 0", accuracy_curves(curves))]
-
-
-def _curve(job: Job, key: str) -> Curve:
-    path = job.folder / "metrics.jsonl"
-    lines = [line for line in read_metrics(path) if line.get(key) is not None] if path.exists() else []
-    return [line["step"] for line in lines], [line[key] for line in lines]
-
-
-def _by_model(results: list[Result]) -> dict[str, dict[float, Result]]:
-    out: dict[str, dict[float, Result]] = {}
-    for result in results:
-        assert result.entry.level is not None
-        out.setdefault(result.entry.labels["model"], {})[result.entry.level] = result
-    return out
-
-
-def _series(values: list[list[float]]) -> Series:
-    present = [(level, found) for level, found in zip(LEVELS, values, strict=True) if found]
-    return Series(
-        x=[level for level, _ in present],
-        mean=[statistics.mean(found) for _, found in present],
-        low=[min(found) for _, found in present],
-        high=[max(found) for _, found in present],
-    )
-
-
-FIGURES = {"fig1a": _fig1a, "fig1b": _fig1b, "fig1c": _fig1c, "fig2a": _fig2, "fig2b": _fig2}

@@ -8,7 +8,7 @@ import torch
 
 from fastgen.paper.numbers import table
 from fastgen.paper.settings import Settings
-from fastgen.paper.studies import STUDIES, Case, Measured, Row, Study, Told
+from fastgen.paper.studies import Case, Measured, Row, Study, Told
 from fastgen.theory.features import ConvolutionSpec, GaborSpec, gabor, pixels
 from fastgen.theory.kernels import KernelResult, kernel_machine
 from fastgen.theory.points import Points, load_points
@@ -116,30 +116,27 @@ def _table3(models: list[str] | None) -> list[Case]:
     return [case for name, case in cases.items() if models is None or name in models]
 
 
-STUDIES.add(
-    "table3",
-    Study(
-        "Table 3: Gaussian kernels, solved exactly",
-        _table3,
-        {
-            "test_error": "test error (%)",
-            "norm": "norm",
-            "samples": "samples",
-            "filters": "filters",
-            "gamma": "gamma",
-            "ridge": "l2",
-            "residual": "largest residual",
-            "solver": "solver",
-            "seconds": "seconds",
-            "peak_gb": "peak GB",
-        },
-        ("seed=", "data.", "kernel."),
-        (
-            "The paper solves MNIST's 60,000 equations in under 3 minutes on 24 cores with 256 GB.",
-            "Norm: of the solution in the kernel's space, sqrt(sum over classes of |f|^2). Residual: the largest "
-            "difference between the two sides of 1,024 of the equations, drawn at random (of all, where there are "
-            "fewer or they are solved iteratively). Seconds: of the whole row, features included; the rows of the "
-            "random convnet share their features, and the second one's seconds include the first one's.",
-        ),
+STUDY = Study(
+    "Table 3: Gaussian kernels, solved exactly",
+    _table3,
+    {
+        "test_error": "test error (%)",
+        "norm": "norm",
+        "samples": "samples",
+        "filters": "filters",
+        "gamma": "gamma",
+        "ridge": "l2",
+        "residual": "largest residual",
+        "solver": "solver",
+        "seconds": "seconds",
+        "peak_gb": "peak GB",
+    },
+    ("seed=", "data.", "kernel."),
+    (
+        "The paper solves MNIST's 60,000 equations in under 3 minutes on 24 cores with 256 GB.",
+        "Norm: of the solution in the kernel's space, sqrt(sum over classes of |f|^2). Residual: the largest "
+        "difference between the two sides of 1,024 of the equations, drawn at random (of all, where there are "
+        "fewer or they are solved iteratively). Seconds: of the whole row, features included; the rows of the "
+        "random convnet share their features, and the second one's seconds include the first one's.",
     ),
 )

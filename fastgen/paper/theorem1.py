@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from fastgen.paper.settings import Settings
-from fastgen.paper.studies import STUDIES, Case, Measured, Row, Study, Told
+from fastgen.paper.studies import Case, Measured, Row, Study, Told
 from fastgen.report.plots import along_projection
 from fastgen.theory.expressivity import DeepFiniteSampleNetwork, FiniteSampleNetwork
 from fastgen.theory.points import load_points
@@ -108,35 +108,32 @@ def _figures(shown: list[tuple[Row, Measured]]) -> list[tuple[str, Figure]]:
     return [(f"{title} of {name}", along_projection({name: panel})) for name, panel in panels.items()]
 
 
-STUDIES.add(
-    "theorem1",
-    Study(
-        "Theorem 1: finite-sample expressivity",
-        _cases,
-        {
-            "samples": "n",
-            "dimensions": "d",
-            "weights": "weights",
-            "formula": "which are",
-            "connections": "connections",
-            "width": "width",
-            "recovered": "recovered (%)",
-            "largest_error": "largest error",
-            "smallest_eigenvalue": "smallest eigenvalue",
-            "largest_weight": "largest weight",
-            "seconds": "seconds to fit",
-        },
-        ("seed=", "data."),
-        notes=(
-            "Every image has a label or sign drawn at random, and the network is computed, not trained. n counts "
-            "different images. Recovered: by the largest output, or its sign. Smallest eigenvalue: of the triangular "
-            "system, min_i (z_i - b_i), in units of the projected bytes.",
-            "Depth k (up to n + 1): the same function by k - 1 hidden layers of width O(n / k), evaluated layer by "
-            "layer; connections count what is fixed to 1 or -1 and what passes on, too.",
-            "Conditioning: projections of bytes on directions of 32 bits are exact in float64; of 8 directions the one "
-            "with the largest smallest gap is taken; thresholds lie a quarter of a gap behind the point before them, "
-            "so that errors in one slope are damped by 3 in the next.",
-        ),
-        figures=_figures,
+STUDY = Study(
+    "Theorem 1: finite-sample expressivity",
+    _cases,
+    {
+        "samples": "n",
+        "dimensions": "d",
+        "weights": "weights",
+        "formula": "which are",
+        "connections": "connections",
+        "width": "width",
+        "recovered": "recovered (%)",
+        "largest_error": "largest error",
+        "smallest_eigenvalue": "smallest eigenvalue",
+        "largest_weight": "largest weight",
+        "seconds": "seconds to fit",
+    },
+    ("seed=", "data."),
+    notes=(
+        "Every image has a label or sign drawn at random, and the network is computed, not trained. n counts "
+        "different images. Recovered: by the largest output, or its sign. Smallest eigenvalue: of the triangular "
+        "system, min_i (z_i - b_i), in units of the projected bytes.",
+        "Depth k (up to n + 1): the same function by k - 1 hidden layers of width O(n / k), evaluated layer by "
+        "layer; connections count what is fixed to 1 or -1 and what passes on, too.",
+        "Conditioning: projections of bytes on directions of 32 bits are exact in float64; of 8 directions the one "
+        "with the largest smallest gap is taken; thresholds lie a quarter of a gap behind the point before them, "
+        "so that errors in one slope are damped by 3 in the next.",
     ),
+    figures=_figures,
 )

@@ -53,9 +53,6 @@ def parse(arguments: list[str]) -> Recipe:
     """A recipe from a command line: recipe=NAME key=value ..."""
     names = [a.partition("=")[2] for a in arguments if a.startswith("recipe=")]
     others = [a for a in arguments if not a.startswith("recipe=")]
-    for argument in others:
-        if argument.startswith("-"):
-            raise UserError(f"unknown option '{argument}'; settings are written key=value, see --help")
     if len(names) != 1:
         found = "no recipe" if not names else f"{len(names)} recipes"
         raise UserError(f"{found} given; write recipe=NAME with one of: {', '.join(known_recipes())}")

@@ -12,6 +12,7 @@ from pipelines.sources import SOURCES
 from pipelines.view.preparation import NORMALIZATIONS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+TRACKING = ("online", "offline", "off")
 _AT_LEAST_1 = (
     "data.batch_size", "data.eval_batch_size", "data.workers", "data.image_size", "data.limit", "data.limit_test",
     "data.eval_size", "data.progressive.start_size", "schedule.every_samples", "train.epochs", "train.max_steps",
@@ -43,7 +44,7 @@ def validate(recipe: Recipe) -> None:
     for registry, name in ((SOURCES, data.source), (BACKENDS, data.backend), (SCHEDULES, recipe.schedule.kind)):
         registry[name]  # which raises for a name that it does not know
     _choice("train.precision", train.precision, PRECISIONS)
-    _choice("track.wandb", recipe.track.wandb, ("online", "offline", "off"))
+    _choice("track.wandb", recipe.track.wandb, TRACKING)
     if data.shards is not None and not BACKENDS[data.backend].streams_exports:
         able = " or ".join(name for name, backend in BACKENDS.items() if backend.streams_exports)
         raise UserError(f"data.shards is read by data.backend={able} alone, and data.backend={data.backend}")

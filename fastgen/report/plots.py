@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from fastgen.runs.run import Curve
+
 matplotlib.rcParams["svg.hashsalt"] = "fastgen"  # or the ids in an SVG are new every time
 matplotlib.rcParams["svg.fonttype"] = "none"  # letters as text, which can be searched, and not as outlines
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; markers too, for print without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-Curve = tuple[list[float], list[float]]  # x, y
 
 
 @dataclass(frozen=True)

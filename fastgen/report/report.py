@@ -4,28 +4,27 @@ from pathlib import Path
 
 from fastgen.report.page import Page
 from fastgen.report.plots import loss_curves, parts_curves
-from fastgen.report.tables import Run, data_of, find_runs, names, over_seeds, results, title
+from fastgen.report.tables import data_of, names, over_seeds, results, title
+from fastgen.runs.folder import RECIPE
+from fastgen.runs.run import Run, find_runs
 from fastgen.sets import draw_samples
-from fastgen.sweeps.sweep import split_options
 from pipelines.errors import UserError
 
 
-def report(arguments: list[str]) -> None:
-    """RUN... [--output FILE.html] [--wandb]. RUN: run directories, or folders of them.
+def report(paths: list[Path], output: Path | None = None, wandb: bool = False) -> None:
+    """paths: run directories, or folders of them. output: an HTML file (None: report.html).
 
-    --wandb: a W&B report of them instead, whose link is printed.
+    wandb: make a W&B report of them instead, and print its link. Raises UserError for mistakes.
     """
-    to_wandb = "--wandb" in arguments
-    paths, options = split_options([argument for argument in arguments if argument != "--wandb"], "--output")
     runs = find_runs(paths)
-    if to_wandb:
+    if wandb:
         from fastgen.report import wandb_report
 
-        if options["--output"]:
+        if output:
             raise UserError("--output names a file, and with --wandb none is written; leave one of them out")
         print(wandb_report.publish(runs))
         return
-    output = Path(options["--output"] or "report.html")
+    output = output or Path("report.html")
     if output.suffix != ".html":
         raise UserError(f"--output={output} must end in .html")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -64,4 +63,4 @@ def _run_section(page: Page, number: int, name: str, run: Run) -> None:
     else:
         images = draw_samples(baked, run.labels.column_name)
         page.image(images, "The first training images; under each its true -> given label")
-    page.code((run.folder / "recipe.yaml").read_text(), folded="the whole recipe")
+    page.code((run.folder / RECIPE).read_text(), folded="the whole recipe")

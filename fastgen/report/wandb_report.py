@@ -13,8 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from fastgen.report.page import markdown_table
-from fastgen.report.tables import Run, data_of, names, over_seeds, results, title
-from fastgen.runs.folder import SAMPLES, WANDB_ID
+from fastgen.report.tables import data_of, names, over_seeds, results, title
+from fastgen.runs.folder import RECIPE, SAMPLES, WANDB_ID
+from fastgen.runs.run import Run
+from fastgen.runs.summary import metric
 from pipelines.errors import UserError
 
 _LONGEST_TITLE = 128  # which W&B accepts
@@ -73,7 +75,7 @@ def build(runs: list[Run], project: str, entity: str) -> Any:
             reports.MarkdownBlock(f"```\n{run.command}\n```"),
             reports.MarkdownBlock(markdown_table(*data_of(run))),
             _grid(reports, [run], _parts(reports, run)),
-            reports.CodeBlock((run.folder / "recipe.yaml").read_text(), language="yaml"),
+            reports.CodeBlock((run.folder / RECIPE).read_text(), language="yaml"),
         ]
     return reports.Report(
         project=project,
@@ -108,7 +110,7 @@ def _curves(reports: ModuleType) -> list[Any]:
         reports.LinePlot(
             title="Accuracy: training and test",
             x="Step",
-            y=["train_top1_percent", "test_top1_percent"],
+            y=[metric("train_top1"), metric("test_top1")],
             title_x="steps",
             title_y="accuracy (%)",
             range_y=(0, 100),

@@ -150,11 +150,8 @@ def separation(samples: pa.Table) -> dict[str, float | None]:
     return {name: float(roc_auc_score(corrupted, score)) for name, score in scores.items()}
 
 
-def show(arguments: list[str]) -> None:
-    """`fastgen dynamics RUN_DIR`: write samples.parquet, and compare the clean and the corrupted samples."""
-    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
-        raise UserError("dynamics needs the folder of one run: fastgen dynamics runs/RECIPE-001")
-    run_dir = Path(arguments[0])
+def show(run_dir: Path) -> None:
+    """Write samples.parquet, and compare the clean and the corrupted samples."""
     samples = write_samples(run_dir)
     table = Table("median of", "clean", "corrupted", "AUROC")
     parts = [samples.filter(pc.equal(samples["corrupted"], corrupted)) for corrupted in (False, True)]

@@ -1,6 +1,5 @@
 """The run directory: recipe.yaml, manifest.json, metrics.jsonl, summary.json, checkpoints/."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ _FREE = (
     "data.root",
     "bake.workers",
 )
+RECIPE = "recipe.yaml"
 _RUNS = Path("runs")
 # What a run's result depends on beside its recipe and its data, as pip knows it.
 PACKAGES = ("torch", "timm", "accelerate", *(b.distribution for b in BACKENDS.values() if b.distribution))
@@ -41,7 +41,7 @@ def choose(recipe: Recipe) -> Path:
     """
     if recipe.run.resume:
         folder = Path(recipe.run.dir) if recipe.run.dir else _latest(recipe.recipe)
-        if folder is None or not (folder / "recipe.yaml").is_file():
+        if folder is None or not (folder / RECIPE).is_file():
             raise UserError(f"run.resume=true, but there is no run to resume in {folder or _RUNS}")
         _check_same(recipe, folder)
         return folder
@@ -90,7 +90,7 @@ def _new_numbered(name: str) -> Path:
 
 def _check_same(recipe: Recipe, folder: Path) -> None:
     # How it was watched is free, and W&B may be missing here.
-    before = load(str(folder / "recipe.yaml"), ["track.wandb=off"]).flat()
+    before = load(str(folder / RECIPE), ["track.wandb=off"]).flat()
     for key, value in recipe.flat().items():
         if not key.startswith(_FREE) and before.get(key) != value:
             raise UserError(

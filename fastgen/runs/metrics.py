@@ -4,19 +4,26 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fastgen.runs.summary import metric
 from pipelines.durable import write_atomically
+
+METRICS = "metrics.jsonl"
 
 
 class MetricsFile:
-    """metrics.jsonl: one object a line, units in the keys. Only the main process has one."""
+    """metrics.jsonl: one object a line, units in the keys. Only the main process has one.
 
-    def __init__(self, folder: Path, resumed_step: int | None = None) -> None:
-        self.path = folder / "metrics.jsonl"
-        if resumed_step is not None and self.path.exists():
-            # Lines after the checkpoint tell of steps that are about to be repeated.
-            kept = [line for line in read_metrics(self.path) if line["step"] <= resumed_step]
-            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (closed by close)
+    step: where the run begins or goes on; evaluated: whether it has been evaluated there. What the file tells of later
+    is about to be repeated, and left out.
+    """
+
+    def __init__(self, folder: Path, step: int, evaluated: bool) -> None:
+        path = folder / METRICS
+        if path.exists():
+            last = step if evaluated else step - 1
+            kept = [line for line in read_metrics(folder) if line["step"] <= (last if _evaluates(line) else step)]
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by close)
 
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -25,7 +32,17 @@ class MetricsFile:
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; the last may be cut where a process was killed, and is left out then."""
-    lines = path.read_text().splitlines()
+def _evaluates(line: dict[str, Any]) -> bool:
+    return metric("train_top1") in line
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run directory's metrics.jsonl, none where it has no such file.
+
+    The last line may be cut where a process was killed, and is left out then.
+    """
+    try:
+        lines = (folder / METRICS).read_text().splitlines()
+    except FileNotFoundError:
+        return []
     return [json.loads(line) for line in lines if line.endswith("}")]

@@ -5,7 +5,6 @@ run again, an interrupted one continues from its checkpoint, a failing one is no
 """
 
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -13,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fastgen.models import NETWORKS
 from fastgen.recipe.schema import Recipe
-from fastgen.runs.metrics import read_metrics
+from fastgen.runs.folder import RECIPE
+from fastgen.runs.run import Run
+from fastgen.runs.summary import Summary
 from fastgen.sweeps.grid import Point
 from fastgen.sweeps.launchers import Preloaded
 from fastgen.training.stopping import StopSignal
@@ -45,21 +45,15 @@ class Job:
         return self.folder.parent / "logs" / f"{self.folder.name}.txt"
 
     @property
-    def summary(self) -> dict[str, Any] | None:
-        """summary.json of a finished run, or None."""
-        try:
-            summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        return summary if summary["status"] == "finished" else None
+    def run(self) -> Run:
+        """Its run directory as it is now."""
+        return Run(self.folder)
 
-    def last_line(self, key: str) -> dict[str, Any] | None:
-        """The newest line of metrics.jsonl that has `key`."""
-        try:
-            lines = read_metrics(self.folder / "metrics.jsonl")
-        except FileNotFoundError:
-            return None
-        return next((line for line in reversed(lines) if key in line), None)
+    @property
+    def summary(self) -> Summary | None:
+        """Of a finished run, else None."""
+        run = self.run
+        return run.summary if run.finished else None
 
 
 def default_jobs() -> int:
@@ -180,11 +174,11 @@ def _locked(root: Path) -> Iterator[int]:
 def _modules(jobs: list[Job]) -> list[str]:
     """What all trainings import, and timm, which takes seconds, where one needs it."""
     of_timm = any(job.point.load().model.name not in NETWORKS for job in jobs)
-    return ["fastgen.train", "torch._dynamo", *(["timm"] if of_timm else [])]
+    return ["fastgen.training.loop", "torch._dynamo", *(["timm"] if of_timm else [])]
 
 
 def _start(job: Job, cores: tuple[int, ...], trainings: Preloaded) -> None:
-    resume = (job.folder / "recipe.yaml").is_file()
+    resume = (job.folder / RECIPE).is_file()
     if not resume and job.folder.exists():
         shutil.rmtree(job.folder)  # it died before it had begun
     settings = [*job.point.settings, f"run.dir={job.folder}", *(["run.resume=true"] if resume else [])]

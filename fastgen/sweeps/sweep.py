@@ -12,56 +12,37 @@ import yaml
 from rich.live import Live
 from rich.table import Table
 
+from fastgen.runs.summary import metric
 from fastgen.sweeps.executor import DONE, FAILED, RUNNING, Job, default_jobs, run_points
 from fastgen.sweeps.grid import Grid
 from fastgen.terminal import console
 from pipelines.durable import write_atomically
-from pipelines.errors import UserError
 
 _RESULTS = ("train_top1", "test_top1", "interpolation_epoch", "epochs", "wall_seconds")
 
 
-def sweep(arguments: list[str]) -> None:
-    """recipe=NAME key=a,b,c ... [--jobs N] [--output FOLDER] [--wandb-file FILE.yaml].
+def sweep(
+    settings: list[str], jobs: int | None = None, output: Path | None = None, wandb_file: Path | None = None
+) -> None:
+    """Train all points of a grid. settings: recipe=NAME key=value key=a,b,c ... jobs: at a time (None: as many as
+    `default_jobs` says). output: a folder (None: named after the points). wandb_file: write the grid there as a W&B
+    sweep, and train nothing.
 
     Raises UserError for mistakes, and SystemExit(1) at the end when points failed.
     """
-    arguments, options = split_options(arguments, "--jobs", "--output", "--wandb-file")
-    grid = Grid.parse(arguments)
+    grid = Grid.parse(settings)
     points = grid.points
-    if options["--wandb-file"]:
-        write_atomically(Path(options["--wandb-file"]), wandb_sweep(grid))
-        print(f"wandb sweep {options['--wandb-file']} creates it; then `wandb agent SWEEP` on any number of machines")
+    if wandb_file:
+        write_atomically(wandb_file, wandb_sweep(grid))
+        print(f"wandb sweep {wandb_file} creates it; then `wandb agent SWEEP` on any number of machines")
         return
     names = hashlib.sha256(" ".join(point.folder_name for point in points).encode()).hexdigest()[:6]
-    root = Path(options["--output"] or f"sweeps/{Path(grid.recipe).stem}-{names}")
+    root = output or Path(f"sweeps/{Path(grid.recipe).stem}-{names}")
     with LiveTable(list(grid.varied), lambda job: list(grid.label(job.point).values())) as live:
-        jobs = run_points(points, root, job_count(options["--jobs"]), live.show)
-    write_atomically(root / "results.csv", results_csv(grid, jobs))
-    print(f"{root}: {sum(job.state == DONE for job in jobs)} of {len(jobs)} points done; {root / 'results.csv'}")
-    tell_failures(jobs)
-
-
-def split_options(arguments: list[str], *names: str) -> tuple[list[str], dict[str, str]]:
-    """Arguments without the options "--name value", and the options' values ("" where one is not given)."""
-    options, rest = dict.fromkeys(names, ""), []
-    remaining = iter(arguments)
-    for argument in remaining:
-        if argument in options:
-            options[argument] = next(remaining, "")
-            if not options[argument]:
-                raise UserError(f"{argument} needs a value")
-        elif argument.startswith("--"):
-            raise UserError(f"unknown option {argument}; known: {', '.join(names)}")
-        else:
-            rest.append(argument)
-    return rest, options
-
-
-def job_count(text: str) -> int:
-    if text and (not text.isdigit() or int(text) < 1):
-        raise UserError(f"--jobs={text} must be a whole number of at least 1")
-    return int(text) if text else default_jobs()
+        done = run_points(points, root, jobs or default_jobs(), live.show)
+    write_atomically(root / "results.csv", results_csv(grid, done))
+    print(f"{root}: {sum(job.state == DONE for job in done)} of {len(done)} points done; {root / 'results.csv'}")
+    tell_failures(done)
 
 
 def tell_failures(jobs: list[Job]) -> None:
@@ -98,8 +79,7 @@ def results_csv(grid: Grid, jobs: list[Job]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*grid.varied, "state", *_RESULTS, "run_dir"])
     for job in jobs:
-        summary = job.summary or {}
-        results = ["" if (value := summary.get(key)) is None else value for key in _RESULTS]
+        results = ["" if (value := getattr(job.summary, key, None)) is None else value for key in _RESULTS]
         writer.writerow([*grid.label(job.point).values(), job.state, *results, job.folder])
     return out.getvalue()
 
@@ -147,10 +127,10 @@ class LiveTable:
         if job.state == FAILED:
             return ["", job.problem[:60], "", ""]
         if summary := job.summary:
-            epoch, train, test = summary["epochs"], summary["train_top1"], summary["test_top1"]
-            fitted = summary["interpolation_epoch"]
-        elif (line := job.last_line("train_top1_percent")) and job.state == RUNNING:
-            epoch, train, test, fitted = line["epoch"], line["train_top1_percent"], line["test_top1_percent"], None
+            epoch, train, test = summary.epochs, summary.train_top1, summary.test_top1
+            fitted = summary.interpolation_epoch
+        elif (line := job.run.last_line(metric("train_top1"))) and job.state == RUNNING:
+            epoch, train, test, fitted = line["epoch"], line[metric("train_top1")], line[metric("test_top1")], None
         else:
             return ["", "", "", ""]
         return [

@@ -1,1 +1,1 @@
-"""The parts of the training loop in `fastgen.train`: each module knows one of them."""
+"""The training loop (`loop`), what it begins with (`prepare`) and its parts, one to a module."""

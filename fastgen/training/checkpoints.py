@@ -14,6 +14,8 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from fastgen.runs.summary import Evaluation
+from pipelines.durable import write_atomically
 from pipelines.errors import UserError
 
 POSITION = "position.json"
@@ -21,25 +23,64 @@ POSITION = "position.json"
 
 @dataclass
 class Position:
-    """Where a run stands. sampler: its state; best_test_top1, best_test_top5 in percent; seconds: of training and
-    evaluation so far; running: the meter's totals; nearly: whether the last epoch fitted nearly all samples."""
+    """Where a run stands: its steps, which nothing else counts, and what is known there.
 
+    evaluated_step: at which `evaluation` was made, the last one; 0: never. best_*: percent, over all evaluations.
+    nearly: whether the last epoch fitted nearly all samples. running: the meter's totals. seconds: of training and
+    evaluation so far. world_size: processes that wrote it.
+    """
+
+    steps_per_epoch: int
     step: int = 0
-    sampler: dict[str, int] = field(default_factory=dict)
+    evaluated_step: int = 0
+    evaluation: Evaluation = field(default_factory=Evaluation)
     interpolation_epoch: float | None = None
     best_test_top1: float | None = None
     best_test_top5: float | None = None
+    nearly: bool = False
+    running: list[list[float]] = field(default_factory=list)
     seconds: float = 0.0
     world_size: int = 1
-    running: list[list[float]] = field(default_factory=list)
-    nearly: bool = False
     manifest_sha256: str = ""
+
+    @property
+    def epoch(self) -> int:
+        """That of the next step, from 0."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def step_in_epoch(self) -> int:
+        """How many of this epoch's steps are done; 0 just after the last of an epoch."""
+        return self.step % self.steps_per_epoch
+
+    @property
+    def epochs(self) -> float:
+        """Trained so far, also parts of one."""
+        return round(self.step / self.steps_per_epoch, 4)
+
+    def record(self, evaluation: Evaluation) -> None:
+        """Remember an evaluation of this step."""
+        self.evaluation, self.evaluated_step = evaluation, self.step
+        if evaluation.train_top1 == 100 and self.interpolation_epoch is None:  # exactly: every single sample
+            self.interpolation_epoch = self.epochs
+        if evaluation.test_top1 is not None:
+            self.best_test_top1 = max(evaluation.test_top1, self.best_test_top1 or 0.0)
+        if evaluation.test_top5 is not None:
+            self.best_test_top5 = max(evaluation.test_top5, self.best_test_top5 or 0.0)
+
+    @staticmethod
+    def read(path: Path) -> "Position":
+        values = json.loads(path.read_text())
+        return Position(**{**values, "evaluation": Evaluation(**values["evaluation"])})
 
 
 def save(accelerator: Accelerator, folder: Path, position: Position, keep: int) -> None:
     """Write a checkpoint aside, rename it, and delete all but the latest `keep`. Called by all processes."""
     final = folder / f"step_{position.step:08d}"
-    if final.exists():
+    text = json.dumps(asdict(position), indent=1)
+    if final.exists():  # of the same weights; what is known of them may have become more
+        if accelerator.is_main_process:
+            write_atomically(final / POSITION, text)
         return
     temporary = folder / f".step_{position.step:08d}.tmp"
     if accelerator.is_main_process:
@@ -49,7 +90,7 @@ def save(accelerator: Accelerator, folder: Path, position: Position, keep: int) 
     accelerator.save_state(str(temporary), safe_serialization=True)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (temporary / POSITION).write_text(json.dumps(asdict(position), indent=1))
+        (temporary / POSITION).write_text(text)
         temporary.rename(final)
         for old in _complete(folder)[:-keep]:
             shutil.rmtree(old)
@@ -68,9 +109,18 @@ def restore(accelerator: Accelerator, checkpoint: Path) -> Position:
     Raises UserError when the checkpoint cannot be read or does not fit the recipe's model.
     """
     try:
-        position = Position(**json.loads((checkpoint / POSITION).read_text()))
+        position = Position.read(checkpoint / POSITION)
         accelerator.load_state(str(checkpoint))
-    except (OSError, ValueError, TypeError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        EOFError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{checkpoint} cannot be restored: {reason}; delete it to resume from the one before"

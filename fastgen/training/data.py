@@ -43,9 +43,9 @@ class Data:
         """How many different labels the training set has."""
         return self.spec.labels.classes(self.baked.manifest.num_classes)
 
-    def training(self) -> Generator[Batch]:
-        """This process's batches from the sampler's position to the end of its epoch."""
-        epoch = self.sampler.epoch
+    def training(self, epoch: int, step: int = 0) -> Generator[Batch]:
+        """This process's batches of an epoch (from 0), from its optimizer step `step` (from 0) on."""
+        self.sampler.epoch, self.sampler.offset = epoch, step * self.sampler.batch_size
         return self.engines["train"].batches(
             self.sampler,
             self.spec.labels.column_name,
@@ -62,8 +62,8 @@ class Data:
         """How long this process has been busy with moving training batches to the device so far."""
         return self.engines["train"].transfer_seconds
 
-    def in_order(self, split: str) -> Generator[Batch]:
-        """This process's share of a whole split, for evaluation. Test labels are the true ones."""
+    def evaluation(self, split: str) -> Generator[Batch]:
+        """This process's share of a whole split in file order. Test labels are the true ones."""
         sampler = Sampler(
             self.baked.splits[split].samples,
             self.spec.eval_batch_size or 4 * self.spec.batch_size,

@@ -6,39 +6,41 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
+from fastgen.runs.summary import Evaluation
 from fastgen.training.data import Data
 from fastgen.training.objective import logits_of
 from pipelines.backends import Batch
 
 _COUNTERS = 8
+_OF_GIVEN_LABELS = ("loss", "top1", "top5")
 _OF_TRUE_LABELS = (
     "top1_true_labels", "top1_clean_part", "top1_corrupted_part", "top1_corrupted_part_true_labels",
 )  # fmt: skip
 
 
-def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Data) -> dict[str, float | int | None]:
-    """`evaluate` on the training set and on the test set: its keys behind "train_" and "test_".
+def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Data) -> Evaluation:
+    """`evaluate` on the training set and on the test set.
 
-    A set without test split, or whose labels are signs, has None for test_loss, test_top1 and test_top5; signs have
-    None for what compares with true labels.
+    A set without test split, or whose labels are signs, has nothing of the test set; signs have nothing of what
+    compares with true labels.
     """
     # DDP spreads batch-norm statistics at the next training forward; evaluation comes before that.
     if accelerator.num_processes > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, src=0)
-    result: dict[str, float | int | None] = dict.fromkeys(("test_loss", "test_top1", "test_top5"))
+    result: dict[str, float | None] = {}
     signs = data.spec.labels.signs
     for split, stored in data.baked.splits.items():
         if signs and split != "train":
             continue  # its labels are classes
-        found = evaluate(accelerator, network, data.in_order(split), data.prepare_eval)
+        found = evaluate(accelerator, network, data.evaluation(split), data.prepare_eval)
         assert found["count"] == stored.samples, f"{found['count']} of {stored.samples} {split} samples evaluated"
         if split == "train":
-            without = _OF_TRUE_LABELS if signs else ()
-            result |= {f"train_{key}": None if key in without else value for key, value in found.items()}
+            wanted = _OF_GIVEN_LABELS if signs else (*_OF_GIVEN_LABELS, *_OF_TRUE_LABELS)
+            result |= {f"train_{key}": found[key] for key in wanted}
         else:
-            result |= {f"test_{key}": found[key] for key in ("loss", "top1", "top5")}
-    return result
+            result |= {f"test_{key}": found[key] for key in _OF_GIVEN_LABELS}
+    return Evaluation(**result)
 
 
 @torch.inference_mode()
@@ -47,13 +49,13 @@ def evaluate(
     model: torch.nn.Module,
     batches: Iterable[Batch],
     prepare: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> dict[str, float | int | None]:
+) -> dict[str, float | None]:
     """Evaluate this process's shard, add up over the processes, and return the same numbers on each of them.
 
     model: the network itself and not its DDP wrapper, whose forward communicates and so would hang where the
     processes have different numbers of batches. prepare: (images uint8, sample index) -> network input.
 
-    Returns count and correct (samples), loss (mean cross-entropy in nats against the given label), top1 and top5
+    Returns count (samples), loss (mean cross-entropy in nats against the given label), top1 and top5
     (percent, given label), top1_true_labels (percent, true label), and top1_clean_part, top1_corrupted_part,
     top1_corrupted_part_true_labels (percent), where the corrupted part is the samples whose given label differs
     from the true one; None for an empty part.
@@ -90,7 +92,6 @@ def evaluate(
 
     return {
         "count": int(count),
-        "correct": int(top1),
         "loss": loss / count,
         "top1": percent(top1, count),
         "top5": percent(top5, count),

@@ -75,7 +75,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         torch.set_num_threads(recipe.train.threads or share_of_cores())
     elif recipe.train.threads:
         torch.set_num_threads(recipe.train.threads)
-    # The same seed everywhere: initial weights must agree, and dropout differs by device and process below.
+    # The same seed everywhere, as initial weights must agree. Dropout then draws the same masks in every process.
     set_seed(recipe.seed)
     return accelerator
 

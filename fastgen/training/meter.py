@@ -1,24 +1,24 @@
-"""Running loss, accuracy and speed of a training loop, without making it wait for the device."""
-
-import time
+"""Running loss and accuracy of a training loop, without making it wait for the device."""
 
 import torch
 from accelerate import Accelerator
 
-# A few small operations each step are a few percent of a small network: micro-batches are added up so many at once, or
-# as soon as so many logits are held (4 MB).
-_TOGETHER, _LOGITS = 64, 1 << 20
+from fastgen.training.watching import Watcher
+from pipelines.backends import Batch
+
+# Adding up takes a few small operations: in each step they would be percents of a small network. So micro-batches are
+# kept until there are so many of them, or so many logits (4 MB of float32).
+_MOST_BATCHES, _MOST_LOGITS = 64, 1 << 20
 
 
-class Meter:
-    """Sums stay on the device until somebody asks for them.
+class Meter(Watcher):
+    """Two rows of [loss x samples, correct, samples]: since the last line of metrics, and in this epoch.
 
-    Two rows of [loss x samples, correct, samples]: since the last line of metrics, and in this epoch. Times are
-    those of this process: of the loop, and of waiting for batches within it, from the second step on (the first
-    one compiles and allocates).
+    The sums stay on the device until somebody asks for them.
     """
 
-    def __init__(self, accelerator: Accelerator, restored: list[list[float]] | None) -> None:
+    def __init__(self, accelerator: Accelerator, restored: list[list[float]]) -> None:
+        """restored: `totals` to go on from, or nothing."""
         self._accelerator = accelerator
         self._sums = torch.zeros(2, 3, dtype=torch.float64, device=accelerator.device)
         if restored and accelerator.is_main_process:  # they are totals over all processes
@@ -26,21 +26,12 @@ class Meter:
         self._losses: list[torch.Tensor] = []
         self._logits: list[torch.Tensor] = []
         self._labels: list[torch.Tensor] = []
-        self._loop_seconds = self._waiting_seconds = 0.0
-        self.samples = 0  # of all processes, in the loop's time
-        self.steps = 0
-        self._mark = time.perf_counter()
 
-    def pause(self) -> None:
-        """Leave out the time since the last step (evaluation, checkpoint)."""
-        self._mark = time.perf_counter()
-
-    def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """A micro-batch: mean loss (), logits (B, classes), labels int64 (B,)."""
+    def batch(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> None:
         self._losses.append(loss)
         self._logits.append(logits)
-        self._labels.append(labels)
-        if len(self._losses) == _TOGETHER or len(self._losses) * logits.numel() >= _LOGITS:
+        self._labels.append(batch.label)
+        if len(self._losses) == _MOST_BATCHES or len(self._losses) * logits.numel() >= _MOST_LOGITS:
             self._sum_up()
 
     def _sum_up(self) -> None:
@@ -52,28 +43,16 @@ class Meter:
             self._sums += torch.stack([losses @ counts, correct.double(), counts.sum()])
             self._losses, self._logits, self._labels = [], [], []
 
-    def step(self, samples: int, waited_seconds: float) -> None:
-        """An optimizer step over a global batch of `samples` is done."""
-        now = time.perf_counter()
-        self.steps += 1
-        if self.steps > 1:
-            self._loop_seconds += now - self._mark
-            self._waiting_seconds += waited_seconds
-            self.samples += samples
-        self._mark = now
-
-    def drain(self) -> None:
-        """Wait for what the device still has to do, and count that time as the loop's, which has run ahead of it."""
+    def wait(self) -> None:
+        """Until the device has done all that it was given: the loop runs ahead of it."""
         if self._sums.device.type == "cuda":
             torch.cuda.synchronize(self._sums.device)
-        if self.steps > 1:
-            self._loop_seconds += time.perf_counter() - self._mark
-        self.pause()
 
     def totals(self) -> list[list[float]]:
         """Both rows over all processes; every process must ask. Waits for the device."""
         self._sum_up()
-        return self._accelerator.reduce(self._sums.clone(), "sum").tolist()
+        totals: list[list[float]] = self._accelerator.reduce(self._sums.clone(), "sum").tolist()
+        return totals
 
     def take_line(self) -> tuple[float, float]:
         """Mean loss (nats) and accuracy (percent) since the last line, over all processes; starts a new line."""
@@ -86,12 +65,3 @@ class Meter:
         _, correct, count = self.totals()[1]
         self._sums[1].zero_()
         return 100 * correct / count
-
-    @property
-    def images_per_second(self) -> float:
-        """Of all processes together."""
-        return self.samples / self._loop_seconds if self._loop_seconds else 0.0
-
-    @property
-    def data_stall_fraction(self) -> float:
-        return self._waiting_seconds / self._loop_seconds if self._loop_seconds else 0.0

@@ -14,13 +14,16 @@ from accelerate import Accelerator
 
 from fastgen.runs import dynamics as files
 from fastgen.training.data import Data
+from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
 
-_TOGETHER = 1 << 22  # logits worked on at once: a dozen small operations each step would be percents of a small network
+# Measuring takes a dozen small operations: in each step they would be percents of a small network. So micro-batches are
+# kept until they have so many logits (16 MB of float32).
+_MOST_LOGITS = 1 << 22
 _SEEN = files.MEASURES.index("seen")
 
 
-class Dynamics:
+class Recorder(Watcher):
     """One row per training sample, at its sample index. Rows that this process has not seen in this epoch are zero, so
     that a sum over the processes, each of which sees other samples, is exact.
 
@@ -46,25 +49,29 @@ class Dynamics:
             files.write_labels(self._folder, self._given, self._true)
             files.forget_from(self._folder, epoch + 1)
 
-    def add(self, logits: torch.Tensor, batch: Batch) -> None:
-        """A micro-batch: logits (B, classes), detached. Starts nothing on the device until many have come together."""
+    def batch(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> None:
+        """Starts nothing on the device until many have come together."""
         self._pending.append((logits, batch.label, batch.clean_label, batch.index))  # and not the images
-        if len(self._pending) * logits.numel() >= _TOGETHER:
+        if len(self._pending) * logits.numel() >= _MOST_LOGITS:
             self._work_off()
 
-    def write(self, epoch: int, ended: bool = True) -> None:
-        """Write epoch `epoch` (from 0), all processes' samples together; if it has ended, start the next one."""
+    def epoch(self, epoch: int) -> None:
+        """Write it, and start the next one."""
+        latest = self._write(epoch)
+        self._measures.zero_()
+        self._latest = latest
+
+    def _write(self, epoch: int) -> torch.Tensor | None:
+        """Epoch `epoch` (from 0), all processes' samples together. Returns `latest` over all processes."""
         measures, latest = self._merged()
         if self._accelerator.is_main_process:
             files.write_epoch(self._folder, epoch + 1, measures.cpu().numpy())
-        if ended:
-            self._measures.zero_()
-            self._latest = latest
+        return latest
 
     def finish(self, epoch: int, offset: int) -> None:
         """The end of the run, `offset` samples into `epoch` (from 0): that part of an epoch, and what all add up to."""
         if offset:
-            self.write(epoch, ended=False)
+            self._write(epoch)
         _, latest = self._merged()
         if self._accelerator.is_main_process:
             if latest is not None:

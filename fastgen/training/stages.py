@@ -2,47 +2,53 @@
 
 import time
 
+from fastgen.training.checkpoints import Position
+from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
 
 WAITING, HOST_TO_DEVICE, AUGMENT, STEP = "waiting", "host_to_device", "augment", "step"
 EVALUATE, LOG, SAVE = "evaluate", "log", "save"
 _STAGES = (WAITING, HOST_TO_DEVICE, AUGMENT, STEP, EVALUATE, LOG, SAVE)
-_STALLED = 0.05  # of the loop, from which the loader is the bottleneck
-_SHORT = 15.0  # seconds, of which the evaluation and the checkpoint at the end are too large a part to be told
-_MUCH = 0.2  # of the whole time, from which something that could be done less often is
+_STALLED = 0.05  # fraction of the loop's time: who waits longer for batches is told what makes the loader faster
+_SHORT = 15.0  # seconds: in a shorter run the evaluation and the checkpoint at its end weigh too much to advise on them
+_MUCH = 0.2  # fraction of the whole time: an evaluation or checkpoint that takes more should be made less often
 
 
-class Stages:
+class Clock(Watcher):
     """A clock that always belongs to one stage: entering the next one ends it. Times are those of this process.
 
-    What a GPU does runs behind: its time shows where the process next waits for it, in `log` (which reads the metrics)
-    or in `waiting` (where a loader's memory is reused), and starting the work is what `augment` and `step` show.
+    They count from the second step on, as the first one compiles and allocates. What a GPU does runs behind: its time
+    shows where the process next waits for it, in `log` (which reads the metrics) or in `waiting` (where a loader's
+    memory is reused), and starting the work is what `augment` and `step` show.
+
+    seconds: in each stage. samples: trained on meanwhile, by all processes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch_size: int) -> None:
+        """batch_size: the global batch, of all processes."""
         self.seconds = dict.fromkeys(_STAGES, 0.0)
+        self.samples = 0
+        self._batch_size, self._first = batch_size, True
         self._stage: str | None = None
         self._mark = 0.0
 
-    def enter(self, stage: str | None) -> float:
-        """Begin `stage` (None: nothing that is counted). Returns the seconds of the one that this ends."""
+    def enter(self, stage: str | None) -> None:
+        """Begin `stage` (None: nothing that is counted)."""
         now = time.perf_counter()
-        took = now - self._mark
-        if self._stage is None:
-            took = 0.0
-        else:
-            self.seconds[self._stage] += took
+        if self._stage is not None:
+            self.seconds[self._stage] += now - self._mark
         self._stage, self._mark = stage, now
-        return took
 
     def move(self, seconds: float, before: str, after: str) -> None:
         """Count `seconds` that were counted as the stage `before` as `after`."""
         self.seconds[before] -= seconds
         self.seconds[after] += seconds
 
-    def restart(self) -> None:
-        """Forget the seconds so far: the first step compiles and allocates."""
-        self.seconds = dict.fromkeys(_STAGES, 0.0)
+    def step(self, position: Position) -> None:
+        if self._first:
+            self.seconds, self._mark, self._first = dict.fromkeys(_STAGES, 0.0), time.perf_counter(), False
+        else:
+            self.samples += self._batch_size
 
     @property
     def fractions(self) -> dict[str, float]:
@@ -50,20 +56,31 @@ class Stages:
         total = sum(self.seconds.values())
         return {stage: round(seconds / total, 4) for stage, seconds in self.seconds.items()} if total else {}
 
+    @property
+    def images_per_second(self) -> float:
+        """Of all processes together, evaluations and checkpoints left out."""
+        return self.samples / self._loop_seconds if self.samples else 0.0
 
-def advice(stages: Stages, samples: int, backend: str, device: str) -> str:
-    """One sentence: what bounds this training, and the remedy.
+    @property
+    def stall_fraction(self) -> float:
+        """The part of the loop's time in which the step waited for a batch."""
+        return (self.seconds[WAITING] + self.seconds[HOST_TO_DEVICE]) / self._loop_seconds if self.samples else 0.0
 
-    samples: trained on, by all processes, in the counted time.
-    """
-    seconds, fractions = stages.seconds, stages.fractions
+    @property
+    def _loop_seconds(self) -> float:
+        return sum(self.seconds[stage] for stage in _STAGES if stage not in (EVALUATE, SAVE))
+
+
+def advice(clock: Clock, backend: str, device: str) -> str:
+    """One sentence: what bounds this training, and the remedy."""
+    seconds, fractions = clock.seconds, clock.fractions
     loop = seconds[WAITING] + seconds[HOST_TO_DEVICE] + seconds[AUGMENT] + seconds[STEP]
-    if not fractions or not samples or not loop:
+    if not fractions or not clock.samples or not loop:
         return "too short to say what bounds it"
-    rate = samples / loop
+    rate = clock.samples / loop
     computing = seconds[AUGMENT] + seconds[STEP] + seconds[LOG]
     if seconds[WAITING] > _STALLED * loop:
-        told = f"the loader delivers {rate:,.0f} images/s, the {device} takes {samples / computing:,.0f}"
+        told = f"the loader delivers {rate:,.0f} images/s, the {device} takes {clock.samples / computing:,.0f}"
         return f"{told}: {BACKENDS[backend].when_slow}"
     if seconds[HOST_TO_DEVICE] > _STALLED * loop:
         share = 100 * seconds[HOST_TO_DEVICE] / loop

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from accelerate import Accelerator
 from PIL import Image
@@ -20,7 +19,10 @@ from rich.progress import (
 
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import SAMPLES, WANDB_ID
+from fastgen.runs.summary import SUMMARY, Summary
 from fastgen.terminal import console
+from fastgen.training.checkpoints import Position
+from fastgen.training.watching import Watcher
 
 
 def start_wandb(
@@ -55,7 +57,7 @@ def start_wandb(
         accelerator.get_tracker("wandb").log_images({SAMPLES: [draw_samples()]}, step=0)
 
 
-class Display:
+class Display(Watcher):
     """A progress bar with rate and time left on a terminal; lines for evaluations everywhere. Main process only."""
 
     def __init__(self, enabled: bool, total_steps: int, done_steps: int) -> None:
@@ -83,47 +85,33 @@ class Display:
     ) -> None:
         self._progress.stop()
 
-    def step(self, done: int) -> None:
-        self._progress.update(self._task, completed=done)
+    def step(self, position: Position) -> None:
+        self._progress.update(self._task, completed=position.step)
 
     def rate(self, epoch: int, loss: float, images_per_second: float) -> None:
         text = f"epoch {epoch} loss {loss:.3f}"
         self._progress.update(self._task, description=text, rate=f"{images_per_second:,.0f} images/s")
 
-    def evaluated(self, epoch: float, result: dict[str, Any]) -> None:
-        parts = [
-            f"epoch {epoch:g}",
-            f"train loss {result['train_loss']:.4f} accuracy {result['train_top1']:.2f} %",
-        ]
-        if result["train_top1_corrupted_part"] is not None:
-            parts.append(f"on corrupted labels {result['train_top1_corrupted_part']:.2f} %")
-        if result["test_top1"] is not None:
-            parts.append(f"test {result['test_top1']:.2f} %")
+    def evaluated(self, position: Position) -> None:
+        found = position.evaluation
+        parts = [f"epoch {position.epochs:g}", f"train loss {found.train_loss:.4f} accuracy {found.train_top1:.2f} %"]
+        if found.train_top1_corrupted_part is not None:
+            parts.append(f"on corrupted labels {found.train_top1_corrupted_part:.2f} %")
+        if found.test_top1 is not None:
+            parts.append(f"test {found.test_top1:.2f} %")
         self.say(", ".join(parts))
 
-    def finished(self, summary: dict[str, Any]) -> None:
-        epoch = summary["interpolation_epoch"]
+    def finished(self, summary: Summary) -> None:
+        epoch = summary.interpolation_epoch
         fit = "not interpolated" if epoch is None else f"interpolated at epoch {epoch:g}"
         self.say(
-            f"{summary['status']} after {summary['epochs']:g} epochs, {fit}, "
-            f"{summary['images_per_second']:,.0f} images/s, "
-            f"waiting for data {100 * summary['data_stall_fraction']:.1f} %: {summary['run_dir']}/summary.json"
+            f"{summary.status} after {summary.epochs:g} epochs, {fit}, {summary.images_per_second:,.0f} images/s, "
+            f"waiting for data {100 * summary.data_stall_fraction:.1f} %: {summary.run_dir}/{SUMMARY}"
         )
-        if shares := summary["time_fractions"]:
+        if shares := summary.time_fractions:
             parts = ", ".join(f"{stage} {100 * share:.1f} %" for stage, share in shares.items() if share)
-            self.say(f"time: {parts}; {summary['advice']}")
+            self.say(f"time: {parts}; {summary.advice}")
 
     def say(self, text: str) -> None:
         if self._enabled:
             self._progress.print(text) if not self._progress.disable else self._console.print(text)
-
-
-def evaluation_line(result: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation as a line of metrics: the same names, with units."""
-    line = {}
-    for key, value in result.items():
-        if key.endswith("_loss"):
-            line[f"{key}_nats"] = value
-        elif "top" in key:
-            line[f"{key}_percent"] = value
-    return line

@@ -1,0 +1,56 @@
+"""What may follow an unfinished recipe=NAME or key=value, for the completion of a command line."""
+
+from collections.abc import Iterable
+
+from fastgen.models import NETWORKS
+from fastgen.optim.optimizers import OPTIMIZERS
+from fastgen.optim.schedules import SCHEDULES
+from fastgen.recipe.load import known_recipes
+from fastgen.recipe.schema import known_keys
+from fastgen.recipe.validation import PRECISIONS, TRACKING
+from pipelines.backends import BACKENDS
+from pipelines.baked.bake import ENCODINGS
+from pipelines.corruptions import LABELS, PIXELS
+from pipelines.sources import SOURCES
+from pipelines.view.preparation import NORMALIZATIONS
+from pipelines.view.regions import RANDOM
+
+_NAMES: dict[str, Iterable[str]] = {
+    "data.source": SOURCES,
+    "data.backend": BACKENDS,
+    "data.labels.kind": LABELS,
+    "data.pixels.kind": PIXELS,
+    "data.view.random": RANDOM,
+    "data.normalize.kind": NORMALIZATIONS,
+    "bake.encoding": ENCODINGS,
+    "model.name": NETWORKS,  # timm's others take seconds to list
+    "optim.name": OPTIMIZERS,
+    "schedule.kind": SCHEDULES,
+    "train.precision": PRECISIONS,
+    "track.wandb": TRACKING,
+}
+
+
+def completions(setting: str) -> list[str]:
+    """Settings that begin with `setting`: keys, or where one is chosen, its values as far as they have names.
+
+    A key that is the only one comes with its values or its default, so that the shell does not take it for a whole word
+    and go on to the next. After a comma comes another of the values (fastgen sweep).
+    """
+    key, equals, value = setting.partition("=")
+    if equals:
+        before = value[: value.rfind(",") + 1]
+        return [found for name in _values(key) if (found := f"{key}={before}{name}").startswith(setting)]
+    keys = [known for known in ("recipe", *known_keys()) if known.startswith(setting)]
+    if len(keys) != 1:
+        return [f"{key}=" for key in keys]
+    default = known_keys().get(keys[0])
+    return [f"{keys[0]}={value}" for value in _values(keys[0]) or ["", "null" if default is None else default]]
+
+
+def _values(key: str) -> list[str]:
+    if key == "recipe":
+        return known_recipes()
+    if isinstance(known_keys().get(key), bool):
+        return ["true", "false"]
+    return list(_NAMES.get(key, ()))

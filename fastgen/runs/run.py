@@ -1,0 +1,140 @@
+"""A run directory as a whole, for all who read one: sweeps, reports, the paper's tables."""
+
+import contextlib
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastgen.recipe.load import known_recipes, load
+from fastgen.recipe.schema import Recipe
+from fastgen.runs.folder import RECIPE, flat
+from fastgen.runs.metrics import read_metrics
+from fastgen.runs.summary import FINISHED, Summary, metric
+from pipelines.baked.manifest import MANIFEST, BakedSet, Manifest
+from pipelines.corruptions import LabelSpec
+from pipelines.errors import UserError
+from pipelines.locations import cache_root
+
+Curve = tuple[list[float], list[float]]  # x, y
+PARTS = {
+    metric("train_top1_clean_part"): "training, clean labels",
+    metric("train_top1_corrupted_part"): "training, corrupted labels",
+    metric("train_top1_corrupted_part_true_labels"): "corrupted part, true labels",
+    metric("test_top1"): "test",
+}
+MACHINE_KEYS = ("run.", "track.")  # they say where a run lives and how it is watched
+_CORRUPTIONS = ("data.labels", "data.pixels")
+_PLAIN = re.compile(r"[\w./+-]+")  # text that YAML takes for itself
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, finished or not. What has been read is kept: another `Run` of the folder reads it anew."""
+
+    folder: Path
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Dotted key -> value of recipe.yaml."""
+        return flat(yaml.safe_load((self.folder / RECIPE).read_text()))
+
+    @cached_property
+    def summary(self) -> Summary | None:
+        """None while the run has not ended."""
+        return Summary.read(self.folder)
+
+    @cached_property
+    def lines(self) -> list[dict[str, Any]]:
+        """Of metrics.jsonl."""
+        return read_metrics(self.folder)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest.load(self.folder / MANIFEST)
+
+    @cached_property
+    def labels(self) -> LabelSpec:
+        prefix = "data.labels."
+        return LabelSpec(**{k.removeprefix(prefix): v for k, v in self.settings.items() if k.startswith(prefix)})
+
+    @property
+    def finished(self) -> bool:
+        return self.summary is not None and self.summary.status == FINISHED
+
+    @property
+    def state(self) -> str:
+        return "not finished" if self.summary is None else self.summary.status
+
+    @cached_property
+    def changes(self) -> list[str]:
+        """Settings that differ from the shipped recipe of the run's name, as they are written on a command line."""
+        name, default = self.settings["recipe"], Recipe().flat()
+        known = name in known_recipes()
+        usual = load(name).flat() if known else default
+        # Of another kind of corruption all is said but what follows from the kind, as that true labels have no level.
+        other = tuple(f"{key}." for key in _CORRUPTIONS if self.settings[f"{key}.kind"] != usual[f"{key}.kind"])
+        changed = {
+            key: f"{key}={value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value)}"
+            for key, value in self.settings.items()
+            if key in usual.keys() - {"recipe"}
+            and not key.startswith(MACHINE_KEYS)
+            and (value != usual[key] or (key.startswith(other) and value != default[key]))
+        }
+        for key in [key for key in changed if known and key.startswith(other)]:
+            with contextlib.suppress(UserError):
+                if load(name, [changed[k] for k in changed if k != key]).flat()[key] == self.settings[key]:
+                    del changed[key]
+        return list(changed.values())
+
+    @property
+    def command(self) -> str:
+        """What runs it again."""
+        name = self.settings["recipe"]
+        where = name if name in known_recipes() else str(self.folder / RECIPE)
+        changes = self.changes if name in known_recipes() else []
+        return shlex.join(["fastgen", "train", f"recipe={where}", *changes])
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The accuracies that its evaluations log: key of metrics -> what it is. Signs have no parts and no test."""
+        return {metric("train_top1"): "training, random signs"} if self.labels.signs else PARTS
+
+    def last_line(self, key: str) -> dict[str, Any] | None:
+        """The newest line of metrics.jsonl that has `key`."""
+        return next((line for line in reversed(self.lines) if key in line), None)
+
+    def curve(self, key: str, against: str) -> Curve:
+        """A logged key against "step" or "epoch"."""
+        lines = [line for line in self.lines if line.get(key) is not None]
+        return [line[against] for line in lines], [line[key] for line in lines]
+
+    def baked(self) -> BakedSet | None:
+        """The baked set that it was trained on, if the cache still has it."""
+        for path in sorted((cache_root() / "baked").glob(f"*/{MANIFEST}")):
+            try:
+                if Manifest.load(path).specification == self.manifest.specification:
+                    return BakedSet.open(path.parent)
+            except UserError:
+                continue  # a damaged set is not this report's concern
+        return None
+
+
+def find_runs(paths: list[Path]) -> list[Run]:
+    """The run directories that `paths` are or contain. Raises UserError for a path without any."""
+    if not paths:
+        raise UserError("name run directories: fastgen report RUN...")
+    runs = []
+    for path in paths:
+        inside = sorted(path.glob(f"*/{RECIPE}")) or sorted(path.glob(f"runs/*/{RECIPE}"))
+        found = [path] if (path / RECIPE).is_file() else [recipe.parent for recipe in inside]
+        found = [folder for folder in found if (folder / MANIFEST).is_file()]
+        if not found:
+            raise UserError(f"{path} is no run directory and contains none (they have {RECIPE} and {MANIFEST})")
+        runs += [Run(folder) for folder in found]
+    return runs

@@ -1,0 +1,97 @@
+"""What an evaluation measures and what came of a run: the one place that knows their names and units.
+
+summary.json has the fields of `Summary`; a line of metrics.jsonl has those of `Evaluation`, with the unit behind
+the name.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pipelines.durable import write_atomically
+from pipelines.errors import UserError
+
+SUMMARY = "summary.json"
+FINISHED, INTERRUPTED = "finished", "interrupted"
+
+
+def _measured(unit: str) -> Any:
+    return field(default=None, metadata={"unit": unit})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss (nats, against the given label) and accuracy (percent) over every sample exactly once, in evaluation mode.
+
+    clean_part, corrupted_part: the training samples whose given label is, or is not, the true one. true_labels: against
+    those. None where there is nothing to measure: no test split, an empty part, signs for labels.
+    """
+
+    train_loss: float | None = _measured("nats")
+    train_top1: float | None = _measured("percent")
+    train_top5: float | None = _measured("percent")
+    train_top1_true_labels: float | None = _measured("percent")
+    train_top1_clean_part: float | None = _measured("percent")
+    train_top1_corrupted_part: float | None = _measured("percent")
+    train_top1_corrupted_part_true_labels: float | None = _measured("percent")
+    test_loss: float | None = _measured("nats")
+    test_top1: float | None = _measured("percent")
+    test_top5: float | None = _measured("percent")
+
+    def line(self) -> dict[str, float | None]:
+        """As metrics.jsonl has it."""
+        return {metric(item.name): getattr(self, item.name) for item in fields(Evaluation)}
+
+
+def metric(name: str) -> str:
+    """The key in metrics.jsonl of a field of `Evaluation`."""
+    (unit,) = (item.metadata["unit"] for item in fields(Evaluation) if item.name == name)
+    return f"{name}_{unit}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(Evaluation):
+    """summary.json: the last evaluation, and what came of the run.
+
+    status: FINISHED or INTERRUPTED (by a signal; a checkpoint is there). params: weights and biases. epochs: trained,
+    also parts of one. best_*: percent, over all evaluations. interpolation_epoch: at which the training set was fitted;
+    None if never. rademacher_complexity: of random signs, this draw's part of it (paper, section 2.2), else None.
+    data_stall_fraction: of the loop's time, spent waiting for batches. time_fractions: stage -> part of the counted
+    time. made_by: versions of fastgen and of what it computes with.
+    """
+
+    status: str
+    recipe: str
+    seed: int
+    params: int
+    epochs: float
+    steps: int
+    best_test_top1: float | None = _measured("percent")
+    best_test_top5: float | None = _measured("percent")
+    interpolation_epoch: float | None = None
+    rademacher_complexity: float | None = None
+    images_per_second: float
+    data_stall_fraction: float
+    time_fractions: dict[str, float]
+    advice: str
+    wall_seconds: float
+    processes: int
+    device: str
+    manifest_sha256: str
+    run_dir: str
+    made_by: dict[str, str] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        write_atomically(folder / SUMMARY, json.dumps(asdict(self), indent=1) + "\n")
+
+    @staticmethod
+    def read(folder: Path) -> "Summary | None":
+        """Of a run directory; None while the run has not ended. Raises UserError for a file that is none."""
+        path = folder / SUMMARY
+        try:
+            return Summary(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and resume the run: it is written again") from None

@@ -1,0 +1,242 @@
+"""The training loop: `train` reads from top to bottom, `update` is one optimizer step, `steps` says which are left."""
+
+import math
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from fastgen.optim.schedules import learning_rate
+from fastgen.recipe.schema import Recipe
+from fastgen.runs.summary import FINISHED, INTERRUPTED, Summary
+from fastgen.training import checkpoints
+from fastgen.training.evaluation import evaluate_splits
+from fastgen.training.launch import CHECKPOINT, CONTINUE, STOP, noticing_lost_processes
+from fastgen.training.network import parameter_count
+from fastgen.training.objective import logits_of, training_loss
+from fastgen.training.optimization import adding_gradients
+from fastgen.training.prepare import Training, prepare
+from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAITING, advice
+from fastgen.training.watching import Watcher
+from pipelines.backends import Batch
+
+_NEARLY_ALL = 98.0  # percent: running accuracy of an epoch from which the exact one is worth measuring
+
+
+def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
+    """Run a recipe to its end, or to a signal, and return what summary.json holds.
+
+    watchers: further ones, told of each batch, step and epoch. Raises UserError for mistakes in the recipe or its data,
+    ArithmeticError when the loss stops being finite, SystemExit after a signal.
+    """
+    run = prepare(recipe, watchers)
+    with running(run), closing(steps(run)) as remaining:
+        if evaluation_is_due(run):  # a signal came before it
+            evaluate(run)
+        for step in remaining:
+            update(run, step)
+            if run.position.step % recipe.track.log_steps == 0:  # seldom, as reading metrics waits for the device
+                log_progress(run, step)
+            if run.position.step_in_epoch == 0:
+                end_epoch(run, step)
+            run.decision = agree(run)
+            if run.decision == STOP:
+                break
+            if evaluation_is_due(run):
+                evaluate(run)
+            if run.decision == CHECKPOINT:
+                save(run)
+        summary = finish(run)
+    if run.signal.received:
+        raise SystemExit(128 + run.signal.received)
+    return summary
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimizer step to take: its learning rate, its epoch (int64 scalar on the device: an int would be compiled for
+    each), and the stream that has its micro-batches next."""
+
+    learning_rate: float
+    epoch: torch.Tensor
+    batches: Generator[Batch]
+
+
+def steps(run: Training) -> Generator[Step]:
+    """All steps that are left, up to the run's end. Each epoch has a stream, which ends with it or with this."""
+    recipe, position, sampler = run.recipe, run.position, run.data.sampler
+    total_samples = run.total_steps * recipe.data.batch_size
+    while position.step < run.total_steps and not fitted(run):
+        epoch, device_epoch = position.epoch, torch.tensor(position.epoch, device=run.accelerator.device)
+        run.clock.enter(WAITING)
+        with closing(run.data.training(epoch, position.step_in_epoch)) as batches:
+            while position.epoch == epoch and position.step < run.total_steps and not fitted(run):
+                at = epoch * sampler.samples + position.step_in_epoch * recipe.data.batch_size
+                rate = learning_rate(recipe.schedule, recipe.optim.lr, at, sampler.samples, total_samples)
+                yield Step(rate, device_epoch, batches)
+
+
+def update(run: Training, step: Step) -> None:
+    """One optimizer step over one global batch, in micro-batches."""
+    recipe, data, clock, accelerator = run.recipe, run.data, run.clock, run.accelerator
+    for group in run.optimizer.param_groups:
+        group["lr"] = step.learning_rate
+    for micro in range(recipe.train.accumulate):
+        clock.enter(WAITING)
+        transferred = data.transfer_seconds
+        batch = next(step.batches)
+        clock.enter(AUGMENT)
+        clock.move(data.transfer_seconds - transferred, WAITING, HOST_TO_DEVICE)
+        images = data.prepare(batch.images, batch.index, step.epoch)
+        clock.enter(STEP)
+        with adding_gradients(accelerator, run.network, last=micro == recipe.train.accumulate - 1):
+            output = run.network(images)
+            loss = training_loss(output, batch.label, recipe.train)
+            accelerator.backward(loss)
+        for watcher in run.watchers:
+            watcher.batch(batch, logits_of(output).detach(), loss.detach())
+    if recipe.optim.clip is not None:
+        accelerator.clip_grad_norm_(run.bare.parameters(), recipe.optim.clip)
+    run.take_step()
+    run.bare.zero_grad()
+    if run.average:
+        run.average.update(run.bare)
+    run.position.step += 1
+    for watcher in run.watchers:
+        watcher.step(run.position)
+
+
+# ------------------------------------------------------------ what the lines of the loop do
+
+
+@contextmanager
+def running(run: Training) -> Iterator[None]:
+    """Signals are caught, progress is shown, and a lost process is noticed."""
+    with run.signal, run.display, noticing_lost_processes(run.accelerator, run.folder):
+        run.display.say(
+            f"{run.recipe.recipe} in {run.folder}: {run.recipe.model.name}, {parameter_count(run.bare):,} parameters, "
+            f"{run.data.baked.path.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
+        )
+        run.bare.train()
+        yield
+
+
+def fitted(run: Training) -> bool:
+    """Whether the run ends because all training samples are classified as labelled."""
+    return run.recipe.train.stop_at_interpolation and run.position.interpolation_epoch is not None
+
+
+def log_progress(run: Training, step: Step) -> None:
+    """Running loss and accuracy, rate and speed since the last such line."""
+    run.clock.enter(LOG)
+    loss, top1 = run.meter.take_line()
+    check_finite(run, loss)
+    speed = run.clock.images_per_second
+    line = {"train_running_loss_nats": loss, "train_running_top1_percent": top1, "learning_rate": step.learning_rate}
+    line |= {"images_per_second": round(speed, 1), "data_stall_fraction": round(run.clock.stall_fraction, 4)}
+    run.log(line)
+    run.display.rate((run.position.step - 1) // run.position.steps_per_epoch, loss, speed)
+
+
+def end_epoch(run: Training, step: Step) -> None:
+    """Close the stream, so that its memory is free for an evaluation, and write down what the epoch was."""
+    step.batches.close()
+    run.clock.enter(LOG)
+    run.meter.wait()
+    for watcher in run.watchers:
+        watcher.epoch(run.position.epoch - 1)
+    run.position.nearly = run.meter.take_epoch() >= _NEARLY_ALL and run.recipe.train.stop_at_interpolation
+
+
+def agree(run: Training) -> int:
+    """Continue, write a checkpoint, or stop: the same on all processes, of which a signal may reach one alone."""
+    minutes = (time.monotonic() - run.saved_at) / 60
+    due = run.accelerator.is_main_process and minutes > run.recipe.run.checkpoint_minutes
+    wish = STOP if run.signal.received else CHECKPOINT if due else CONTINUE
+    return run.agreement.reach(wish, run.position.step)
+
+
+def evaluation_is_due(run: Training) -> bool:
+    """At the end of some epochs and of the run; within an epoch, too, once the training set is nearly fitted."""
+    position, settings = run.position, run.recipe.train
+    if position.step in (0, position.evaluated_step):
+        return False
+    if position.step >= run.total_steps:
+        return True
+    if position.step_in_epoch == 0:
+        return position.nearly or position.epoch % settings.evaluate_epochs == 0
+    steps_per_check = -(-position.steps_per_epoch // settings.checks_per_epoch)
+    return position.nearly and position.step_in_epoch % steps_per_check == 0
+
+
+def evaluate(run: Training) -> None:
+    run.clock.enter(EVALUATE)
+    run.position.record(evaluate_splits(run.accelerator, run.measured, run.data))
+    run.log(run.position.evaluation.line())
+    run.display.evaluated(run.position)
+    run.clock.enter(None)
+
+
+def save(run: Training) -> None:
+    """Write a checkpoint of the present position."""
+    run.clock.enter(SAVE)
+    run.position.running, run.position.seconds = run.meter.totals(), run.wall_seconds
+    run.position.world_size = run.accelerator.num_processes
+    checkpoints.save(run.accelerator, run.folder / "checkpoints", run.position, run.recipe.run.keep_checkpoints)
+    run.saved_at = time.monotonic()
+    run.clock.enter(None)
+
+
+def check_finite(run: Training, loss: float | None) -> None:
+    """Raises ArithmeticError when training diverged: nothing measured after that means anything."""
+    if loss is not None and not math.isfinite(loss):
+        raise ArithmeticError(
+            f"the loss is {loss} at step {run.position.step}: training diverged. Lower optim.lr (now "
+            f"{run.recipe.optim.lr:g}); what was logged until then is in {run.folder}"
+        )
+
+
+def finish(run: Training) -> Summary:
+    """The last checkpoint, summary.json, and the end of what was started."""
+    run.clock.enter(LOG)
+    run.meter.wait()
+    run.clock.enter(None)
+    recipe, position, evaluation = run.recipe, run.position, run.position.evaluation
+    check_finite(run, evaluation.train_loss)
+    if run.recorder and run.decision != STOP:
+        run.recorder.finish(position.epoch, position.step_in_epoch)
+    save(run)
+    signs_top1 = evaluation.train_top1 if recipe.data.labels.signs else None
+    summary = Summary(
+        **vars(evaluation),
+        status=INTERRUPTED if run.decision == STOP else FINISHED,
+        recipe=recipe.recipe,
+        seed=recipe.seed,
+        params=parameter_count(run.bare),
+        epochs=position.epochs,
+        steps=position.step,
+        best_test_top1=position.best_test_top1,
+        best_test_top5=position.best_test_top5,
+        interpolation_epoch=position.interpolation_epoch,
+        # (1/n) sum_i sigma_i h(x_i) with signs sigma_i and h(x) = +-1
+        rademacher_complexity=None if signs_top1 is None else 2 * signs_top1 / 100 - 1,
+        images_per_second=round(run.clock.images_per_second, 1),
+        data_stall_fraction=round(run.clock.stall_fraction, 4),
+        time_fractions=run.clock.fractions,
+        advice=advice(run.clock, recipe.data.backend, run.accelerator.device.type),
+        wall_seconds=run.wall_seconds,
+        processes=run.accelerator.num_processes,
+        device=run.accelerator.device.type,
+        manifest_sha256=run.data.baked.sha256,
+        run_dir=str(run.folder),
+        made_by=run.made_by,
+    )
+    if run.metrics is not None:
+        summary.write(run.folder)
+        run.metrics.close()
+    run.display.finished(summary)
+    run.accelerator.wait_for_everyone()  # ending the trackers at different times can abort a process
+    run.accelerator.end_training()
+    return summary

@@ -1,0 +1,153 @@
+"""From a recipe to a training that is about to begin, or to go on: processes, data, network, files."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+
+from fastgen.optim.optimizers import make_optimizer
+from fastgen.recipe.schema import Recipe
+from fastgen.runs import folder as run_folder
+from fastgen.runs.metrics import MetricsFile
+from fastgen.sets import draw_samples
+from fastgen.training import checkpoints
+from fastgen.training.averaging import WeightAverage
+from fastgen.training.checkpoints import Position
+from fastgen.training.data import Data, open_data
+from fastgen.training.launch import CONTINUE, Agreement, check_launcher, make_accelerator, on_main
+from fastgen.training.meter import Meter
+from fastgen.training.network import make_network, wants_compilation
+from fastgen.training.optimization import step_of
+from fastgen.training.recorder import Recorder
+from fastgen.training.stages import Clock
+from fastgen.training.stopping import StopSignal
+from fastgen.training.tracking import Display, start_wandb
+from fastgen.training.watching import Watcher
+from pipelines.baked.manifest import MANIFEST
+from pipelines.durable import write_atomically
+
+
+@dataclass
+class Training:
+    """A training on this process.
+
+    bare: the network itself; network: as accelerate wraps it for several processes; measured: what is evaluated, the
+    average of its weights or itself. position: the only thing that counts. metrics: of the main process alone.
+    """
+
+    recipe: Recipe
+    accelerator: Accelerator
+    folder: Path
+    data: Data
+    bare: torch.nn.Module
+    network: torch.nn.Module
+    measured: torch.nn.Module
+    optimizer: AcceleratedOptimizer
+    take_step: Callable[[], object]
+    average: WeightAverage | None
+    position: Position
+    total_steps: int
+    meter: Meter
+    clock: Clock
+    recorder: Recorder | None
+    watchers: list[Watcher]
+    metrics: MetricsFile | None
+    display: Display
+    agreement: Agreement
+    made_by: dict[str, str]
+    started: float  # time.perf_counter()
+    seconds_before: float  # in the processes that this one continues
+    signal: StopSignal = field(default_factory=StopSignal)
+    saved_at: float = field(default_factory=time.monotonic)
+    decision: int = CONTINUE
+
+    @property
+    def wall_seconds(self) -> float:
+        return round(self.seconds_before + time.perf_counter() - self.started, 3)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Add a line, with where and when, to metrics.jsonl and to W&B."""
+        position = self.position
+        line = {"step": position.step, "epoch": position.epochs, "wall_seconds": self.wall_seconds, **line}
+        if self.metrics is not None:
+            self.metrics.write(line)
+        self.accelerator.log(line, step=position.step)
+
+
+def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
+    """All that a training needs, restored from the last checkpoint where the recipe resumes one.
+
+    Raises UserError for mistakes in the recipe or its data.
+    """
+    # ------------------------------------------------------------ processes and run directory
+    started = time.perf_counter()
+    check_launcher()
+    accelerator = make_accelerator(recipe)
+    folder = on_main(accelerator, lambda: run_folder.choose(recipe))
+
+    # ------------------------------------------------------------ data
+    data = open_data(accelerator, recipe)
+    manifest, steps_per_epoch = data.baked.manifest, data.sampler.steps_per_epoch
+    total_steps = min(recipe.train.epochs * steps_per_epoch, recipe.train.max_steps or sys.maxsize)
+
+    # ------------------------------------------------------------ network and optimizer
+    bare = make_network(recipe, data.classes, manifest.channels, data.image_size, accelerator.device)
+    average = WeightAverage(bare, recipe.train.ema) if recipe.train.ema else None
+    measured = average.network if average else bare
+    if wants_compilation(recipe, accelerator.device):
+        for each in {bare, measured}:
+            each.compile()
+        data.compile()
+    network, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe.optim))
+    recorder = Recorder(accelerator, data, folder) if recipe.train.dynamics else None
+    accelerator.register_for_checkpointing(*(kept for kept in (average, recorder) if kept))
+
+    # ------------------------------------------------------------ resume
+    position = Position(steps_per_epoch=steps_per_epoch, manifest_sha256=data.baked.sha256)
+    found = checkpoints.latest(folder / "checkpoints") if recipe.run.resume else None
+    if found is not None:
+        run_folder.check_same_data(folder, manifest)
+        position = checkpoints.restore(accelerator, found)
+    if recorder:
+        recorder.start(position.epoch)
+
+    # ------------------------------------------------------------ what is written and shown
+    main = accelerator.is_main_process
+    if main:
+        write_atomically(folder / run_folder.RECIPE, recipe.to_yaml())
+        write_atomically(folder / MANIFEST, (data.baked.path / MANIFEST).read_text())
+    evaluated = position.evaluated_step == position.step
+    metrics = MetricsFile(folder, position.step, evaluated) if main else None
+    start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
+    meter, clock = Meter(accelerator, position.running), Clock(recipe.data.batch_size)
+    display = Display(main, total_steps, position.step)
+    return Training(
+        recipe=recipe,
+        accelerator=accelerator,
+        folder=folder,
+        data=data,
+        bare=bare,
+        network=network,
+        measured=measured,
+        optimizer=optimizer,
+        take_step=step_of(accelerator, optimizer),
+        average=average,
+        position=position,
+        total_steps=total_steps,
+        meter=meter,
+        clock=clock,
+        recorder=recorder,
+        watchers=[each for each in (meter, recorder, clock, display, *watchers) if each is not None],
+        metrics=metrics,
+        display=display,
+        agreement=Agreement(accelerator),
+        made_by={},
+        started=started,
+        seconds_before=position.seconds,
+    )
