@@ -21,6 +21,7 @@ from fastgen.bench.peer_process import LOOPS
 from fastgen.bench.subprocesses import in_turn, measure, ratios, shown
 from fastgen.training.checkpoints import Position
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, STEP, WAITING, Clock, advice
+from pipelines.provenance import in_words
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,9 @@ def test_loaders_are_measured_beside_each_other(photographs, tmp_path, capsys):
         assert measured["images"] in (8 * 2, 8 * 3) and measured["images_per_second"] > 0
         assert measured["first_batch_cold_s"] > measured["first_batch_after_opening_s"] > 0
         assert measured["peak_mb"] > 50 and measured["cpu_seconds_per_1000"] >= 0
+    assert {"fastgen", "torch", "timm", "pillow"} <= document["made_by"].keys()
     text = (tmp_path / "loaders.md").read_text()
+    assert in_words() in text
     assert all(f"| {name} |" in text for name in names) and "fastgen bench loaders" in text
     (ours,), (raw,) = (document["measured"][name] for name in ("fastgen dali", "DALI"))
     assert f"{ours['images_per_second'] / raw['images_per_second']:.2f}" in text

@@ -62,6 +62,11 @@ def test_installed_packages_import_from_any_folder(installed: Path, tmp_path: Pa
     assert files == [str(installed / name / "__init__.py") for name in ("fastgen", "pipelines")]
 
 
+def test_an_installed_package_names_its_version_and_no_commit(installed: Path, tmp_path: Path) -> None:
+    code = "from pipelines.provenance import made_by; print(made_by())"
+    assert run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).strip() == "{'fastgen': '0.1.0'}"
+
+
 def test_installed_recipes_are_found_from_any_folder(installed: Path, tmp_path: Path) -> None:
     for command in (["-m", "fastgen.train"], ["-m", "fastgen.cli", "train"]):
         shown = run(*command, "recipe=quickstart", "--print", cwd=tmp_path, PYTHONPATH=str(installed))

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe, leaves
+from pipelines.backends import BACKENDS
 from pipelines.baked.manifest import MANIFEST, Manifest
 from pipelines.errors import UserError
 
@@ -26,6 +27,8 @@ _FREE = (
 )
 RECIPE = "recipe.yaml"
 _RUNS = Path("runs")
+# What a run's result depends on beside its recipe and its data, as pip knows it.
+PACKAGES = ("torch", "timm", "accelerate", *(b.distribution for b in BACKENDS.values() if b.distribution))
 WANDB_ID = "wandb_id.txt"  # a file of the run directory: the run's id in W&B
 SAMPLES = "samples"  # the key of the sample images in W&B
 

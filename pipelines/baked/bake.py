@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 from filelock import FileLock
 from PIL import Image
 
@@ -29,6 +28,7 @@ from pipelines.errors import UserError, did_you_mean
 from pipelines.locations import cache_root
 from pipelines.prefetch import in_order
 from pipelines.progress import tracked
+from pipelines.provenance import made_by
 from pipelines.randomness import permutation
 from pipelines.sources import SPLITS, Source, SourceSpec, open_source, which_samples
 from pipelines.sources.base import decode
@@ -190,8 +190,7 @@ def _bake_new(
                     f"data.pixels.kind={pixels.kind} {kind.one_size}, and these differ in size; "
                     "set bake.square=true and bake.resolution"
                 )
-        made_by = {"numpy": np.__version__, "pillow": PIL.__version__}
-        manifest = Manifest(plan, train.class_names, train.channels, described, made_by)
+        manifest = Manifest(plan, train.class_names, train.channels, described, made_by("numpy", "pillow"))
         write_durably(unfinished / MANIFEST, manifest.to_json())
         BakedSet(unfinished, manifest, hashlib.sha256(manifest.to_json().encode()).hexdigest()).write_stamp()
         unfinished.rename(folder)
