@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.backends import Batch, check_shown
+from pipelines.backends import Batch, check_one_size
 from pipelines.backends.columns import Columns
 from pipelines.baked.beton import Beton
 from pipelines.baked.shards import Shards
@@ -65,7 +65,7 @@ class DALIEngine:
         rows_of_batches = sampler.batches()
         if not rows_of_batches:
             return
-        check_shown(self._stored, view)
+        check_one_size(self._stored, view)
         labels_of_batches = self._columns.of(rows_of_batches, label)
         held: deque[Fed] = deque(maxlen=_AHEAD + 3)  # as long as this stream, which ends later than what feeds it
 
