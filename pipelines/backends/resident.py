@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipelines.backends import Batch, check_shown
+from pipelines.backends import Batch, check_one_size
 from pipelines.backends.columns import Columns
 from pipelines.baked.beton import RAW, Beton
 from pipelines.errors import UserError
@@ -43,7 +43,7 @@ class ResidentEngine:
         rows_of_batches = sampler.batches()
         if not rows_of_batches:
             return
-        check_shown(self._beton, view)
+        check_one_size(self._beton, view)
         images = self._whole(rows_of_batches) if view is None else self._shown(rows_of_batches, view)
         for pixels, labels in zip(images, self._columns.of(rows_of_batches, label), strict=True):
             yield Batch(pixels, *labels)
