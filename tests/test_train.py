@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
@@ -197,6 +198,10 @@ def test_a_finished_run_can_go_on_longer(tmp_path):
     AcceleratorState._reset_state(True)
     summary = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'part'}", "run.resume=true"]))
     assert summary.epochs == 4 and same_weights(weights(tmp_path / "whole"), weights(tmp_path / "part"))
+    made_by = json.loads((tmp_path / "part" / "made_by.json").read_text())
+    assert [entry.pop("after_step") for entry in made_by] == [0, 6]
+    assert made_by[0] == made_by[1] == summary.made_by and summary.made_by["torch"] == torch.__version__.split("+")[0]
+    assert {"fastgen", "timm", "accelerate"} < summary.made_by.keys()
 
 
 def test_resume_refuses_what_would_not_be_the_same_run(tmp_path):
