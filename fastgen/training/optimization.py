@@ -46,7 +46,7 @@ def make_optimizer(network: torch.nn.Module, spec: OptimSpec) -> torch.optim.Opt
     )
 
 
-def adding_gradients(accelerator: Accelerator, network: torch.nn.Module, last: bool) -> AbstractContextManager:
+def adding_gradients(accelerator: Accelerator, network: torch.nn.Module, last: bool) -> AbstractContextManager[None]:
     """In this context the gradients of a micro-batch are added to those of the step's earlier ones; with its last one
     the processes share them.
 

@@ -82,4 +82,5 @@ def open_engine(
     Raises UserError for an unknown backend, one whose package is missing, or a file it cannot stream.
     """
     module = importlib.import_module(_MODULES[name])
-    return module.open_engine(stored, device, channels, threads)
+    engine: Engine = module.open_engine(stored, device, channels, threads)
+    return engine

@@ -6,6 +6,7 @@ fingerprints, and tables of noisy labels (CIFAR-10N) are in torchvision's order.
 """
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def open_split(spec: SourceSpec, split: str) -> Source:
     return _from_torchvision(download_folder(spec, "cifar10"), split, download=True)
 
 
-def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # type: ignore[no-untyped-def]
+def _from_torchvision(folder: Path, split: str, download: bool) -> ArraySource:
     from torchvision.datasets import CIFAR10
 
     with downloading("cifar10", folder) if download else nullcontext():

@@ -5,6 +5,7 @@ Parquet, else downloaded by torchvision.
 """
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def open_split(spec: SourceSpec, split: str) -> Source:
     return _from_torchvision(download_folder(spec, "mnist"), split, download=True)
 
 
-def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # type: ignore[no-untyped-def]
+def _from_torchvision(folder: Path, split: str, download: bool) -> ArraySource:
     from torchvision.datasets import MNIST
 
     with downloading("mnist", folder) if download else nullcontext():
