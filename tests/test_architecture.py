@@ -45,7 +45,7 @@ GROUND = {
     "pipelines": "sampler registry errors randomness durable locations progress prefetch provenance",
 }
 LONGEST_FUNCTION = 80  # lines, a screen
-LONGEST_LOOP = 110  # lines of the training loop and of its optimizer step together
+LONGEST_LOOP = 110  # lines of the training loop, its iterator and its optimizer step together
 DEEPEST_LOOP = 4  # blocks within each other
 
 
@@ -199,5 +199,5 @@ def test_no_function_is_longer_than_a_screen():
 
 def test_the_training_loop_reads_in_five_minutes():
     parts = {function.name: function for function in functions(ROOT / "fastgen/training/loop.py")}
-    assert length(parts["train"]) + length(parts["update"]) <= LONGEST_LOOP
+    assert sum(length(parts[name]) for name in ("train", "steps", "update")) <= LONGEST_LOOP
     assert {name: depth(part) for name, part in parts.items() if depth(part) > DEEPEST_LOOP} == {}
