@@ -261,6 +261,9 @@ def test_checkpoints_are_whole_or_not_there(tmp_path):
     (folder / ".step_00000003.tmp").mkdir(parents=True)
     (folder / "step_00000004").mkdir()  # no position: not one of ours, or half copied
     assert checkpoints.latest(folder) is None
+    (folder / "step_00000002").mkdir()
+    (folder / "step_00000002" / checkpoints.POSITION).touch()
+    assert checkpoints.latest(folder) == folder / "step_00000002"
 
 
 def test_runs_are_numbered_and_the_latest_is_resumed(tmp_path):

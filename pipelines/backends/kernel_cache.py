@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipelines.locations import cache_root
 log = logging.getLogger(__name__)
 
 
-class _KernelFiles(NullCache):
+class _KernelFiles(NullCache):  # type: ignore[misc]  # numba has no types
     """One file for a kernel, named by all that determines its machine code, with a checksum in front.
 
     Instead of numba's own cache (cache=True), an index and numbered files: what is damaged there ends the process, and
@@ -29,7 +30,7 @@ class _KernelFiles(NullCache):
     or the wrong processor. What cannot be read or written here is compiled.
     """
 
-    def __init__(self, function) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, function: Callable[..., None]) -> None:
         source = Path(inspect.getfile(function)).read_bytes()  # all of the module: a kernel calls functions beside it
         self._name = function.__name__
         self._made_of = (source, sys.implementation.cache_tag, numba.__version__, llvmlite.__version__)
@@ -61,7 +62,7 @@ class _KernelFiles(NullCache):
             log.warning("the compiled kernel is not kept for the next process: %s", error)
 
 
-def cached(function):  # type: ignore[no-untyped-def]
+def cached(function: Callable[..., None]) -> Any:
     """numba's dispatcher for `function`, cached under FASTGEN_CACHE unless NUMBA_CACHE_DIR says where."""
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     dispatcher._cache = _KernelFiles(function)
