@@ -127,7 +127,7 @@ for attempt in range(2):
 del os.environ["BROKEN"]
 for attempt in range(2):
     import timm.models
-    assert tuple(timm.models.registered) == NETWORKS
+    assert list(timm.models.registered) == list(NETWORKS)
     del sys.modules["timm"], sys.modules["timm.models"]
 """
     run(code, path=tmp_path)

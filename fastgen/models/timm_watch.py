@@ -47,6 +47,6 @@ def register_with_timm() -> None:
 def _register() -> None:
     """In timm's registry as it is now: a timm that was imported anew has a new one."""
     entry_points = "fastgen.models.timm_networks"
-    if not importlib.import_module("timm.models").is_model(NETWORKS[0]):
+    if not importlib.import_module("timm.models").is_model(next(iter(NETWORKS))):
         sys.modules.pop(entry_points, None)
         importlib.import_module(entry_points)
