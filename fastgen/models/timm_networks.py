@@ -1,4 +1,4 @@
-"""The paper's networks as entry points of timm. Importing this module registers them: see timm_watch."""
+"""The paper's networks as entry points of timm. Importing this module registers them."""
 
 import functools
 from typing import Any
