@@ -1,6 +1,5 @@
 """The `fastgen` command."""
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -135,33 +134,22 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or "--help" in arguments or "-h" in arguments:
         _show_help()
         return 0 if arguments else 2
-    from fastgen.errors import LostProcess
+    from fastgen.errors import exit_code
+
+    return exit_code(lambda: _run(*arguments))
+
+
+def _run(command: str, *rest: str) -> None:
     from pipelines.errors import UserError, did_you_mean
 
-    command, *rest = arguments
-    try:
-        if command not in COMMANDS:
-            raise UserError(f"unknown command '{command}': {did_you_mean(command, COMMANDS)}")
-        if "--print" in rest:
-            from fastgen.recipe.load import parse
+    if command not in COMMANDS:
+        raise UserError(f"unknown command '{command}': {did_you_mean(command, COMMANDS)}")
+    if "--print" in rest:
+        from fastgen.recipe.load import parse
 
-            print(parse([a for a in rest if a != "--print"]).to_yaml(), end="")
-            return 0
-        COMMANDS[command](rest)
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # once, not once a process
-            print(f"fastgen: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except ArithmeticError as error:
-        print(f"fastgen: {error}", file=sys.stderr)
-        return 1
-    except LostProcess as error:
-        print(f"fastgen: {error}", file=sys.stderr, flush=True)
-        os._exit(1)  # the communication library's threads may wait for the lost one for ever
-    except KeyboardInterrupt:
-        print("fastgen: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        print(parse([a for a in rest if a != "--print"]).to_yaml(), end="")
+        return
+    COMMANDS[command](list(rest))
 
 
 if __name__ == "__main__":

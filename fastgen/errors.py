@@ -1,5 +1,39 @@
-"""Errors that a command tells in one line, beside the UserError of `pipelines.registry`."""
+"""What ends a command: errors that are told in one line, and the exit code of each."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from pipelines.errors import UserError
 
 
 class LostProcess(RuntimeError):
     """Another process of the run, or its machine, has ended or does not answer."""
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Do the work and return the process's exit code: 0, 1 (diverged), 2 (the user's mistake), 130 (Ctrl-C).
+
+    Errors of these kinds are told in one line on stderr; all others, and SystemExit, are raised. After LostProcess
+    the process ends here, with 1.
+    """
+    try:
+        work()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":  # once, not once a process
+            _tell(error)
+        return 2
+    except ArithmeticError as error:
+        _tell(error)
+        return 1
+    except LostProcess as error:
+        _tell(error)
+        os._exit(1)  # the communication library's threads may wait for the lost one for ever
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 130
+    return 0
+
+
+def _tell(problem: object) -> None:
+    print(f"fastgen: {' '.join(str(problem).split())}", file=sys.stderr, flush=True)
