@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 
 import fastgen  # noqa: F401 (registers them)
+from fastgen.models import NETWORKS
 from fastgen.models.alexnet import LocalResponseNorm
+from fastgen.recipe.load import load
+from fastgen.training.network import make_network
 from pipelines.errors import UserError
 
 COUNTS = {  # table 1 of the paper
@@ -83,6 +86,18 @@ def test_a_step_of_gradient_descent_lowers_the_loss(name):
 def test_too_small_images_are_refused(name):
     with pytest.raises(UserError, match="at least 4x4"):
         timm.create_model(name, img_size=3)
+
+
+def test_a_network_is_one_file_and_its_registry_line(tmp_path, monkeypatch):
+    code = "from fastgen.models.mlp import MLP\n\n\ndef mlp_2x512(**arguments):\n    return MLP(depth=2, **arguments)\n"
+    (tmp_path / "deeper.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(NETWORKS, "_items", dict(NETWORKS._items))  # for this test alone
+    with pytest.raises(UserError, match="mlp_2x512"):
+        load("quickstart", ["model.name=mlp_2x512"])
+    NETWORKS.add("mlp_2x512", "deeper")
+    network = make_network(load("quickstart", ["model.name=mlp_2x512"]), 10, 3, 16, torch.device("cpu"))
+    assert network(torch.randn(2, 3, 16, 16)).shape == (2, 10)
 
 
 def test_inception_pools_seven_by_seven():

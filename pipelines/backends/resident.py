@@ -3,11 +3,11 @@
 For sets that fit (CIFAR-10 takes 154 MB). JPEG files are decoded once, when the engine opens.
 """
 
-import os
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 
@@ -77,7 +77,7 @@ class ResidentEngine:
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
         else:
-            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            free = psutil.virtual_memory().available
         if need > free:
             raise UserError(
                 f"{self._beton.path}: its images take {need / 1e9:.1f} GB of pixels and the {self.device.type} has "
