@@ -10,15 +10,15 @@ nothing of it happens elsewhere): over the seconds of the rest, that is its shar
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-import torch
+from fastgen.report.outcome import machine
+from fastgen.runs.folder import PACKAGES
+from pipelines.provenance import made_by
 
 TRAINING = """
 import json, sys, time
@@ -66,7 +66,6 @@ def main() -> None:
     arguments = parser.parse_args()
     seconds(True, 1)  # bakes, and warms the disk's cache
     pairs = [(seconds(True, arguments.epochs), seconds(False, arguments.epochs)) for _ in range(arguments.repeats)]
-    cores = len(os.sched_getaffinity(0))
     figures = {
         "recording's share": [within / (wall - within) for (wall, _, within), _ in pairs],
         "wall ratio": [recorded[0] / plain[0] for recorded, plain in pairs],
@@ -77,7 +76,8 @@ def main() -> None:
     if arguments.json:
         result = {
             "command": "python benchmarks/dynamics.py " + " ".join(sys.argv[1:]),
-            "machine": f"{platform.machine()}, {cores} cores, no GPU, torch {torch.__version__}",
+            "machine": machine(),
+            "made_by": made_by(*PACKAGES),
             "medians": {name: statistics.median(values) for name, values in figures.items()},
             "with_and_without": pairs,
         }

@@ -15,8 +15,6 @@ random regions, 224 pixels. All in turn in one process, on one core if it is sta
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -26,14 +24,16 @@ from pathlib import Path
 
 import torch
 from nvidia.dali import Pipeline, fn, types
-from nvidia.dali import __version__ as dali_version
 
 from fastgen.bench.photographs import repeated
+from fastgen.report.outcome import machine
+from fastgen.runs.folder import PACKAGES
 from pipelines.backends.dali import DALIEngine
 from pipelines.baked.bake import BakeSpec, bake
 from pipelines.baked.export import export
 from pipelines.baked.shards import Export
 from pipelines.corruptions import LabelSpec, PixelSpec
+from pipelines.provenance import made_by
 from pipelines.sampler import Sampler
 from pipelines.sources import SourceSpec
 from pipelines.view.regions import View, ViewSpec
@@ -110,8 +110,8 @@ def main() -> None:
     if arguments.json:
         result = {
             "command": "python benchmarks/feed_dali.py " + " ".join(map(str, sys.argv[1:])),
-            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, no GPU used",
-            "versions": {"python": platform.python_version(), "dali": dali_version, "torch": torch.__version__},
+            "machine": machine(),
+            "made_by": made_by(*PACKAGES),
             "images_per_second": rates,
         }
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")

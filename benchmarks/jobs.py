@@ -8,8 +8,6 @@ Seconds from the command to its end, processes started and imports included, as 
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,7 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
+from fastgen.report.outcome import machine
+from fastgen.runs.folder import PACKAGES
+from pipelines.provenance import made_by
 
 
 def seconds(recipe: str, points: int, jobs: int, settings: list[str]) -> float:
@@ -49,11 +49,10 @@ def main() -> None:
         throughput = medians[counts[0]] / median
         print(f"{count} at a time: {median:.1f} s for {arguments.points} points, {throughput:.2f} x the points an hour")
     if arguments.json:
-        cores = len(os.sched_getaffinity(0))
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
         result = {
             "command": "python benchmarks/jobs.py " + " ".join(sys.argv[1:]),
-            "machine": f"{platform.machine()}, {cores} cores, {device}, torch {torch.__version__}",
+            "machine": machine(),
+            "made_by": made_by(*PACKAGES),
             "settings": [arguments.recipe, *arguments.settings],
             "points": arguments.points,
             "seconds": taken,

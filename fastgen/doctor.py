@@ -1,6 +1,5 @@
 """What is installed, which devices are there, and which data sets are found."""
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -11,6 +10,7 @@ from rich.table import Table
 from fastgen.terminal import console
 from pipelines.backends import BACKENDS
 from pipelines.locations import cache_root, data_root
+from pipelines.provenance import in_words, made_by
 from pipelines.sources import found_here
 
 _PACKAGES = {
@@ -20,20 +20,14 @@ _PACKAGES = {
 }
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def doctor() -> None:
     """Print the tables."""
     out = console()
     packages = Table("package", "version", "remark")
+    versions = made_by(*_PACKAGES)
+    packages.add_row("fastgen", versions["fastgen"], in_words().partition(", ")[2])
     for name, remark in _PACKAGES.items():
-        version = _version(name)
-        packages.add_row(name, version, remark if version == "not installed" else "")
+        packages.add_row(name, versions.get(name, "not installed"), "" if name in versions else remark)
     out.print(packages)
     machine = Table("machine", "")
     machine.add_row("Python", platform.python_version())

@@ -9,8 +9,8 @@ from whole_runs import SMALL, fresh_accelerate, lines, same_weights, weights  # 
 from fastgen.optim.optimizers import OPTIMIZERS, Optimizer
 from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.load import load
-from fastgen.train import train
-from fastgen.training.stages import HOST_TO_DEVICE, STEP, WAITING, Stages, advice
+from fastgen.training.loop import train
+from fastgen.training.stages import HOST_TO_DEVICE, STEP, WAITING, Clock, advice
 from pipelines.backends import BACKENDS, Backend
 from pipelines.baked.bake import BakeSpec, bake
 from pipelines.corruptions import LABELS, PIXELS, LabelKind, LabelSpec, PixelKind, PixelSpec
@@ -31,9 +31,10 @@ def add(monkeypatch):
 
 
 def advised(backend, **seconds):
-    stages = Stages()
-    stages.seconds.update(seconds)
-    return advice(stages, 1000, backend, "cuda")
+    clock = Clock(batch_size=1000)
+    clock.samples = 1000
+    clock.seconds.update(seconds)
+    return advice(clock, backend, "cuda")
 
 
 def test_a_backend_trains_like_the_others(add, tmp_path):
@@ -42,7 +43,7 @@ def test_a_backend_trains_like_the_others(add, tmp_path):
     for backend in ("resident", "rows"):
         settings = [*SMALL, f"data.backend={backend}", f"run.dir={tmp_path / backend}"]
         summary = train(load("quickstart", settings))
-        assert summary["status"] == "finished" and summary["epochs"] == 4
+        assert summary.status == "finished" and summary.epochs == 4
     assert same_weights(weights(tmp_path / "rows"), weights(tmp_path / "resident"))
     for key in ("train_loss_nats", "test_top1_percent", "train_running_loss_nats"):
         assert lines(tmp_path / "rows", key) == lines(tmp_path / "resident", key) != {}

@@ -50,6 +50,7 @@ def test_wheel_holds_every_module_and_recipe(wheel: Path) -> None:
     assert sources and recipes
     expected = {path.relative_to(ROOT).as_posix() for path in sources}
     expected |= {f"fastgen/{path.relative_to(ROOT).as_posix()}" for path in recipes}
+    expected |= {"fastgen/py.typed", "pipelines/py.typed"}  # without which a type checker ignores their types
     assert expected <= held
     metadata = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
     assert {name.split("/")[0] for name in held} == {"fastgen", "pipelines", metadata}
@@ -60,6 +61,11 @@ def test_installed_packages_import_from_any_folder(installed: Path, tmp_path: Pa
     code = "import fastgen, pipelines; print(fastgen.__file__, pipelines.__file__, sep='\\n')"
     files = run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).split()
     assert files == [str(installed / name / "__init__.py") for name in ("fastgen", "pipelines")]
+
+
+def test_an_installed_package_names_its_version_and_no_commit(installed: Path, tmp_path: Path) -> None:
+    code = "from pipelines.provenance import made_by; print(made_by())"
+    assert run("-c", code, cwd=tmp_path, PYTHONPATH=str(installed)).strip() == "{'fastgen': '0.1.0'}"
 
 
 def test_installed_recipes_are_found_from_any_folder(installed: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Recipes: inheritance, overrides, types, and one-line errors before any work starts."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,35 @@ def test_mistakes_are_one_line_with_exit_code_2(arguments, words, capsys, tmp_pa
     assert not list(tmp_path.iterdir())  # before any work started
 
 
+VIEW = ["data.view.fraction=0.9", "data.image_size=32"]
+PROGRESSIVE = ["data.progressive.start_size=16", "data.progressive.start_epoch=3", "data.progressive.end_epoch=3"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "remedy"),
+    [
+        (VIEW[:1], "resizes images to data.image_size, which is not set", VIEW[1:]),
+        ([*VIEW, "data.augment.random_crop=true"], "crops images as baked", ["data.augment.random_crop=false"]),
+        (["data.eval_size=64"], "data.eval_size needs data.view.fraction", VIEW),
+        (PROGRESSIVE[:1], "data.progressive needs data.view.fraction", [*VIEW, "data.progressive.end_epoch=3"]),
+        ([*VIEW, *PROGRESSIVE], "at least 0 and below data.progressive.end_epoch", ["data.progressive.end_epoch=4"]),
+        (["train.dynamics=true", "data.labels.kind=rademacher"], "rademacher has none", ["data.labels.kind=random"]),
+    ],
+)
+def test_settings_that_contradict_each_other(settings, words, remedy):
+    with pytest.raises(UserError, match=words):
+        load("quickstart", settings)
+    load("quickstart", [*settings, *remedy])
+
+
+def test_tracking_needs_its_package(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else find(name))
+    with pytest.raises(UserError, match="track.wandb=offline needs wandb: pip install wandb, or set track.wandb=off"):
+        load("quickstart", ["track.wandb=offline"])
+    load("quickstart", ["track.wandb=off"])
+
+
 def test_circular_bases(tmp_path):
     (tmp_path / "a.yaml").write_text("base: b\n")
     (tmp_path / "b.yaml").write_text("base: a\n")
@@ -161,7 +191,7 @@ def test_print(capsys):
 
 
 def test_defaults_are_the_schemas():
-    assert known_keys()["train.epochs"] == Recipe().train.epochs
+    assert {"recipe": Recipe().recipe, **known_keys()} == Recipe().flat()
 
 
 def test_train_py_runs_as_a_file(tmp_path):

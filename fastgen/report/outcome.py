@@ -9,11 +9,12 @@ from rich.table import Table
 
 from fastgen.report.page import Page
 from fastgen.terminal import console
+from pipelines.provenance import in_words
 
 
 def finish(page: Page, path: Path) -> None:
-    """Print the page's tables and texts, the machine among them, and write it to PATH.html."""
-    page.text(f"{machine()}.")
+    """Print the page's tables and texts, machine and commit among them, and write it to PATH.html."""
+    page.text(f"{machine()}; {in_words()}.")
     screen = console()
     for header, rows in page.tables:
         table = Table(*header, title=page.title)

@@ -1,5 +1,6 @@
 """A run directory as a whole, for all who read one: sweeps, reports, the paper's tables."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -57,7 +58,7 @@ class Run:
     def manifest(self) -> Manifest:
         return Manifest.load(self.folder / MANIFEST)
 
-    @property
+    @cached_property
     def labels(self) -> LabelSpec:
         prefix = "data.labels."
         return LabelSpec(**{k.removeprefix(prefix): v for k, v in self.settings.items() if k.startswith(prefix)})
@@ -70,20 +71,26 @@ class Run:
     def state(self) -> str:
         return "not finished" if self.summary is None else self.summary.status
 
-    @property
+    @cached_property
     def changes(self) -> list[str]:
         """Settings that differ from the shipped recipe of the run's name, as they are written on a command line."""
         name, default = self.settings["recipe"], Recipe().flat()
-        usual = load(name).flat() if name in known_recipes() else default
-        # Another kind of corruption takes nothing over from the usual one.
+        known = name in known_recipes()
+        usual = load(name).flat() if known else default
+        # Of another kind of corruption all is said but what follows from the kind, as that true labels have no level.
         other = tuple(f"{key}." for key in _CORRUPTIONS if self.settings[f"{key}.kind"] != usual[f"{key}.kind"])
-        return [
-            f"{key}={value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value)}"
+        changed = {
+            key: f"{key}={value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value)}"
             for key, value in self.settings.items()
             if key in usual.keys() - {"recipe"}
             and not key.startswith(MACHINE_KEYS)
             and (value != usual[key] or (key.startswith(other) and value != default[key]))
-        ]
+        }
+        for key in [key for key in changed if known and key.startswith(other)]:
+            with contextlib.suppress(UserError):
+                if load(name, [changed[k] for k in changed if k != key]).flat()[key] == self.settings[key]:
+                    del changed[key]
+        return list(changed.values())
 
     @property
     def command(self) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 from filelock import FileLock
 from PIL import Image
 
@@ -27,8 +26,9 @@ from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec, Statistics, corr
 from pipelines.durable import sync_folder, write_durably
 from pipelines.errors import UserError, did_you_mean
 from pipelines.locations import cache_root
-from pipelines.prefetch import in_order
+from pipelines.prefetch import Prefetcher
 from pipelines.progress import tracked
+from pipelines.provenance import made_by
 from pipelines.randomness import permutation
 from pipelines.sources import SPLITS, Source, SourceSpec, open_source, which_samples
 from pipelines.sources.base import decode
@@ -190,8 +190,7 @@ def _bake_new(
                     f"data.pixels.kind={pixels.kind} {kind.one_size}, and these differ in size; "
                     "set bake.square=true and bake.resolution"
                 )
-        made_by = {"numpy": np.__version__, "pillow": PIL.__version__}
-        manifest = Manifest(plan, train.class_names, train.channels, described, made_by)
+        manifest = Manifest(plan, train.class_names, train.channels, described, made_by("numpy", "pillow"))
         write_durably(unfinished / MANIFEST, manifest.to_json())
         BakedSet(unfinished, manifest, hashlib.sha256(manifest.to_json().encode()).hexdigest()).write_stamp()
         unfinished.rename(folder)
@@ -301,7 +300,7 @@ def _encoded(
         return [_encode(source, int(index), spec, corrupt) for index in chunk]
 
     chunks = np.split(order, range(_CHUNK, len(order), _CHUNK))
-    for done in in_order(work, chunks, workers):
+    for done in Prefetcher(workers).map(work, chunks):
         yield from done
 
 
@@ -375,7 +374,7 @@ def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
         return total
 
     chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
-    measured = tracked(in_order(sums, chunks, workers), len(chunks), "measuring mean and variance")
+    measured = tracked(Prefetcher(workers).map(sums, chunks), len(chunks), "measuring mean and variance")
     count, first, second = sum(measured, np.zeros((3, 3), np.int64)).astype(np.float64)
     mean = first / count
     std = np.sqrt(second / count - mean**2)

@@ -43,7 +43,8 @@ class Split:
 @dataclass
 class Manifest:
     """manifest.json. specification: what the payload was made from (the source with its fingerprint, pixel
-    corruption, encoding, order); made_by: versions of what encoded it."""
+    corruption, encoding, order); made_by: versions of fastgen and of what encoded it, as
+    `pipelines.provenance` gives them."""
 
     specification: dict[str, Any]
     class_names: list[str]
