@@ -98,6 +98,9 @@ def test_a_labelling_has_one_spelling_however_it_was_written():
     assert one.data.labels.column_name == "random_1_s4"
 
 
+VIEW = ["recipe=quickstart", "data.view.fraction=0.9", "data.image_size=8"]
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -131,6 +134,14 @@ def test_a_labelling_has_one_spelling_however_it_was_written():
         (["recipe=quickstart", "bake.columns=[{kid: random}]"], "did you mean 'kind'"),
         (["recipe=quickstart", "bake.columns=[{kind: random, p: x}]"], "could not be converted"),
         (["recipe=quickstart", "data.normalize.kind=white"], "did you mean 'whiten'"),
+        (["recipe=quickstart", "bake.columns=[3]"], "bake.columns is a list of mappings"),
+        (["recipe=quickstart", "data.view.fraction=0.9"], "data.image_size, which is not set"),
+        ([*VIEW, "data.augment.random_crop=true"], "with data.view.fraction use data.view.random"),
+        (["recipe=quickstart", "data.eval_size=9"], "data.eval_size needs data.view.fraction"),
+        (["recipe=quickstart", "data.progressive.start_size=8"], "data.progressive needs data.view.fraction"),
+        ([*VIEW, "data.progressive.start_size=8"], "start_epoch must be at least 0 and below"),
+        (["recipe=quickstart", "data.shards=there"], "data.shards is read by data.backend=dali alone"),
+        (["recipe=rademacher", "train.dynamics=true"], "data.labels.kind=rademacher has none"),
     ],
 )
 def test_mistakes_are_one_line_with_exit_code_2(arguments, words, capsys, tmp_path, monkeypatch):
@@ -139,6 +150,13 @@ def test_mistakes_are_one_line_with_exit_code_2(arguments, words, capsys, tmp_pa
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())  # before any work started
+
+
+def test_tracking_without_wandb_is_refused_before_anything_starts(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert load("quickstart").track.wandb == "off"
+    with pytest.raises(UserError, match="track.wandb=offline needs wandb: pip install wandb, or set track.wandb=off"):
+        load("quickstart", ["track.wandb=offline"])
 
 
 def test_circular_bases(tmp_path):
