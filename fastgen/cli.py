@@ -228,10 +228,7 @@ def sweep(
 @app.command()
 def reproduce(
     context: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", hidden=True, autocompletion=_complete_experiment),
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", hidden=True, autocompletion=_complete_experiment)],
     settings: Annotated[list[str], _settings("key=value")],
     models: Annotated[str, typer.Option("--models", metavar="A,B", help="Only these networks or cases.")] = "",
     seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="A run of each row for each.")] = "",

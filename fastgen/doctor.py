@@ -35,8 +35,7 @@ def doctor() -> None:
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     machine.add_row("GPUs", ", ".join(devices) or "none: everything runs on the CPU")
     machine.add_row(
-        "baked sets (FASTGEN_CACHE)",
-        f"{cache_root()}, {shutil.disk_usage(_existing()).free / 1e9:,.0f} GB free",
+        "baked sets (FASTGEN_CACHE)", f"{cache_root()}, {shutil.disk_usage(_existing()).free / 1e9:,.0f} GB free"
     )
     machine.add_row("raw data (FASTGEN_DATA)", str(data_root()))
     for name, where in found_here().items():

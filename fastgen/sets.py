@@ -85,13 +85,7 @@ def show_summary(baked: BakedSet | Export) -> None:
         for column, described in split.columns.items():
             share = f"{100 * described.changed / split.samples:.2f} %"
             table.add_row(
-                name,
-                f"{split.samples:,}",
-                f"{split.bytes / 1e6:,.1f}",
-                size,
-                column,
-                f"{described.changed:,}",
-                share,
+                name, f"{split.samples:,}", f"{split.bytes / 1e6:,.1f}", size, column, f"{described.changed:,}", share
             )
     screen.print(table)
 

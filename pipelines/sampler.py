@@ -78,12 +78,3 @@ class Sampler:
                 if len(mine):
                     batches.append(mine)
         return batches
-
-    def state_dict(self) -> dict[str, int]:
-        return {"seed": self.seed, "epoch": self.epoch, "offset": self.offset}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at a saved position; the seed must be the same, the number of processes need not."""
-        if state["seed"] != self.seed:
-            raise UserError(f"the checkpoint was made with seed={state['seed']}, this run has seed={self.seed}")
-        self.epoch, self.offset = state["epoch"], state["offset"]

@@ -306,12 +306,7 @@ def test_each_moment_belongs_to_one_stage(monkeypatch):
         ({STEP: 1.0, EVALUATE: 1.0}, "resident", "cpu", "the cpu is the limit"),
         ({STEP: 4.0, AUGMENT: 6.0}, "resident", "cpu", "augmentation takes longer"),
         ({STEP: 10.0, WAITING: 0.1}, "resident", "cuda", "the cuda is the limit at 99 images/s"),
-        (
-            {STEP: 9.0, HOST_TO_DEVICE: 1.0},
-            "ffcv",
-            "cuda",
-            "copying .* takes 10 % .*data.backend=dali",
-        ),
+        ({STEP: 9.0, HOST_TO_DEVICE: 1.0}, "ffcv", "cuda", "copying .* takes 10 % .*data.backend=dali"),
         ({}, "resident", "cpu", "too short"),
     ],
 )

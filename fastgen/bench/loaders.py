@@ -51,11 +51,7 @@ def loaders(
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(present, Path(folder), images, samples, size, batch, workers or default_workers())
         text = json.dumps(asdict(work))
-        found, failed = in_turn(
-            present,
-            repeats,
-            lambda name: measure("fastgen.bench.loader_process", [name], text),
-        )
+        found, failed = in_turn(present, repeats, lambda name: measure("fastgen.bench.loader_process", [name], text))
     small, raw = FORMS["small"], FORMS["raw"]
     page = Page("Loaders")
     page.table(*_table(found, absent | failed, work))
@@ -76,10 +72,7 @@ def loaders(
     described = {name: getattr(work, name) for name in ("size", "batch", "workers", "device")}
     described["samples"] = samples
     conclude(
-        page,
-        output / "loaders",
-        command,
-        {"work": described, "measured": found, "failed": failed, "absent": absent},
+        page, output / "loaders", command, {"work": described, "measured": found, "failed": failed, "absent": absent}
     )
 
 

@@ -19,9 +19,7 @@ def peers(only: list[str], repeats: int, output: Path, command: str, steps: int,
     """
     work = json.dumps({"steps": steps, "precision": precision})
     found, failed = in_turn(
-        chosen(only, LOOPS),
-        repeats,
-        lambda loop: measure("fastgen.bench.peer_process", [loop], work),
+        chosen(only, LOOPS), repeats, lambda loop: measure("fastgen.bench.peer_process", [loop], work)
     )
     rates = {loop: values(measured, "images_per_second") for loop, measured in found.items()}
     rows = []

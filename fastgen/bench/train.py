@@ -67,9 +67,7 @@ def train(
         if any(f"data.root={folder}" in known[name][1] for name in names):
             repeated(images, samples, Path(folder))
         found, failed = in_turn(
-            asked,
-            repeats,
-            lambda one: measure("fastgen.bench.train_process", [asked[one][0]], asked[one][1]),
+            asked, repeats, lambda one: measure("fastgen.bench.train_process", [asked[one][0]], asked[one][1])
         )
     page = Page("Training beside its limits")
     page.table(*_table(names, found, failed))

@@ -41,11 +41,7 @@ class SmallAlexNet(PaperNetwork):
     """
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        in_chans: int = 3,
-        img_size: int | tuple[int, int] = 28,
-        drop_rate: float = 0.0,
+        self, num_classes: int = 10, in_chans: int = 3, img_size: int | tuple[int, int] = 28, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
         sides = side_of(img_size, 4, "the small AlexNet")

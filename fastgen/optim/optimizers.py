@@ -81,12 +81,7 @@ def _rmsprop(parameters: list[Any], spec: OptimSpec) -> "torch.optim.Optimizer":
     from timm.optim import RMSpropTF  # epsilon under the root, mean of squares from 1, rate inside the momentum
 
     return RMSpropTF(
-        parameters,
-        lr=spec.lr,
-        alpha=spec.decay,
-        eps=spec.eps,
-        momentum=spec.momentum,
-        weight_decay=spec.weight_decay,
+        parameters, lr=spec.lr, alpha=spec.decay, eps=spec.eps, momentum=spec.momentum, weight_decay=spec.weight_decay
     )
 
 

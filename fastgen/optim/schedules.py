@@ -44,6 +44,5 @@ SCHEDULES.add(
     lambda spec, position, epoch_samples, total: spec.factor ** (position // (spec.every_samples or epoch_samples)),
 )
 SCHEDULES.add(
-    "cosine",
-    lambda spec, position, epoch_samples, total: 0.5 * (1 + math.cos(math.pi * min(1.0, position / total))),
+    "cosine", lambda spec, position, epoch_samples, total: 0.5 * (1 + math.cos(math.pi * min(1.0, position / total)))
 )

@@ -103,12 +103,7 @@ def _table3(models: list[str] | None) -> list[Case]:
         "mnist": single(("mnist", "none", "none"), _MNIST_GAMMA, _pixel_row),
         "mnist_gabor": single(("mnist", "gabor_filters", "none"), _GABOR_GAMMA, _gabor_row),
         "cifar10": single(("cifar10", "none", "none"), _CIFAR_GAMMA, _pixel_row),
-        "cifar10_convnet": Case(
-            "cifar10-random_convnet",
-            convolution,
-            described,
-            _convolution_rows,
-        ),
+        "cifar10_convnet": Case("cifar10-random_convnet", convolution, described, _convolution_rows),
     }
     for model in models or []:
         if model not in cases:

@@ -40,10 +40,7 @@ def write_labels(folder: Path, given: np.ndarray, true: np.ndarray) -> None:
 def write_epoch(folder: Path, epoch: int, measures: np.ndarray) -> None:
     """measures: float32 (samples, len(MEASURES)); rows that were not seen become nulls, but for the column seen."""
     unseen = measures[:, MEASURES.index("seen")] == 0
-    columns: dict[str, Any] = {
-        "index": np.arange(len(measures)),
-        "epoch": np.full(len(measures), epoch, np.int32),
-    }
+    columns: dict[str, Any] = {"index": np.arange(len(measures)), "epoch": np.full(len(measures), epoch, np.int32)}
     for name, values in zip(MEASURES, measures.T, strict=True):
         typed = values.astype(bool) if name in _FLAGS else values
         columns[name] = pa.array(typed, mask=None if name == "seen" else unseen)

@@ -127,11 +127,7 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
 
 
 def open_everywhere(
-    accelerator: Accelerator,
-    opened: Callable[..., BakedSet | Export],
-    path: Path,
-    sha256: str,
-    stage: str | None,
+    accelerator: Accelerator, opened: Callable[..., BakedSet | Export], path: Path, sha256: str, stage: str | None
 ) -> BakedSet | Export:
     """The set on every process, copied to the folder `stage` of each machine first if one is given."""
     return everywhere(accelerator, lambda: opened(staged(path, Path(stage)) if stage else path, expect=sha256))

@@ -86,10 +86,7 @@ def advice(clock: Clock, backend: str, device: str) -> str:
         share = 100 * seconds[HOST_TO_DEVICE] / loop
         others = " or ".join(name for name, other in BACKENDS.items() if other.decodes_on_gpu)
         return f"copying batches to the {device} takes {share:.0f} % of the loop: data.backend={others} decodes on it"
-    for stage, remedy in (
-        (EVALUATE, "raise train.evaluate_epochs"),
-        (SAVE, "raise run.checkpoint_minutes"),
-    ):
+    for stage, remedy in ((EVALUATE, "raise train.evaluate_epochs"), (SAVE, "raise run.checkpoint_minutes")):
         if fractions[stage] > _MUCH and sum(seconds.values()) > _SHORT:
             return f"{100 * fractions[stage]:.0f} % of the time goes into stage '{stage}': {remedy}"
     if device == "cpu" and seconds[AUGMENT] > seconds[STEP]:

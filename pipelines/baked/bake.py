@@ -77,11 +77,7 @@ def specification(
     source: SourceSpec, pixels: PixelSpec, bake: BakeSpec, fingerprints: dict[str, str]
 ) -> dict[str, Any]:
     """What the payload depends on, as plain data: equal specifications make equal payloads."""
-    encoding: dict[str, Any] = {
-        "encoding": bake.encoding,
-        "resolution": bake.resolution,
-        "square": bake.square,
-    }
+    encoding: dict[str, Any] = {"encoding": bake.encoding, "resolution": bake.resolution, "square": bake.square}
     if bake.encoding == "jpeg":
         encoding["quality"] = bake.quality
     return {
@@ -288,11 +284,7 @@ Encoded = tuple[bytes | np.ndarray, int, int, int]  # data, mode, width, height
 
 
 def _encoded(
-    source: Source,
-    order: np.ndarray,
-    spec: BakeSpec,
-    corrupt: Callable[[np.ndarray, int], np.ndarray],
-    workers: int,
+    source: Source, order: np.ndarray, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray], workers: int
 ) -> Iterator[Encoded]:
     """Encode in `order` with threads (decoding, resizing and encoding release the interpreter lock)."""
 

@@ -33,9 +33,7 @@ class PixelSpec:
         if self.patch < 1:
             raise UserError(f"data.pixels.patch={self.patch} must be at least 1 pixel")
         return PixelSpec(
-            self.kind,
-            seed=self.seed if kind.seeded else 0,
-            patch=self.patch if kind.in_patches else PixelSpec.patch,
+            self.kind, seed=self.seed if kind.seeded else 0, patch=self.patch if kind.in_patches else PixelSpec.patch
         )
 
 
