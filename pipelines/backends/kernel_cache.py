@@ -15,6 +15,7 @@ import llvmlite
 import numba
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 from pipelines.locations import cache_root
@@ -42,13 +43,15 @@ class _KernelFiles(NullCache):  # type: ignore[misc]  # numba has no types
         return folder / f"{self._name}.{hashlib.sha256(described).hexdigest()[:32]}.kernel"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        target_context.refresh()
         try:
             content = self._path(sig, target_context.codegen()).read_bytes()
         except OSError:
             return None
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             return None
+        # All that running code needs. numba's own cache also calls refresh(), which imports what compiling needs, and
+        # scipy with it: that is most of the time to a first batch.
+        rtsys.initialize(target_context)
         return CompileResult._rebuild(target_context, *pickle.loads(content[32:]))
 
     def save_overload(self, sig: Any, cres: Any) -> None:
