@@ -23,7 +23,7 @@ from pipelines.baked.beton import JPEG, PAGE_BYTES, RAW, Beton, Hashes, bytes_of
 from pipelines.baked.manifest import MANIFEST, BakedSet, Column, Manifest, Split, describe
 from pipelines.baked.writer import Writer, add_columns
 from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
-from pipelines.durable import sync_folder, write_durably
+from pipelines.durable import check_room, sync_folder, write_durably
 from pipelines.errors import UserError, did_you_mean
 from pipelines.locations import cache_root
 from pipelines.prefetch import Prefetcher
@@ -232,22 +232,13 @@ def _bake_split(
         encoded = _encoded(source, rest, spec, corrupt, workers)
         some = list(islice(encoded, _CHUNK))
         size = sum(len(bytes_of(data)) for data, *_ in some) / max(1, len(some))
-        _check_room(path.parent, round(size * len(rest)))
+        remedy = "set FASTGEN_CACHE to a larger disk, bake.resolution lower, or bake.encoding=jpeg"
+        check_room(path.parent, round(size * len(rest)), "this bake", remedy)
         for image in tracked(chain(some, encoded), len(order), f"baking {split}", done=writer.count):
             writer.append(*image)
         hashes = writer.finish()
     write_durably(done, json.dumps(asdict(hashes)))
     return describe(path, Beton(path), hashes, columns)
-
-
-def _check_room(folder: Path, need: int) -> None:
-    """Raises UserError where the disk has less than `need` bytes free, before hours are spent."""
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise UserError(
-            f"{folder} has {free / 1e9:.1f} GB free and this bake needs about {need / 1e9:.1f}; set FASTGEN_CACHE to a "
-            "larger disk, bake.resolution lower, or bake.encoding=jpeg"
-        )
 
 
 def _extend(baked: BakedSet, source: Source, labels: dict[str, LabelSpec]) -> None:
