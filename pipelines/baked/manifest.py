@@ -29,7 +29,7 @@ class Column:
 
 @dataclass
 class Split:
-    """One file. image: its encoding, and sizes in pixels (None where they differ); hashes as in `Hashes`."""
+    """One file. image: its size in pixels (None where they differ) and number of JPEG files. Hashes: as in `Hashes`."""
 
     file: str
     bytes: int
@@ -42,9 +42,8 @@ class Split:
 
 @dataclass
 class Manifest:
-    """manifest.json. specification: what the payload was made from (the source with its fingerprint, pixel
-    corruption, encoding, order); made_by: versions of fastgen and of what encoded it, as
-    `pipelines.provenance` gives them."""
+    """manifest.json. specification: what the payload was made from (the source with its fingerprint, pixel corruption,
+    encoding, order). made_by: versions of fastgen and of the encoders, as `pipelines.provenance` gives them."""
 
     specification: dict[str, Any]
     class_names: list[str]
@@ -92,11 +91,10 @@ class BakedSet:
 
     @staticmethod
     def open(path: str | Path, full: bool = False, expect: str | None = None) -> "BakedSet":
-        """Open a folder and check it against its manifest.
+        """Open a folder and check it against its manifest: the sizes and the hash of all tables, always.
 
-        Always: sizes and the hash of all tables. The payload is hashed when the files are not the ones that were
-        checked last time (another size, time stamp or inode: copied, touched, replaced), or when full=True.
-        expect: the manifest's hash that the caller relies on.
+        The payload is hashed with full=True, or when the files are not those of the last check (another size, time
+        stamp or inode: copied, touched, replaced). expect: the manifest's hash that the caller relies on.
 
         Raises UserError naming the first file that does not match, and the remedy.
         """
@@ -166,12 +164,4 @@ def describe(path: Path, beton: Beton, hashes: Hashes, columns: dict[str, Column
     """The manifest's entry for a file just written."""
     height, width = beton.fixed_size or (None, None)
     image = {"height": height, "width": width, "jpeg_files": int((beton.mode == JPEG).sum())}
-    return Split(
-        file=path.name,
-        bytes=path.stat().st_size,
-        samples=beton.samples,
-        image=image,
-        columns=columns,
-        table_sha256=hashes.table,
-        payload_sha256=hashes.payload,
-    )
+    return Split(path.name, path.stat().st_size, beton.samples, image, columns, hashes.table, hashes.payload)

@@ -176,13 +176,8 @@ def clipped_normal(mean: float, std: float) -> tuple[float, float]:
         if np.abs(miss).max() < 1e-6:
             return float(guess[0]), float(guess[1])
         step = 1e-3
-        jacobian = np.stack(
-            [
-                (moments(guess[0] + step, guess[1]) - moments(guess[0] - step, guess[1])) / (2 * step),
-                (moments(guess[0], guess[1] + step) - moments(guess[0], guess[1] - step)) / (2 * step),
-            ],
-            axis=1,
-        )
+        either = step * np.eye(2)  # in the mean, and in the standard deviation
+        jacobian = np.stack([(moments(*(guess + by)) - moments(*(guess - by))) / (2 * step) for by in either], axis=1)
         move = np.linalg.lstsq(jacobian, miss, rcond=None)[0]
         length = np.abs(move).max()
         guess = guess - move * min(1.0, 0.5 * guess[1] / length if length else 1.0)
