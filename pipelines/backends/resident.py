@@ -28,9 +28,10 @@ class ResidentEngine:
     def __init__(self, beton: Beton, device: torch.device, channels: int, threads: int | None) -> None:
         self._beton, self.device, self._channels = beton, device, channels
         self._sizes = np.stack([beton.height, beton.width], axis=1).astype(np.int64)
-        self._starts = _starts(self._sizes)
+        # Where each image begins when they lie one after the other: int64 (N + 1,), in bytes.
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes.prod(1) * 3)])
         self._check_room()
-        pixels = torch.from_numpy(_pixels(beton, threads))
+        pixels = torch.from_numpy(_pixels(beton, self._starts, threads))
         if beton.fixed_size is not None:
             pixels = pixels.view(beton.samples, *beton.fixed_size, 3)
             if channels == 1:
@@ -73,7 +74,7 @@ class ResidentEngine:
         return image.permute(2, 0, 1)[: self._channels]
 
     def _check_room(self) -> None:
-        need = int(self._sizes.prod(1).sum()) * 3
+        need = int(self._starts[-1])
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
         else:
@@ -93,16 +94,10 @@ def _resized(images: torch.Tensor, size: int) -> torch.Tensor:
     return floats.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _starts(sizes: np.ndarray) -> np.ndarray:
-    """Where each image begins when they lie one after the other: int64 (N + 1,), in bytes."""
-    return np.concatenate([[0], np.cumsum(sizes.prod(1) * 3)])
-
-
-def _pixels(beton: Beton, threads: int | None) -> np.ndarray:
+def _pixels(beton: Beton, starts: np.ndarray, threads: int | None) -> np.ndarray:
     """All images in file order, one after the other: uint8 (all pixels,)."""
     if beton.fixed_size is not None and beton.raw.all():
         return beton.raw_images().reshape(-1)
-    starts = _starts(np.stack([beton.height, beton.width], axis=1).astype(np.int64))
     out = np.empty(int(starts[-1]), np.uint8)
 
     def decode(row: int) -> None:

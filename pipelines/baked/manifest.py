@@ -7,6 +7,7 @@ written last. The manifest says what the files were made from and holds a hash o
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,21 +115,17 @@ class BakedSet:
 
     def write_stamp(self, stamp: dict[str, Any] | None = None) -> None:
         """Remember that these very files were hashed and found whole."""
-        try:
+        with suppress(OSError):  # a read-only cache is hashed at every start instead
             temporary = self.path / f"{_STAMP}.{os.getpid()}"
             temporary.write_text(json.dumps(stamp or self._stamp()))
             temporary.replace(self.path / _STAMP)
-        except OSError:
-            pass  # a read-only cache is hashed at every start instead
 
     def _stamp(self) -> dict[str, Any]:
         files: dict[str, Any] = {"manifest": self.sha256}
         for split in self.manifest.splits.values():
-            try:
+            with suppress(FileNotFoundError):  # _check names it
                 stat = (self.path / split.file).stat()
-            except FileNotFoundError:
-                continue  # _check names it
-            files[split.file] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+                files[split.file] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         return files
 
 

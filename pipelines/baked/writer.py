@@ -34,18 +34,13 @@ class Writer:
     """Writes one file, sample after sample. The header comes last, so an unfinished file cannot be read.
 
     columns: int64 (samples,) each, in the order in which images will be appended; names of 1 to 16 bytes.
-    page_bytes: a power of two that holds the largest image. resumable: every finished part of the payload is flushed
-    to the disk and noted beside the file (PATH.parts). A later Writer of the same file and shape keeps the parts whose
-    hashes are right, and `count` is the image to go on with.
+    page_bytes: a power of two that holds the largest image. Every finished part of the payload is flushed to the disk
+    and noted beside the file (PATH.parts). A later Writer of the same file and shape keeps the parts whose hashes are
+    right, and `count` is the image to go on with.
     """
 
     def __init__(
-        self,
-        path: Path,
-        samples: int,
-        columns: Mapping[str, np.ndarray],
-        page_bytes: int = PAGE_BYTES,
-        resumable: bool = False,
+        self, path: Path, samples: int, columns: Mapping[str, np.ndarray], page_bytes: int = PAGE_BYTES
     ) -> None:
         _check_names(list(columns))
         assert page_bytes & (page_bytes - 1) == 0, "FFCV finds a page by shifting"
@@ -57,20 +52,15 @@ class Writer:
             self._metadata[f"c{i}"] = values
         self._sizes = np.zeros(samples, np.uint64)
         self._start = self._end = payload_start(samples, len(columns), page_bytes)
-        self.count = 0  # images in the file
-        self._parts: list[str] = []
         self._hash, self._hashed = hashlib.sha256(), 0
         self._part_bytes = PART_PAGES * page_bytes
-        self._log = _PartLog(path, samples, self._start) if resumable else None
-        if self._log is None:
-            path.write_bytes(b"")
-        else:
-            rows, self._parts = self._log.read(self._part_bytes)
-            self.count = len(rows)
-            for name in _IMAGE_FIELDS:
-                self._metadata["image"][name][: self.count] = rows[name]
-            self._sizes[: self.count] = rows["size"]
-            self._end += len(self._parts) * self._part_bytes
+        self._log = _PartLog(path, samples, self._start)
+        rows, self._parts = self._log.read(self._part_bytes)
+        self.count = len(rows)  # images in the file
+        for name in _IMAGE_FIELDS:
+            self._metadata["image"][name][: self.count] = rows[name]
+        self._sizes[: self.count] = rows["size"]
+        self._end += len(self._parts) * self._part_bytes
         self._file = open(path, "r+b")  # noqa: SIM115 (closed by finish or __exit__)
         self._file.truncate(self._end)
         self._file.seek(self._end)
@@ -94,18 +84,17 @@ class Writer:
             if self._hashed == self._part_bytes:
                 self._parts.append(self._hash.hexdigest())
                 self._hash, self._hashed = hashlib.sha256(), 0
-                if self._log is not None:
-                    self._note_part(self._log)
+                self._note_part()
 
-    def _note_part(self, log: "_PartLog") -> None:
+    def _note_part(self) -> None:
         sync(self._file)
         # No image crosses a page, so a part ends with an image (or with filling).
-        new = slice(log.rows, self.count)
-        rows = np.zeros(self.count - log.rows, _RECORD)
+        new = slice(self._log.rows, self.count)
+        rows = np.zeros(self.count - self._log.rows, _RECORD)
         for name in _IMAGE_FIELDS:
             rows[name] = self._metadata["image"][name][new]
         rows["size"] = self._sizes[new]
-        log.add(rows, self._parts[-1])
+        self._log.add(rows, self._parts[-1])
 
     def append(self, data: bytes | np.ndarray, mode: int, width: int, height: int) -> None:
         """One image: JPEG bytes (mode JPEG) or uint8 HWC pixels (mode RAW)."""
@@ -130,8 +119,7 @@ class Writer:
             self._parts.append(self._hash.hexdigest())
         table = _write_tables(self._file, self.names, self._metadata, self._sizes, self.page_bytes, table_ptr=self._end)
         self._file.close()
-        if self._log is not None:
-            self._log.delete()
+        self._log.delete()
         return Hashes(table, self._parts)
 
 

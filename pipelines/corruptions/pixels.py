@@ -55,8 +55,8 @@ class PixelKind:
     """A corruption of pixels, and what it needs.
 
     make: (resolved spec, split, statistics) -> the corruption. seeded, in_patches: whether data.pixels.seed and .patch
-    are its settings. needs_statistics: of the training set, measured before it is baked. one_size: why all images must
-    have one size, where they must.
+    matter to it. needs_statistics: whether the training set's are measured before the bake. one_size: the reason why
+    all images must have one size, where they must.
     """
 
     make: Make
