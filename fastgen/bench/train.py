@@ -2,6 +2,7 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -56,7 +57,7 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         known: dict[str, tuple[str, list[str]]] = {name: (name, []) for name in given} or workloads(Path(folder))
         names = chosen(only, known)
-        asked = {}
+        asked: dict[str, tuple[str, dict[str, Any]]] = {}
         for name in names:
             recipe, own = known[name]
             load(recipe, [*own, *settings])  # mistakes are told before anything is measured
