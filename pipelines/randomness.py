@@ -46,12 +46,12 @@ def philox(counter: Sequence[Any], key: tuple[Any, Any]) -> list[Any]:
     return [c0, c1, c2, c3]
 
 
-def words_of(index: np.ndarray, seed: int, *operation: str | int) -> np.ndarray:
-    """Four 32-bit words for each sample index: int64 (n, 4) in [0, 2**32)."""
+def words_of(index: np.ndarray, seed: int, *operation: str | int, counter: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Four 32-bit words for each sample index: int64 (n, 4) in [0, 2**32). counter: tells several draws apart."""
     index = np.asarray(index, dtype=np.int64)
-    zero = np.zeros_like(index)
+    low, high = (np.full_like(index, number) for number in counter)
     with np.errstate(over="ignore"):
-        four = philox((index & _MASK, index >> 32, zero, zero), derive_key(seed, *operation))
+        four = philox((index & _MASK, index >> 32, low, high), derive_key(seed, *operation))
     return np.stack(four, axis=-1)
 
 

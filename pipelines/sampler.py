@@ -5,7 +5,7 @@ consecutive run of it, and every process takes its own consecutive slice of that
 them the losses, are the same for any number of processes, and a run can resume on another number of them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,8 +33,8 @@ class Sampler:
     rank: int = 0
     world_size: int = 1
     micro_batches: int = 1
-    epoch: int = field(default=0)
-    offset: int = field(default=0)
+    epoch: int = 0
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.samples < 1:

@@ -24,8 +24,8 @@ def add(monkeypatch):
     """Registers a component for the length of a test."""
 
     def add(registry, name, component):
-        monkeypatch.setattr(registry, "_items", dict(registry.items()))
-        registry.add(name, component)
+        assert name not in registry
+        monkeypatch.setitem(registry, name, component)
 
     return add
 

@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 class _KernelFiles(NullCache):  # type: ignore[misc]  # numba has no types
     """One file for a kernel, named by all that determines its machine code, with a checksum in front.
 
-    Instead of numba's own cache (cache=True), an index and numbered files: what is damaged there ends the process, and
-    two processes that write at once can leave an index that names the other's file, which then runs on the wrong types
-    or the wrong processor. What cannot be read or written here is compiled.
+    numba's own cache (cache=True) is an index and numbered files. A damaged one ends the process, and two processes
+    that write at once can leave an index that names the other's file, whose code then runs on wrong types or the wrong
+    processor. Where a file of this cache cannot be read, the kernel is compiled.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
