@@ -8,7 +8,7 @@ import torch
 
 from fastgen.paper.numbers import table
 from fastgen.paper.settings import Settings
-from fastgen.paper.studies import Case, Measured, Row, Study, Told
+from fastgen.paper.studies import Case, Numbers, Row, Study, Tell
 from fastgen.theory.features import ConvolutionSpec, GaborSpec, gabor, pixels
 from fastgen.theory.kernels import KernelResult, kernel_machine
 from fastgen.theory.points import Points, load_points
@@ -29,34 +29,34 @@ _CONVOLUTION = [(1.0, 0.0), (0.25, 0.01)]  # gamma in units of the reciprocal me
 _FILTERS = 2000  # what a machine with two cores computes in a quarter of an hour; the paper has 32,000
 
 
-def _pixel_row(points: Points, settings: Settings, gamma: float, told: Told) -> list[Measured]:
-    return [_exact(pixels(points.images), pixels(points.test_images), points, settings, gamma, told)]
+def _pixel_row(points: Points, settings: Settings, gamma: float, tell: Tell) -> list[Numbers]:
+    return [_exact(pixels(points.images), pixels(points.test_images), points, settings, gamma, tell)]
 
 
-def _gabor_row(points: Points, settings: Settings, gamma: float, told: Told) -> list[Measured]:
+def _gabor_row(points: Points, settings: Settings, gamma: float, tell: Tell) -> list[Numbers]:
     started = time.perf_counter()
-    told("wavelets", 0.0)
+    tell("wavelets", 0.0)
     train, test = (gabor(images, GaborSpec(), _device()) for images in (points.images, points.test_images))
     seconds = time.perf_counter() - started
-    measured = _exact(train, test, points, settings, gamma, told)
+    measured = _exact(train, test, points, settings, gamma, tell)
     return [{**measured, "seconds": seconds + measured["seconds"]}]
 
 
 def _exact(
-    train: torch.Tensor, test: torch.Tensor, points: Points, settings: Settings, gamma: float, told: Told
-) -> Measured:
+    train: torch.Tensor, test: torch.Tensor, points: Points, settings: Settings, gamma: float, tell: Tell
+) -> Numbers:
     on = _device()
     labels, truth = (torch.from_numpy(found).to(on) for found in (points.labels, points.test_labels))
     spec = settings.kernel.spec(gamma, 0.0, on.type == "cuda")
-    result = kernel_machine(train.to(on), labels, test.to(on), truth, points.classes, spec, told)
+    result = kernel_machine(train.to(on), labels, test.to(on), truth, points.classes, spec, tell)
     return _measured(result, points, spec.gamma, spec.ridge)
 
 
-def _measured(result: KernelResult, points: Points, gamma: float, ridge: float) -> Measured:
+def _measured(result: KernelResult, points: Points, gamma: float, ridge: float) -> Numbers:
     return {**asdict(result), "gamma": gamma, "ridge": ridge, "manifest_sha256": points.manifest_sha256}
 
 
-def _convolution_rows(settings: Settings, told: Told) -> list[Measured]:
+def _convolution_rows(settings: Settings, tell: Tell) -> list[Numbers]:
     points = load_points(settings.data.source("cifar10"), LabelSpec())
     on = _device()
     layer = ConvolutionSpec(
@@ -70,7 +70,7 @@ def _convolution_rows(settings: Settings, told: Told) -> list[Measured]:
         (gamma if given.gamma is None else given.gamma, ridge if not ridge or given.ridge is None else given.ridge)
         for gamma, ridge in _CONVOLUTION
     ]
-    results = convolution_machine(points, layer, spec, machines, on, told)
+    results = convolution_machine(points, layer, spec, machines, on, tell)
     return [
         {**_measured(result, points, gamma, ridge), "filters": layer.filters}
         for result, (gamma, ridge) in zip(results, machines, strict=True)
@@ -86,9 +86,9 @@ def _table3(models: list[str] | None) -> list[Case]:
         for row in table(3)
     }
 
-    def single(key: tuple[str, str, str], gamma: float, features: Callable[..., list[Measured]]) -> Case:
-        def run(settings: Settings, told: Told) -> list[Measured]:
-            found = features(load_points(settings.data.source(key[0]), LabelSpec()), settings, gamma, told)
+    def single(key: tuple[str, str, str], gamma: float, features: Callable[..., list[Numbers]]) -> Case:
+        def run(settings: Settings, tell: Tell) -> list[Numbers]:
+            found = features(load_points(settings.data.source(key[0]), LabelSpec()), settings, gamma, tell)
             return [{**measured, "filters": None} for measured in found]
 
         row = rows[key]

@@ -1,4 +1,4 @@
-"""What a recipe says: the typed schema, its defaults and its dotted keys."""
+"""The typed schema of a recipe, its defaults and its dotted keys."""
 
 import dataclasses
 import typing
@@ -137,7 +137,7 @@ class Recipe:
 
 
 def leaves(schema: type | None, values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values, down to where the schema has no further keys."""
+    """Dotted keys and values of nested mappings. A mapping that the schema takes as a value is not taken apart."""
     types = typing.get_type_hints(schema) if schema else {}
     for key, value in values.items():
         inner = types.get(key)

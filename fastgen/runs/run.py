@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from fastgen.recipe.load import known_recipes, load
-from fastgen.recipe.schema import Recipe
-from fastgen.runs.folder import RECIPE, flat
+from fastgen.recipe.schema import Recipe, leaves
+from fastgen.runs.folder import RECIPE
 from fastgen.runs.metrics import read_metrics
 from fastgen.runs.summary import FINISHED, Summary, metric
 from pipelines.baked.manifest import MANIFEST, BakedSet, Manifest
@@ -42,7 +42,7 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Dotted key -> value of recipe.yaml."""
-        return flat(yaml.safe_load((self.folder / RECIPE).read_text()))
+        return dict(leaves(Recipe, yaml.safe_load((self.folder / RECIPE).read_text())))
 
     @cached_property
     def summary(self) -> Summary | None:

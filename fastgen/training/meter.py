@@ -6,8 +6,8 @@ from accelerate import Accelerator
 from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
 
-# Adding up takes a few small operations: in each step they would be percents of a small network. So micro-batches are
-# kept until there are so many of them, or so many logits (4 MB of float32).
+# Adding up takes a few small operations on the device. In each step they would cost percents of a small network's
+# time, so the meter keeps micro-batches until it has this many of them, or this many logits (4 MB of float32).
 _MOST_BATCHES, _MOST_LOGITS = 64, 1 << 20
 
 
@@ -18,10 +18,10 @@ class Meter(Watcher):
     """
 
     def __init__(self, accelerator: Accelerator, restored: list[list[float]]) -> None:
-        """restored: `totals` to go on from, or nothing."""
+        """restored: the `totals` of a checkpoint, or an empty list."""
         self._accelerator = accelerator
         self._sums = torch.zeros(2, 3, dtype=torch.float64, device=accelerator.device)
-        if restored and accelerator.is_main_process:  # they are totals over all processes
+        if restored and accelerator.is_main_process:  # totals are sums over all processes
             self._sums += torch.tensor(restored, dtype=torch.float64, device=accelerator.device)
         self._losses: list[torch.Tensor] = []
         self._logits: list[torch.Tensor] = []
@@ -44,7 +44,7 @@ class Meter(Watcher):
             self._losses, self._logits, self._labels = [], [], []
 
     def wait(self) -> None:
-        """Until the device has done all that it was given: the loop runs ahead of it."""
+        """Wait until the device has done all its work. The loop runs ahead of it."""
         if self._sums.device.type == "cuda":
             torch.cuda.synchronize(self._sums.device)
 

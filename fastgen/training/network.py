@@ -25,13 +25,11 @@ def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, d
             f"{classes} classes with model.options={spec.options}: {error}"
         ) from error
     network = network.to(device)
-    if recipe.train.channels_last is not False:
-        network = network.to(memory_format=torch.channels_last)
-    return network
+    return network if recipe.train.channels_last is False else network.to(memory_format=torch.channels_last)
 
 
 def _make(name: str, image_size: int, arguments: dict[str, Any], own: bool) -> torch.nn.Module:
-    """own: make the paper's networks without timm, which takes seconds to import (and knows options of its own)."""
+    """own: make the paper's networks without timm, which takes seconds to import. Only timm understands options."""
     if own and name in models.NETWORKS:
         return models.make(name, img_size=image_size, **arguments)
     import timm
