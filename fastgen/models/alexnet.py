@@ -1,12 +1,10 @@
 """The small AlexNet (paper, appendix A): two convolutions and three linear layers, 1,387,786 parameters."""
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastgen.models.base import PaperNetwork, side_of
+from fastgen.models.base import PaperNetwork, Size, side_of
 
 
 class LocalResponseNorm(nn.Module):
@@ -40,9 +38,7 @@ class SmallAlexNet(PaperNetwork):
     PyTorch's default initialisation; the paper does not state one.
     """
 
-    def __init__(
-        self, num_classes: int = 10, in_chans: int = 3, img_size: int | tuple[int, int] = 28, drop_rate: float = 0.0
-    ) -> None:
+    def __init__(self, num_classes: int = 10, in_chans: int = 3, img_size: Size = 28, drop_rate: float = 0.0) -> None:
         super().__init__()
         sides = side_of(img_size, 4, "the small AlexNet")
         layers: list[nn.Module] = []
@@ -62,5 +58,4 @@ class SmallAlexNet(PaperNetwork):
         return F.relu(self.fc2(F.relu(self.fc1(x))))
 
 
-def fastgen_alexnet(**arguments: Any) -> SmallAlexNet:
-    return SmallAlexNet(**arguments)
+fastgen_alexnet = SmallAlexNet

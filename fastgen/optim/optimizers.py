@@ -61,7 +61,7 @@ def make_optimizer(network: "torch.nn.Module", spec: OptimSpec) -> "torch.optim.
 def _sgd(parameters: list[Any], spec: OptimSpec) -> "torch.optim.Optimizer":
     import torch
 
-    momentum = {"momentum": spec.momentum, "nesterov": spec.nesterov}
+    momentum: dict[str, Any] = {"momentum": spec.momentum, "nesterov": spec.nesterov}
     return torch.optim.SGD(parameters, lr=spec.lr, weight_decay=spec.weight_decay, fused=True, **momentum)
 
 

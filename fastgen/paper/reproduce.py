@@ -60,9 +60,7 @@ def _plans(
 ) -> dict[str, list[tuple[Entry, list[Point]]]]:
     """Experiment -> its rows, each with its trainings. Raises UserError for mistakes."""
     if own := [s for s in settings if s.startswith(_SEEDS)]:
-        raise UserError(
-            f"{own[0]}: seeds are given as --seeds 0,1,2, each with a labelling, order and start of its own"
-        )
+        raise UserError(f"{own[0]}: seeds are given as --seeds 0,1,2, each with its own labelling, order and start")
     if name == "rademacher" and (own := [s for s in settings if s.startswith("data.labels.")]):
         raise UserError(f"{own[0]}: the labels of this experiment are random signs")
     if name == "all":

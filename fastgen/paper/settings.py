@@ -1,6 +1,7 @@
 """Settings of the theory's experiments, written key=value as a recipe's are."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -36,14 +37,9 @@ class KernelSettings:
     memory_gb: float | None = None
 
     def spec(self, gamma: float, ridge: float, on_gpu: bool) -> KernelSpec:
-        return KernelSpec(
-            gamma=gamma if self.gamma is None else self.gamma,
-            ridge=ridge if self.ridge is None else self.ridge,
-            precision=self.precision or ("float64" if on_gpu else "float32"),
-            panel=self.panel,
-            solver=self.solver,
-            memory_gb=self.memory_gb,
-        )
+        usual: dict[str, Any] = {"gamma": gamma, "ridge": ridge, "precision": "float64" if on_gpu else "float32"}
+        given = {key: value for key, value in vars(self).items() if value is not None and key != "filters"}
+        return KernelSpec(**usual | given)
 
 
 @dataclass

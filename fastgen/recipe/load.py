@@ -14,6 +14,8 @@ from fastgen.recipe.validation import validate
 from pipelines.corruptions import LabelSpec
 from pipelines.errors import UserError, did_you_mean
 
+_KNOWN = known_keys()
+
 
 def recipes_folder() -> Path:
     """The shipped recipes: inside the package in a wheel, beside it in a checkout."""
@@ -100,12 +102,10 @@ def _read_yaml(text: str, origin: str) -> Any:
 
 
 def _set(config: Any, key: str, value: Any, origin: str) -> None:
-    known = known_keys()
-    if key not in known and not key.startswith("model.options."):
-        groups = {k.rpartition(".")[0] for k in known} - {""}
-        if key in groups:
+    if key not in _KNOWN and not key.startswith("model.options."):
+        if any(known.startswith(f"{key}.") for known in _KNOWN):
             raise UserError(f"{origin}: {key} is a group of keys, set one of them: {key}.*=...")
-        near = did_you_mean(key, known).partition("known:")[0]
+        near = did_you_mean(key, _KNOWN).partition("known:")[0]
         raise UserError(f"{origin}: unknown key '{key}'; {near}`fastgen train --help` lists all keys")
     if key.startswith("model.options"):  # timm's keys: the schema does not know their types
         value = _plain(value)

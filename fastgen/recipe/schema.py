@@ -147,14 +147,7 @@ def leaves(schema: type | None, values: dict[str, Any], prefix: str = "") -> Ite
             yield f"{prefix}{key}", value
 
 
-def known_keys(schema: Any = None, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key with its default."""
-    found: dict[str, Any] = {}
+def known_keys(schema: Any = None) -> dict[str, Any]:
+    """Every dotted key with its default, or with its value in `schema`."""
     schema = schema or Recipe()
-    for item in fields(schema):
-        value = getattr(schema, item.name)
-        if is_dataclass(value):
-            found |= known_keys(value, f"{prefix}{item.name}.")
-        elif prefix or item.name != "recipe":
-            found[f"{prefix}{item.name}"] = value
-    return found
+    return {key: value for key, value in leaves(type(schema), dataclasses.asdict(schema)) if key != "recipe"}

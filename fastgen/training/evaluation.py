@@ -11,10 +11,7 @@ from fastgen.training.data import Data
 from fastgen.training.objective import logits_of
 from pipelines.backends import Batch
 
-_OF_GIVEN_LABELS = ("loss", "top1", "top5")
-_OF_TRUE_LABELS = (
-    "top1_true_labels", "top1_clean_part", "top1_corrupted_part", "top1_corrupted_part_true_labels",
-)  # fmt: skip
+_OF_GIVEN_LABELS = {"loss", "top1", "top5"}  # the others compare with true labels
 
 
 def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Data) -> Evaluation:
@@ -34,11 +31,8 @@ def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Da
             continue  # its labels are classes
         found = evaluate(accelerator, network, data.evaluation(split), data.prepare_eval)
         assert found["count"] == stored.samples, f"{found['count']} of {stored.samples} {split} samples evaluated"
-        if split == "train":
-            wanted = _OF_GIVEN_LABELS if signs else (*_OF_GIVEN_LABELS, *_OF_TRUE_LABELS)
-            result |= {f"train_{key}": found[key] for key in wanted}
-        else:
-            result |= {f"test_{key}": found[key] for key in _OF_GIVEN_LABELS}
+        wanted = found.keys() - {"count"} if split == "train" and not signs else _OF_GIVEN_LABELS
+        result |= {f"{split}_{key}": found[key] for key in wanted}
     return Evaluation(**result)
 
 

@@ -78,12 +78,10 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"WORLD_SIZE={expected} processes were started, but {accelerator.num_processes} joined the run; "
             "launch with one of recipes/accelerate/*.yaml"
         )
-    if not gpu:
-        # accelerate's launcher sets OMP_NUM_THREADS=1, which would leave all cores but one idle.
-        torch.set_num_threads(recipe.train.threads or share_of_cores())
-    elif recipe.train.threads:
-        torch.set_num_threads(recipe.train.threads)
-    # The same seed everywhere, as initial weights must agree. Dropout then draws the same masks in every process.
+    # On a CPU in any case: accelerate's launcher sets OMP_NUM_THREADS=1, which would leave all cores but one idle.
+    if threads := recipe.train.threads or (0 if gpu else share_of_cores()):
+        torch.set_num_threads(threads)
+    # All processes have the same seed, as their initial weights must agree. So they draw the same dropout masks.
     set_seed(recipe.seed)
     return accelerator
 
