@@ -28,7 +28,7 @@ _CELL = 96  # pixels, side of an image on the sheet
 
 
 def _open(named: list[str], full: bool) -> BakedSet | Export:
-    """named: the path of a baked set or export, or recipe=NAME key=value ... for the recipe's, baked now if need be."""
+    """named: the path of a baked set or export, or recipe=NAME key=value ... for the recipe's, baked on first use."""
     if len(named) == 1 and "=" not in named[0]:
         is_export = (Path(named[0]) / EXPORT).is_file()
         return (Export if is_export else BakedSet).open(named[0], full=full)

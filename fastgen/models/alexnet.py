@@ -24,9 +24,9 @@ class LocalResponseNorm(nn.Module):
         self.register_buffer("band", band[:, :, None, None], persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # The sum over a window of channels is a fixed 1x1 convolution, which is far faster than the 3-d average
-        # pooling of torch's own; and d^-0.75 is two square roots where pow takes a logarithm. Forward and backward
-        # together are 5 to 7 times as fast as torch's on a CPU.
+        # A fixed 1x1 convolution sums over a window of channels, far faster than the 3-d average pooling of torch's
+        # own. And d^-0.75 is two square roots, where pow takes a logarithm. Forward and backward together are 5 to 7
+        # times as fast as torch's on a CPU.
         root = (1 + F.conv2d(x * x, self.band)).rsqrt()
         return x * root * root.sqrt()
 

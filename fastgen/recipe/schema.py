@@ -74,20 +74,22 @@ class TrainSpec:
     """The training loop (train.*)."""
 
     epochs: int = 100
-    max_steps: int | None = None  # optimizer steps, if that is reached first
+    max_steps: int | None = None  # optimizer steps: the run ends there, if before its last epoch
     stop_at_interpolation: bool = False  # end when every training sample is classified as labelled
     evaluate_epochs: int = 1  # evaluate every this many epochs
-    checks_per_epoch: int = 1  # with stop_at_interpolation, evaluations in an epoch once nearly all is fitted
+    checks_per_epoch: int = (
+        1  # with stop_at_interpolation, evaluations in an epoch once the training set is nearly fitted
+    )
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
     compile: bool | None = None  # torch.compile (None: on a GPU)
     channels_last: bool | None = None  # memory format of convolutions (None: on)
     accumulate: int = 1  # micro-batches per optimizer step
     label_smoothing: float = 0.0
     aux_weight: float = 0.0  # of an auxiliary classifier's loss (model.options.aux_logits=true)
-    ema: float = 0.0  # decay of a moving average of the weights, which is then what is evaluated
+    ema: float = 0.0  # decay of a moving average of the weights, which evaluations then use (0: none)
     dynamics: bool = False  # record every training sample in every epoch, into RUN_DIR/dynamics
     threads: int | None = None  # CPU threads of a process (None: its share of the cores)
-    timeout_minutes: float = 10.0  # a process that others wait for so long is taken for lost
+    timeout_minutes: float = 10.0  # a process that others wait for longer is taken for lost
 
 
 @dataclass
@@ -95,8 +97,8 @@ class RunSpec:
     """Where the run lives, and how it continues (run.*)."""
 
     dir: str | None = None  # None: runs/RECIPE-NNN, a new number for each run
-    resume: bool = False  # continue from the last checkpoint in run.dir (None: the latest such folder)
-    checkpoint_minutes: float = 5.0  # between checkpoints; there is one at the end and at a signal in any case
+    resume: bool = False  # continue from the last checkpoint in run.dir (None: in the newest folder)
+    checkpoint_minutes: float = 5.0  # between checkpoints; the end of the run and a signal make one in any case
     keep_checkpoints: int = 2
 
 

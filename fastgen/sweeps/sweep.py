@@ -6,7 +6,6 @@ import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.live import Live
@@ -55,20 +54,16 @@ def tell_failures(jobs: list[Job]) -> None:
 
 def wandb_sweep(grid: Grid) -> str:
     """The grid as a W&B sweep file (its grid search; agents start `python -m fastgen.cli train`)."""
-    parameters: dict[str, Any] = {
-        key: {"values": [yaml.safe_load(value) for value in values]} for key, values in grid.varied.items()
-    }
+    parameters = {key: {"values": [yaml.safe_load(value) for value in values]} for key, values in grid.varied.items()}
     command = ["${env}", "python", "-m", "fastgen.cli", "train", f"recipe={grid.recipe}", "track.wandb=online"]
-    return yaml.safe_dump(
-        {
-            "program": "fastgen",
-            "method": "grid",
-            "metric": {"name": "test_top1_percent", "goal": "maximize"},
-            "parameters": parameters,
-            "command": [*command, *grid.fixed, "${args_no_hyphens}"],
-        },
-        sort_keys=False,
-    )
+    sweep = {
+        "program": "fastgen",
+        "method": "grid",
+        "metric": {"name": "test_top1_percent", "goal": "maximize"},
+        "parameters": parameters,
+        "command": [*command, *grid.fixed, "${args_no_hyphens}"],
+    }
+    return yaml.safe_dump(sweep, sort_keys=False)
 
 
 def results_csv(grid: Grid, jobs: list[Job]) -> str:

@@ -46,11 +46,8 @@ class Data:
     def training(self, epoch: int, step: int = 0) -> Generator[Batch]:
         """This process's batches of an epoch (from 0), from its optimizer step `step` (from 0) on."""
         self.sampler.epoch, self.sampler.offset = epoch, step * self.sampler.batch_size
-        return self.engines["train"].batches(
-            self.sampler,
-            self.spec.labels.column_name,
-            self._view(self.spec.progressive.size(epoch, self.image_size), epoch),
-        )
+        view = self._view(self.spec.progressive.size(epoch, self.image_size), epoch)
+        return self.engines["train"].batches(self.sampler, self.spec.labels.column_name, view)
 
     def compile(self) -> None:
         """Fuse the preparation of training batches into few kernels, anew for each image size (torch.compile allows
