@@ -23,7 +23,7 @@ from fastgen.bench.loaders import _table, prepare
 from fastgen.bench.peer_process import LOOPS
 from fastgen.bench.subprocesses import in_turn, measure, median_and_range, ratios
 from fastgen.training.checkpoints import Position
-from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, STEP, WAITING, Clock, advice
+from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, STEP, WAIT, Clock, advice
 from pipelines.provenance import in_words
 
 
@@ -277,30 +277,30 @@ def test_each_moment_belongs_to_one_stage(monkeypatch):
     clock.enter(STEP)  # at 3
     clock.step(Position(steps_per_epoch=10, step=1))  # at 4: until here it compiled
     assert clock.fractions == {} and clock.images_per_second == clock.stall_fraction == 0
-    clock.enter(WAITING)  # at 10, after 6 seconds of the first stage
+    clock.enter(WAIT)  # at 10, after 6 seconds of the first stage
     clock.enter(STEP)
     clock.step(Position(steps_per_epoch=10, step=2))
     clock.enter(EVALUATE)
     clock.enter(None)
     clock.enter(STEP)  # at 20: what passed belongs to nothing
     clock.enter(None)
-    assert clock.seconds[WAITING] == 1 and clock.seconds[STEP] == 9 and clock.seconds[EVALUATE] == 0.5
+    assert clock.seconds[WAIT] == 1 and clock.seconds[STEP] == 9 and clock.seconds[EVALUATE] == 0.5
     assert clock.images_per_second == 0.6 and clock.stall_fraction == 0.1  # in ten seconds, evaluation left out
-    clock.move(0.25, WAITING, HOST_TO_DEVICE)
-    assert clock.seconds[WAITING] == 0.75 and clock.seconds[HOST_TO_DEVICE] == 0.25
+    clock.move(0.25, WAIT, HOST_TO_DEVICE)
+    assert clock.seconds[WAIT] == 0.75 and clock.seconds[HOST_TO_DEVICE] == 0.25
     assert clock.stall_fraction == 0.1 and sum(clock.fractions.values()) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("seconds", "backend", "device", "said"),
     [
-        ({WAITING: 6.0, STEP: 4.0}, "ffcv", "cuda", "delivers 100 images/s, the cuda takes 250: bake smaller"),
-        ({WAITING: 6.0, STEP: 3.0, LOG: 2.0}, "dali", "cuda", "takes 200: bake smaller .*data.backend=ffcv"),
-        ({WAITING: 6.0, STEP: 4.0}, "resident", "cpu", "data.backend=ffcv or dali"),
+        ({WAIT: 6.0, STEP: 4.0}, "ffcv", "cuda", "delivers 100 images/s, the cuda takes 250: bake smaller"),
+        ({WAIT: 6.0, STEP: 3.0, LOG: 2.0}, "dali", "cuda", "takes 200: bake smaller .*data.backend=ffcv"),
+        ({WAIT: 6.0, STEP: 4.0}, "resident", "cpu", "data.backend=ffcv or dali"),
         ({STEP: 10.0, EVALUATE: 10.0}, "resident", "cpu", "50 % of the time .*train.evaluate_epochs"),
         ({STEP: 1.0, EVALUATE: 1.0}, "resident", "cpu", "the cpu is the limit"),
         ({STEP: 4.0, AUGMENT: 6.0}, "resident", "cpu", "augmentation takes longer"),
-        ({STEP: 10.0, WAITING: 0.1}, "resident", "cuda", "the cuda is the limit at 99 images/s"),
+        ({STEP: 10.0, WAIT: 0.1}, "resident", "cuda", "the cuda is the limit at 99 images/s"),
         ({STEP: 9.0, HOST_TO_DEVICE: 1.0}, "ffcv", "cuda", "copying .* takes 10 % .*data.backend=dali"),
         ({}, "resident", "cpu", "too short"),
     ],
