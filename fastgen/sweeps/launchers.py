@@ -93,12 +93,7 @@ def _no_main_module() -> Iterator[None]:
 
 
 def _train(
-    arguments: list[str],
-    log: Path,
-    cores: tuple[int, ...],
-    environment: dict[str, str],
-    modules: list[str],
-    lock: Path,
+    arguments: list[str], log: Path, cores: tuple[int, ...], environment: dict[str, str], modules: list[str], lock: Path
 ) -> None:
     os.setsid()  # the terminal's signals reach the sweep alone
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
