@@ -31,8 +31,9 @@ def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Da
             continue  # its labels are classes
         found = evaluate(accelerator, network, data.evaluation(split), data.prepare_eval)
         assert found["count"] == stored.samples, f"{found['count']} of {stored.samples} {split} samples evaluated"
-        wanted = found.keys() - {"count"} if split == "train" and not signs else _OF_GIVEN_LABELS
-        result |= {f"{split}_{key}": found[key] for key in wanted}
+        part = "train" if split == "train" else "test"  # whatever the set calls it
+        wanted = found.keys() - {"count"} if part == "train" and not signs else _OF_GIVEN_LABELS
+        result |= {f"{part}_{key}": found[key] for key in wanted}
     return Evaluation(**result)
 
 
