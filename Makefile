@@ -1,6 +1,6 @@
 # Each target is complete on a fresh Debian or Ubuntu machine with Python 3.11 or later: scripts/setup.sh installs
 # what is missing, and nothing the second time.
-.PHONY: quickstart test lint setup
+.PHONY: quickstart test quick lint setup
 BIN := .venv/bin
 # Where this is set, every process compiles all that it imports again, which takes it twice as long to start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -10,8 +10,14 @@ quickstart: setup
 
 # Tests of real data read the folder FASTGEN_DATA and are skipped where it has none. A file's tests share a
 # process, and so what they compiled and baked. Three of them keep two cores busy: many tests wait for processes.
+TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(TESTS) --cov --cov-report=term:skip-covered
+
+# What takes under a minute: without the tests marked slow.
+quick: lint
+	$(TESTS) -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,41 @@
-"""The training wing of fastgen. Importing it registers the paper's networks with timm, now or once timm is imported."""
+"""The training wing of fastgen. Importing it registers the paper's networks with timm, now or once timm is imported.
 
-from fastgen.models import timm_watch
+timm knows no other way to announce networks than calling it, and importing it costs seconds, which no command should
+spend for nothing. So Python asks the finder below, too, where timm is. wrapt's `when_imported` would do the same in a
+line, but importing wrapt takes several times as long as starting Python and importing fastgen (it imports asyncio).
+"""
 
-timm_watch.register_with_timm()
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_ENTRY_POINTS = "fastgen.models.timm_networks"  # importing it registers
+
+
+class _TimmFinder:
+    """Finds timm as the finders behind it do, and lets its loader register the networks after it has run timm."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "timm":
+            return None
+        behind = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        spec = next((found for finder in behind if (found := finder.find_spec(fullname, path, target))), None)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_register(module: ModuleType) -> None:
+                run(module)
+                importlib.import_module(_ENTRY_POINTS)
+
+            spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if sys.modules.get("timm"):
+    importlib.import_module(_ENTRY_POINTS)
+else:
+    sys.meta_path.insert(0, _TimmFinder())

@@ -2,24 +2,36 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_TASKS_A_THREAD = 2  # begun before their results are asked for: with more, memory grows; with fewer, threads wait
 
-def in_order(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """Like `ThreadPoolExecutor.map`, but never more than two tasks for each worker ahead: memory stays bounded."""
-    with ThreadPoolExecutor(workers) as pool:
-        remaining = iter(items)
-        pending: deque[Future[R]] = deque(pool.submit(work, i) for i in itertools.islice(remaining, 2 * workers))
+
+class Prefetcher:
+    """Threads that any number of streams share. They end with the last reference to this."""
+
+    def __init__(self, threads: int) -> None:
+        self._ahead = _TASKS_A_THREAD * threads
+        self._pool = ThreadPoolExecutor(threads, "prefetch")
+
+    def map(self, work: Callable[[T], R], items: Iterable[T]) -> Generator[R]:
+        """work(item) of each item, in the order of the items, which are taken as results are.
+
+        What `work` raises is raised where its result is due. Closing the generator calls off what has not begun, and
+        waits for what has.
+        """
+        submitted = (self._pool.submit(work, item) for item in items)
+        pending: deque[Future[R]] = deque()
         try:
+            pending.extend(itertools.islice(submitted, self._ahead))
             while pending:
-                yield pending.popleft().result()
-                for item in itertools.islice(remaining, 1):
-                    pending.append(pool.submit(work, item))
+                result = pending.popleft().result()
+                pending.extend(itertools.islice(submitted, 1))
+                yield result
         finally:
-            for future in pending:
-                future.cancel()
+            wait([future for future in pending if not future.cancel()])

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipelines.backends import Batch, check_shown
+from pipelines.backends import Batch, check_one_size
 from pipelines.backends.columns import Columns
 
 
@@ -15,7 +15,7 @@ class RowByRow:
         self._columns = Columns(stored, device)
 
     def batches(self, sampler, label, view=None):
-        check_shown(self._stored, view)
+        check_one_size(self._stored, view)
         rows_of_batches = sampler.batches()
         for rows, labels in zip(rows_of_batches, self._columns.of(rows_of_batches, label), strict=True):
             images = torch.from_numpy(np.stack([self._stored.image(int(row)) for row in rows])).to(self._device)

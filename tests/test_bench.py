@@ -2,6 +2,10 @@
 
 import io
 import json
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +19,7 @@ from fastgen.bench import bake as baking
 from fastgen.bench import bake_process, peer_process, peers, train_process
 from fastgen.bench import train as training
 from fastgen.bench.contenders import CONTENDERS, Work
-from fastgen.bench.loader_process import edges
+from fastgen.bench.loader_process import cpu_seconds, edges, peak_bytes
 from fastgen.bench.loaders import _table, prepare
 from fastgen.bench.peer_process import LOOPS
 from fastgen.bench.subprocesses import in_turn, measure, ratios, shown
@@ -74,6 +78,37 @@ def test_a_rate_is_that_of_the_middle_of_an_epoch():
     assert all(edge + counted < batches for batches in range(2, 99) for edge, counted in [edges(batches)])
     with pytest.raises(ValueError, match="1 batches in an epoch are too few to measure: more --samples"):
         edges(1)
+
+
+def test_what_a_loaders_processes_use_counts_also_once_they_have_ended():
+    work = "import time\ndata = b'x' * 2**27\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+    seconds, memory = cpu_seconds(), peak_bytes()
+    with subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        assert cpu_seconds() - seconds > 0.4
+        assert peak_bytes() - memory > 2**27
+        child.communicate(b"\n")
+    assert cpu_seconds() - seconds > 0.4
+
+
+def test_utilisation_is_the_mean_over_a_span_or_none(monkeypatch):
+    told, all_told, times = iter([10, 50, 70]), threading.Event(), []
+
+    def utilization(device):
+        try:
+            return next(told)
+        except StopIteration:
+            all_told.set()
+            raise RuntimeError("as where the driver does not tell") from None
+        finally:
+            times.append(time.perf_counter())
+
+    monkeypatch.setattr(torch.cuda, "utilization", utilization)
+    began = time.perf_counter()
+    with train_process.utilisation() as used:
+        assert all_told.wait(60)
+    assert used(began, times[2]) == pytest.approx(130 / 3) and used(times[0], times[1]) == pytest.approx(50)
+    assert used(times[3], times[3] + 1) is None
 
 
 @pytest.mark.parametrize("name", [name for name in CONTENDERS if CONTENDERS[name].of != "small"])

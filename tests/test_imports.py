@@ -82,8 +82,6 @@ warnings.simplefilter("error")  # timm warns of a name that is registered twice
 import timm
 importlib.reload(timm)
 importlib.reload(fastgen)
-importlib.reload(importlib.import_module("fastgen.models.timm_watch")).register_with_timm()
-assert sum(type(finder).__module__ == "fastgen.models.timm_watch" for finder in sys.meta_path) == 1
 """,
     "timm, then fastgen": "from timm import create_model; import fastgen",
 }
@@ -105,8 +103,8 @@ def register_model(function):
 """
 
 
-def test_a_timm_that_fails_or_comes_anew(tmp_path):
-    """Its own error is what one sees; the next one that is imported has the networks. Without timm fastgen imports."""
+def test_a_timm_that_fails_at_first(tmp_path):
+    """Its own error is what one sees; once it can be imported it has the networks. Without timm fastgen imports."""
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "__init__.py").write_text(
         "import os\nif 'BROKEN' in os.environ: raise RuntimeError('broken')\n"
@@ -128,10 +126,8 @@ for attempt in range(2):
         raise AssertionError
     assert "timm" not in sys.modules
 del os.environ["BROKEN"]
-for attempt in range(2):
-    import timm.models
-    assert tuple(timm.models.registered) == NETWORKS
-    del sys.modules["timm"], sys.modules["timm.models"]
+import timm.models
+assert list(timm.models.registered) == list(NETWORKS)
 """
     run(code, path=tmp_path)
 

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 
 import fastgen  # noqa: F401 (registers them)
+from fastgen.models import NETWORKS
 from fastgen.models.alexnet import LocalResponseNorm
+from fastgen.recipe.load import load
+from fastgen.training.network import make_network
 from pipelines.errors import UserError
 
 COUNTS = {  # table 1 of the paper
@@ -85,16 +88,38 @@ def test_too_small_images_are_refused(name):
         timm.create_model(name, img_size=3)
 
 
+def test_a_network_is_one_file_and_its_registry_line(tmp_path, monkeypatch):
+    code = "from fastgen.models.mlp import MLP\n\n\ndef mlp_2x512(**arguments):\n    return MLP(depth=2, **arguments)\n"
+    (tmp_path / "deeper.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(NETWORKS, "_items", dict(NETWORKS._items))  # for this test alone
+    with pytest.raises(UserError, match="mlp_2x512"):
+        load("quickstart", ["model.name=mlp_2x512"])
+    NETWORKS.add("mlp_2x512", "deeper")
+    network = make_network(load("quickstart", ["model.name=mlp_2x512"]), 10, 3, 16, torch.device("cpu"))
+    assert network(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+
+
 def test_inception_pools_seven_by_seven():
     network = timm.create_model("fastgen_inception")
     assert network.body(torch.randn(2, 3, 28, 28)).shape == (2, 336, 7, 7)
 
 
 def test_without_batch_norm_the_signal_survives():
+    """What tells images apart reaches the classifier: with PyTorch's default initialisation it fades on the way."""
     torch.manual_seed(0)
     network = timm.create_model("fastgen_inception_nobn")
-    features = network.body(torch.randn(8, 3, 28, 28))
-    assert 0.01 < features.std() < 10
+    images = torch.randn(8, 3, 28, 28)
+
+    def differences() -> float:
+        features = network.forward_features(images)
+        return (features.std(0).mean() / features.mean()).item()
+
+    assert differences() > 0.03
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.reset_parameters()
+    assert differences() < 0.003
 
 
 def test_local_response_norm_agrees_with_torch():

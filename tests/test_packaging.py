@@ -50,6 +50,7 @@ def test_wheel_holds_every_module_and_recipe(wheel: Path) -> None:
     assert sources and recipes
     expected = {path.relative_to(ROOT).as_posix() for path in sources}
     expected |= {f"fastgen/{path.relative_to(ROOT).as_posix()}" for path in recipes}
+    expected |= {"fastgen/py.typed", "pipelines/py.typed"}  # without which a type checker ignores their types
     assert expected <= held
     metadata = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
     assert {name.split("/")[0] for name in held} == {"fastgen", "pipelines", metadata}

@@ -1,5 +1,6 @@
 """Recipes: inheritance, overrides, types, and one-line errors before any work starts."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -98,9 +99,6 @@ def test_a_labelling_has_one_spelling_however_it_was_written():
     assert one.data.labels.column_name == "random_1_s4"
 
 
-VIEW = ["recipe=quickstart", "data.view.fraction=0.9", "data.image_size=8"]
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -135,13 +133,7 @@ VIEW = ["recipe=quickstart", "data.view.fraction=0.9", "data.image_size=8"]
         (["recipe=quickstart", "bake.columns=[{kind: random, p: x}]"], "could not be converted"),
         (["recipe=quickstart", "data.normalize.kind=white"], "did you mean 'whiten'"),
         (["recipe=quickstart", "bake.columns=[3]"], "bake.columns is a list of mappings"),
-        (["recipe=quickstart", "data.view.fraction=0.9"], "data.image_size, which is not set"),
-        ([*VIEW, "data.augment.random_crop=true"], "with data.view.fraction use data.view.random"),
-        (["recipe=quickstart", "data.eval_size=9"], "data.eval_size needs data.view.fraction"),
-        (["recipe=quickstart", "data.progressive.start_size=8"], "data.progressive needs data.view.fraction"),
-        ([*VIEW, "data.progressive.start_size=8"], "start_epoch must be at least 0 and below"),
         (["recipe=quickstart", "data.shards=there"], "data.shards is read by data.backend=dali alone"),
-        (["recipe=rademacher", "train.dynamics=true"], "data.labels.kind=rademacher has none"),
     ],
 )
 def test_mistakes_are_one_line_with_exit_code_2(arguments, words, capsys, tmp_path, monkeypatch):
@@ -152,11 +144,33 @@ def test_mistakes_are_one_line_with_exit_code_2(arguments, words, capsys, tmp_pa
     assert not list(tmp_path.iterdir())  # before any work started
 
 
-def test_tracking_without_wandb_is_refused_before_anything_starts(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert load("quickstart").track.wandb == "off"
+VIEW = ["data.view.fraction=0.9", "data.image_size=32"]
+PROGRESSIVE = ["data.progressive.start_size=16", "data.progressive.start_epoch=3", "data.progressive.end_epoch=3"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "remedy"),
+    [
+        (VIEW[:1], "resizes images to data.image_size, which is not set", VIEW[1:]),
+        ([*VIEW, "data.augment.random_crop=true"], "crops images as baked", ["data.augment.random_crop=false"]),
+        (["data.eval_size=64"], "data.eval_size needs data.view.fraction", VIEW),
+        (PROGRESSIVE[:1], "data.progressive needs data.view.fraction", [*VIEW, "data.progressive.end_epoch=3"]),
+        ([*VIEW, *PROGRESSIVE], "at least 0 and below data.progressive.end_epoch", ["data.progressive.end_epoch=4"]),
+        (["train.dynamics=true", "data.labels.kind=rademacher"], "rademacher has none", ["data.labels.kind=random"]),
+    ],
+)
+def test_settings_that_contradict_each_other(settings, words, remedy):
+    with pytest.raises(UserError, match=words):
+        load("quickstart", settings)
+    load("quickstart", [*settings, *remedy])
+
+
+def test_tracking_needs_its_package(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else find(name))
     with pytest.raises(UserError, match="track.wandb=offline needs wandb: pip install wandb, or set track.wandb=off"):
         load("quickstart", ["track.wandb=offline"])
+    load("quickstart", ["track.wandb=off"])
 
 
 def test_circular_bases(tmp_path):
@@ -179,7 +193,7 @@ def test_print(capsys):
 
 
 def test_defaults_are_the_schemas():
-    assert known_keys()["train.epochs"] == Recipe().train.epochs
+    assert {"recipe": Recipe().recipe, **known_keys()} == Recipe().flat()
 
 
 def test_train_py_runs_as_a_file(tmp_path):

@@ -6,10 +6,15 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
-from whole_runs import fresh_accelerate, importorskip_backend  # noqa: F401
+import timm
+import torch
+import torch.nn.functional as F
+from whole_runs import fresh_accelerate, importorskip_backend, weights  # noqa: F401
 
 from fastgen.recipe.load import known_recipes, load
+from fastgen.sets import bake_recipe
 from fastgen.training.loop import train
 
 SUMMARY_KEYS = {
@@ -43,7 +48,20 @@ def test_every_recipe_runs_two_steps(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224"])
 def test_any_timm_model_works(name, tmp_path):
+    """Its checkpoint is timm's own network, which gives the loss and the accuracy that the run measured."""
     size = 32 if name.startswith("vit") else 16
-    settings = [f"model.name={name}", "train.max_steps=2", "data.source=synthetic", f"data.synthetic.size={size}",
-                "data.limit=64", "data.limit_test=16", "data.batch_size=32"]  # fmt: skip
-    assert train(load("quickstart", settings)).steps == 2
+    settings = [f"model.name={name}", "train.max_steps=4", "data.source=synthetic", f"data.synthetic.size={size}",
+                "data.limit=64", "data.limit_test=16", "data.batch_size=32", f"run.dir={tmp_path / 'run'}"]  # fmt: skip
+    recipe = load("quickstart", settings)
+    summary = train(recipe)
+    network = timm.create_model(name, num_classes=10, **({"img_size": size} if name.startswith("vit") else {})).eval()
+    assert summary.params == sum(parameter.numel() for parameter in network.parameters())
+    network.load_state_dict(weights(tmp_path / "run"))
+    stored = bake_recipe(recipe).splits["train"]
+    images = torch.from_numpy(stored.raw_images()).permute(0, 3, 1, 2) / 255
+    images = images - images.mean((1, 2, 3), keepdim=True)
+    with torch.no_grad():
+        logits = network(images / images.std((1, 2, 3), correction=0, keepdim=True))
+    labels = torch.from_numpy(stored.columns[recipe.data.labels.column_name].astype(np.int64))
+    assert summary.train_loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+    assert summary.train_top1 == 100 * (logits.argmax(1) == labels).float().mean()

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from fastgen import cli
@@ -152,9 +151,3 @@ def test_rademachers_entries():
         assert first.data.labels.signs and first.data.labels.column_name != second.data.labels.column_name
     with pytest.raises(UserError, match="'resnet19', and is one of"):
         experiment.entries(Scope(["resnet19"], smoke=False))
-
-
-def test_the_complexity_is_the_mean_product_of_signs_and_outputs():
-    signs, outputs = np.array([1, -1, 1, 1]), np.array([1, -1, -1, 1])
-    top1 = 100 * (signs == outputs).mean()
-    assert (signs * outputs).mean() == 2 * top1 / 100 - 1

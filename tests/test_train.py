@@ -11,6 +11,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
@@ -197,6 +198,10 @@ def test_a_finished_run_can_go_on_longer(tmp_path):
     AcceleratorState._reset_state(True)
     summary = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'part'}", "run.resume=true"]))
     assert summary.epochs == 4 and same_weights(weights(tmp_path / "whole"), weights(tmp_path / "part"))
+    made_by = json.loads((tmp_path / "part" / "made_by.json").read_text())
+    assert [entry.pop("after_step") for entry in made_by] == [0, 6]
+    assert made_by[0] == made_by[1] == summary.made_by and summary.made_by["torch"] == torch.__version__.split("+")[0]
+    assert {"fastgen", "timm", "accelerate"} < summary.made_by.keys()
 
 
 def test_resume_refuses_what_would_not_be_the_same_run(tmp_path):
@@ -256,6 +261,9 @@ def test_checkpoints_are_whole_or_not_there(tmp_path):
     (folder / ".step_00000003.tmp").mkdir(parents=True)
     (folder / "step_00000004").mkdir()  # no position: not one of ours, or half copied
     assert checkpoints.latest(folder) is None
+    (folder / "step_00000002").mkdir()
+    (folder / "step_00000002" / checkpoints.POSITION).touch()
+    assert checkpoints.latest(folder) == folder / "step_00000002"
 
 
 def test_runs_are_numbered_and_the_latest_is_resumed(tmp_path):

@@ -162,8 +162,8 @@ def _raw_dali(of: str, threads_a_core: int = 1) -> Callable[[Work], Epoch]:
     return open_loader
 
 
-def _data_loader(dataset: torch.utils.data.Dataset, work: Work, shuffle: bool = True) -> Epoch:
-    loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
+def _data_loader(dataset: torch.utils.data.Dataset[Any], work: Work, shuffle: bool = True) -> Epoch:
+    loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
         dataset,
         work.batch,
         shuffle=shuffle,

@@ -7,7 +7,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 
 def main() -> None:
@@ -80,44 +84,28 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _tree() -> list[int]:
-    """This process and those that it started, in turn."""
-    parents = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents[int(folder.name)] = int(fields[1])
-    mine = [os.getpid()]
-    for process in mine:
-        mine += [child for child, parent in parents.items() if parent == process]
-    return mine
+def _of_all(measure: Callable[[psutil.Process], float]) -> float:
+    """The sum over this process and all that descend from it; one that ends meanwhile counts for nothing."""
+    own, total = psutil.Process(), 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess, OSError):
+            total += measure(process)
+    return total
 
 
 def cpu_seconds() -> float:
     """User and system time of the process, its living children, and those that have ended."""
-    ticks = 0
-    for process in _tree():
-        try:
-            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        ticks += sum(int(field) for field in fields[11:15])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return _of_all(lambda process: sum(process.cpu_times()[:4]))  # its own user and system, its ended children's
 
 
-def peak_bytes() -> int:
+def peak_bytes() -> float:
     """The largest memory of the process and its living children, pages that they share counted for each."""
-    total = 0
-    for process in _tree():
-        try:
-            lines = Path(f"/proc/{process}/status").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    return total
+    return _of_all(_peak_bytes)
+
+
+def _peak_bytes(process: psutil.Process) -> int:
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()  # psutil knows no peaks on Linux
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def _step(precision: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor
     return step
 
 
-def _timed(batches: Iterable, step: Callable[[torch.Tensor, torch.Tensor], Any], steps: int) -> float:
+def _timed(batches: Iterable[Any], step: Callable[[torch.Tensor, torch.Tensor], Any], steps: int) -> float:
     """Images per second over `steps` steps after the warm-up."""
     started = 0.0
     for done, (inputs, labels) in enumerate(batches):
@@ -119,10 +119,10 @@ def bare(steps: int, precision: str, beforehand: bool) -> float:
     return _timed(batches(), _step(precision), steps)
 
 
-class _Images(torch.utils.data.Dataset):
+class _Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
     """As torchvision.datasets.CIFAR10: arrays in memory, a PIL image for each sample."""
 
-    def __init__(self, transform: Callable | None) -> None:
+    def __init__(self, transform: Callable[[Image.Image], torch.Tensor] | None) -> None:
         self.images, self.labels = images_and_labels()
         self.transform = transform
 
@@ -142,7 +142,7 @@ def _pil() -> transforms.Compose:
     return transforms.Compose([transforms.CenterCrop(28), transforms.ToTensor(), transforms.Lambda(_standardised)])
 
 
-def _endless(loader: Iterable) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _endless(loader: Iterable[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     device = _device()
     while True:
         for inputs, labels in loader:
@@ -152,7 +152,7 @@ def _endless(loader: Iterable) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 def data_loader(steps: int, precision: str, workers: int) -> float:
     """torchvision transforms on PIL images in a DataLoader, as pluskid/fitting-random-labels has one worker do."""
     method = "fork" if workers else None
-    loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
+    loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
         _Images(_pil()), BATCH, shuffle=True, drop_last=True, num_workers=workers, multiprocessing_context=method,
         pin_memory=torch.cuda.is_available(),
     )  # fmt: skip

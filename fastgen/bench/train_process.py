@@ -8,12 +8,12 @@ nothing done with them). Prints what was measured as one line of JSON.
 
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from fastgen.training.optimization import adding_gradients, step_of
 from fastgen.training.watching import Watcher
 
 _WARM_UP = 5
+_SECONDS_BETWEEN_READINGS = 0.2  # of the GPU's utilisation, which its driver renews 1 to 6 times a second
 _PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product measures the device's rate
 
 
@@ -46,7 +47,7 @@ class _StepTimes(Watcher):
 
 def training(recipe: Recipe, steps: int) -> dict[str, Any]:
     times = _StepTimes()
-    with _utilisation() as used:
+    with utilisation() as used:
         summary = train(recipe, [times])
     return {
         "images_per_second": summary.images_per_second,
@@ -143,41 +144,30 @@ def product_rate(device: torch.device, precision: torch.dtype) -> float:
     return 2 * side**3 / best
 
 
-class _utilisation:
-    """Gives a function: mean utilisation (percent) of the first GPU as nvidia-smi reported it between two times of
-    time.perf_counter, or None where it reported none."""
+@contextmanager
+def utilisation() -> Iterator[Callable[[float, float], float | None]]:
+    """Gives a function: mean utilisation (percent) of the first GPU as NVIDIA's library reported it between two times
+    of time.perf_counter, or None where it reported none."""
+    seen: list[tuple[float, float]] = []
+    over = threading.Event()
 
-    def __enter__(self) -> Callable[[float, float], float | None]:
-        self._seen: list[tuple[float, float]] = []
-        self._process: subprocess.Popen[str] | None = None
-        if torch.cuda.is_available():
-            query = [
-                "nvidia-smi",
-                "--query-gpu=utilization.gpu",
-                "--format=csv,noheader,nounits",
-                "-lms",
-                "200",
-                "-i",
-                "0",
-            ]
-            self._process = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
-            threading.Thread(target=self._read, daemon=True).start()
-        return self._mean
+    def read() -> None:
+        # Without nvidia-ml-py, a driver, or a GPU that tells, there is an error (of no one class) and nothing is seen.
+        with suppress(Exception):
+            while not over.wait(_SECONDS_BETWEEN_READINGS):
+                seen.append((time.perf_counter(), torch.cuda.utilization(0)))
 
-    def _read(self) -> None:
-        assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.strip().isdigit():  # and not "[N/A]"
-                self._seen.append((time.perf_counter(), float(line)))
+    def mean(began: float, ended: float) -> float | None:
+        found = [value for at, value in seen if began <= at <= ended]
+        return sum(found) / len(found) if found else None
 
-    def _mean(self, began: float, ended: float) -> float | None:
-        seen = [value for at, value in self._seen if began <= at <= ended]
-        return sum(seen) / len(seen) if seen else None
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield mean
+    finally:
+        over.set()
+        thread.join()
 
 
 def _wait(device: torch.device) -> None:

@@ -11,14 +11,12 @@ from pipelines.registry import Registry
 if TYPE_CHECKING:
     from fastgen.models.base import PaperNetwork
 
-_MODULES: Registry[str] = Registry("model.name")  # each has a function of the network's name
-_MODULES.add("fastgen_inception", "fastgen.models.inception")
-_MODULES.add("fastgen_inception_nobn", "fastgen.models.inception")
-_MODULES.add("fastgen_alexnet", "fastgen.models.alexnet")
-_MODULES.add("fastgen_mlp_3x512", "fastgen.models.mlp")
-_MODULES.add("fastgen_mlp_1x512", "fastgen.models.mlp")
-
-NETWORKS = tuple(_MODULES)
+NETWORKS: Registry[str] = Registry("model.name")  # the module that has a function of the network's name
+NETWORKS.add("fastgen_inception", "fastgen.models.inception")
+NETWORKS.add("fastgen_inception_nobn", "fastgen.models.inception")
+NETWORKS.add("fastgen_alexnet", "fastgen.models.alexnet")
+NETWORKS.add("fastgen_mlp_3x512", "fastgen.models.mlp")
+NETWORKS.add("fastgen_mlp_1x512", "fastgen.models.mlp")
 
 
 def is_known(name: str) -> bool:
@@ -31,5 +29,5 @@ def make(name: str, **arguments: Any) -> "PaperNetwork":
 
     arguments: num_classes, in_chans, img_size, drop_rate.
     """
-    network: PaperNetwork = getattr(importlib.import_module(_MODULES[name]), name)(**arguments)
+    network: PaperNetwork = getattr(importlib.import_module(NETWORKS[name]), name)(**arguments)
     return network

@@ -1,4 +1,4 @@
-"""The paper's networks as entry points of timm. Importing this module registers them: see timm_watch."""
+"""The paper's networks as entry points of timm. Importing this module registers them."""
 
 import functools
 from typing import Any
@@ -8,18 +8,12 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from fastgen.models import NETWORKS, make
 from pipelines.errors import UserError
 
-_FIRST_CONVOLUTION = {
-    "fastgen_inception": "body.0.0",
-    "fastgen_inception_nobn": "body.0.0",
-    "fastgen_alexnet": "convolutions.0",
-}
 default_cfgs = generate_default_cfgs(
     {
         name: {
             "input_size": (3, 28, 28),
             "num_classes": 10,
             "pool_size": None,
-            "first_conv": _FIRST_CONVOLUTION.get(name),
             "classifier": "classifier",
         }
         for name in NETWORKS

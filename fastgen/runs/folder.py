@@ -1,5 +1,6 @@
-"""The run directory: recipe.yaml, manifest.json, metrics.jsonl, summary.json, checkpoints/."""
+"""The run directory: recipe.yaml, manifest.json, made_by.json, metrics.jsonl, summary.json, checkpoints/."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe, leaves
 from pipelines.backends import BACKENDS
 from pipelines.baked.manifest import MANIFEST, Manifest
+from pipelines.durable import write_atomically
 from pipelines.errors import UserError
 
 # What may differ between a run and its continuation: how long, how observed, on which machine.
@@ -26,6 +28,7 @@ _FREE = (
     "bake.workers",
 )
 RECIPE = "recipe.yaml"
+MADE_BY = "made_by.json"
 _RUNS = Path("runs")
 # What a run's result depends on beside its recipe and its data, as pip knows it.
 PACKAGES = ("torch", "timm", "accelerate", *(b.distribution for b in BACKENDS.values() if b.distribution))
@@ -63,6 +66,13 @@ def decisive_settings(recipe: Recipe) -> dict[str, Any]:
 def flat(settings: dict[str, Any]) -> dict[str, Any]:
     """Dotted key -> value of a parsed recipe.yaml."""
     return dict(leaves(Recipe, settings))
+
+
+def note_maker(folder: Path, step: int, made_by: dict[str, str]) -> None:
+    """Add to made_by.json that this code computes the steps after `step`."""
+    path = folder / MADE_BY
+    before = json.loads(path.read_text()) if path.exists() else []
+    write_atomically(path, json.dumps([*before, {"after_step": step, **made_by}], indent=1) + "\n")
 
 
 def _numbered(name: str) -> list[Path]:

@@ -4,8 +4,10 @@ import resource
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
+# The container's limit and use, which psutil does not know.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 
 
@@ -14,8 +16,7 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    free = int(psutil.virtual_memory().available)
     try:
         most, used = (Path(path).read_text().strip() for path in _LIMITS)
     except OSError:

@@ -39,4 +39,4 @@ def load_points(source: SourceSpec, labels: LabelSpec) -> Points:
             raise UserError(f"data.source={source.source}: its images differ in size; use cifar10, mnist or digits")
         parts[f"{prefix}images"] = beton.raw_images()[..., : baked.manifest.channels]
         parts[f"{prefix}labels"] = np.array(beton.columns[column], np.int64)
-    return Points(**parts, classes=baked.manifest.num_classes, manifest_sha256=baked.sha256)  # type: ignore[arg-type]
+    return Points(**parts, classes=baked.manifest.num_classes, manifest_sha256=baked.sha256)

@@ -10,6 +10,9 @@ class WeightAverage:
     with d = min(decay, (1 + n) / (10 + n)) after n steps, so that the first weights are forgotten soon.
 
     Floating-point buffers (batch norm's statistics) are averaged too, as TensorFlow's Inception does.
+
+    Not by torch.optim.swa_utils.AveragedModel, which waits for the device twice in every update: it copies its number
+    of updates to the device, or reads it from there (and at its first update it copies the weights).
     """
 
     def __init__(self, network: torch.nn.Module, decay: float) -> None:

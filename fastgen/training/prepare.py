@@ -29,8 +29,12 @@ from fastgen.training.stages import Clock
 from fastgen.training.stopping import StopSignal
 from fastgen.training.tracking import Display, start_wandb
 from fastgen.training.watching import Watcher
+from pipelines.backends import BACKENDS
 from pipelines.baked.manifest import MANIFEST
 from pipelines.durable import write_atomically
+from pipelines.provenance import made_by
+
+_PACKAGES = ("torch", "timm", "accelerate", "numpy")
 
 
 @dataclass
@@ -119,7 +123,9 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
 
     # ------------------------------------------------------------ what is written and shown
     main = accelerator.is_main_process
+    made = made_by(*_PACKAGES, *(backend.distribution for backend in BACKENDS.values() if backend.distribution))
     if main:
+        run_folder.note_maker(folder, position.step, made)
         write_atomically(folder / run_folder.RECIPE, recipe.to_yaml())
         write_atomically(folder / MANIFEST, (data.baked.path / MANIFEST).read_text())
     evaluated = position.evaluated_step == position.step
@@ -147,7 +153,7 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
         metrics=metrics,
         display=display,
         agreement=Agreement(accelerator),
-        made_by={},
+        made_by=made,
         started=started,
         seconds_before=position.seconds,
     )

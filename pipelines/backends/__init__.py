@@ -55,7 +55,7 @@ class Engine(Protocol):
         ...
 
 
-def check_shown(stored: Beton | Shards, view: View | None) -> None:
+def check_one_size(stored: Beton | Shards, view: View | None) -> None:
     """Raises UserError where a batch would have to hold images of different sizes."""
     if view is None and stored.fixed_size is None:
         raise UserError(

@@ -18,7 +18,7 @@ import torch
 from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
 
-from pipelines.backends import Batch, check_shown
+from pipelines.backends import Batch, check_one_size
 from pipelines.backends.columns import Columns
 from pipelines.baked.beton import Beton
 from pipelines.baked.shards import Shards
@@ -59,7 +59,7 @@ class DALIEngine:
         rows_of_batches = sampler.batches()
         if not rows_of_batches:
             return
-        check_shown(self._stored, view)
+        check_one_size(self._stored, view)
         labels_of_batches = self._columns.of(rows_of_batches, label)
         held: deque[Fed] = deque(maxlen=_AHEAD + 3)  # as long as this stream, which ends later than what feeds it
 

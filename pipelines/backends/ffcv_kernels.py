@@ -1,53 +1,43 @@
-"""The machine code that decodes a batch: our loops around the C functions of FFCV's library, cached on disk.
+"""The machine code that decodes images: our loops around the C functions of FFCV's library, cached on disk.
 
-Each thread of a stream runs them over a few images at a time, without the interpreter lock. numba's own threads would
-be libgomp's, as PyTorch's are: with more of both than cores libgomp no longer lets them wait busily, which made the
-training of a deep network on a CPU a tenth slower.
+Threads run them over some images at a time, without the interpreter lock. numba's own threads would be libgomp's, as
+PyTorch's are: with more of both than cores libgomp no longer lets them wait busily, which made the training of a deep
+network on a CPU a tenth slower.
 
 FFCV compiles its own loops with numba in every process (9 to 17 seconds), and numba cannot cache them: they hold
 pointers of this process (ctypes) and other compiled functions in closures. These loops are plain functions of this
-module and call the library by symbol names, so that numba can cache them across processes.
+module and call the library by symbol names, so that their code can be kept. The library is loaded by itself:
+importing the package that it lies in takes nine seconds, sets PyTorch's thread count and starts numba's threads.
+
+Source: ffcv/libffcv.py and libffcv/libffcv.cpp of FFCV 1.0.2.
 """
 
 import ctypes
+import importlib.machinery
+import importlib.util
 
 import llvmlite.binding
 import numba
-import numba.typed
 import numpy as np
-import torch
 from numba import types
 
 from pipelines.backends.kernel_cache import cached
 
 
-def _import_without_compiling() -> None:
-    """`import ffcv.loader`, in less than a second instead of nine.
-
-    FFCV keeps two constants in a numba.typed.Dict, and making one compiles for seconds. They are only read by Python
-    code, so a plain dict does; numba gets its own back at once. The import also sets PyTorch's thread count to one, and
-    numba's, which starts numba's threads (TBB's where it finds them, which can hang a process at its end).
-    """
-    typed_dict, set_num_threads, threads = numba.typed.Dict, numba.set_num_threads, torch.get_num_threads()
-    numba.typed.Dict, numba.set_num_threads = dict, lambda n: None
-    try:
-        import ffcv.fields.rgb_image
-        import ffcv.loader  # noqa: F401
-    finally:
-        numba.typed.Dict, numba.set_num_threads = typed_dict, set_num_threads
-        torch.set_num_threads(threads)
+def _library() -> ctypes.CDLL:
+    """Raises ImportError where FFCV is not installed, OSError where its library cannot be loaded."""
+    package = importlib.util.find_spec("ffcv")  # which does not import it
+    found = package and importlib.machinery.PathFinder.find_spec("_libffcv", package.submodule_search_locations)
+    if found is None or found.origin is None:
+        raise ImportError("no compiled library of FFCV is installed")
+    return ctypes.CDLL(found.origin)
 
 
-_import_without_compiling()
-from ffcv.libffcv import lib  # noqa: E402
-
+_lib = _library()
 # Names of our own, so that no other library's symbol of the same name can be taken for them.
-_I8, _U4, _U8 = types.int64, types.uint32, types.uint64
-for _name, _function in (
-    ("fastgen_ffcv_imdecode", lib.imdecode),
-    ("fastgen_ffcv_memcpy", lib.my_memcpy),
-):
+for _name, _function in (("fastgen_ffcv_imdecode", _lib.imdecode), ("fastgen_ffcv_memcpy", _lib.my_memcpy)):
     llvmlite.binding.add_symbol(_name, ctypes.cast(_function, ctypes.c_void_p).value)
+_I8, _U4, _U8 = types.int64, types.uint32, types.uint64
 # int imdecode(in, size, source height, width, out, crop height, width, offset x, y, scale num, denom, crop, flip)
 _imdecode = types.ExternalFunction(
     "fastgen_ffcv_imdecode",
@@ -57,27 +47,20 @@ _memcpy = types.ExternalFunction("fastgen_ffcv_memcpy", types.void(_I8, _I8, _U8
 _JPEG = 0  # ffcv.fields.rgb_image.IMAGE_MODES
 
 
-def decode_fixed(first, stop, rows, memory, metadata, storage):  # type: ignore[no-untyped-def]
-    """Decode images of one size: those from `first` to before `stop` of a batch.
+def decode_fixed(rows, data, records, sizes, images, fine):  # type: ignore[no-untyped-def]
+    """Decode images of one size: uint8 (n, H, W, 3).
 
-    rows uint64 (n,); memory: uint8 (batch, H, W, 3) for the images and uint8 (batch,) for what became of them;
-    metadata: the image field's records; storage: FFCV's OSCacheContext.state (mapped file, sorted addresses, their
-    sizes). 0 marks an image at which the decoder complained.
+    rows: int64 (n,). Of a `Beton`: data, the image field's records, sizes. fine: bool (n,), set to False where the
+    decoder complained.
     """
-    destination, fine = memory
-    mapped, addresses, sizes = storage
-    for i in range(first, stop):
-        record = metadata[rows[i]]
-        address = record["data_ptr"]
-        size = sizes[np.searchsorted(addresses, address)]
-        height, width = types.uint32(record["height"]), types.uint32(record["width"])
-        source = mapped.ctypes.data + types.int64(address)
+    for i in range(len(rows)):
+        record, size = records[rows[i]], sizes[rows[i]]
+        source, target = data.ctypes.data + types.int64(record["ptr"]), images[i].ctypes.data
         if record["mode"] == _JPEG:
-            target = destination[i].ctypes.data
-            failed = _imdecode(source, size, height, width, target, height, width, 0, 0, 1, 1, False, False)
-            fine[i] = failed == 0
+            height, width = types.uint32(record["height"]), types.uint32(record["width"])
+            fine[i] = _imdecode(source, size, height, width, target, height, width, 0, 0, 1, 1, False, False) == 0
         else:
-            _memcpy(source, destination[i].ctypes.data, size)  # `Beton` has checked the size
+            _memcpy(source, target, size)  # `Beton` has checked the size
             fine[i] = True
 
 
@@ -178,31 +161,28 @@ def resize(image, top, left, height, width, out):  # type: ignore[no-untyped-def
             target[j] = np.uint8(np.int32(above[j] + _F(0.5)))
 
 
-def decode_regions(first, stop, rows, memory, metadata, storage, regions, scratch):  # type: ignore[no-untyped-def]
-    """Decode images of any size, from `first` to before `stop` of a batch, and resize a region of each.
+def decode_regions(rows, data, records, sizes, regions, images, fine):  # type: ignore[no-untyped-def]
+    """Decode images of any size, and resize a region of each: uint8 (n, size, size, 3).
 
-    memory: uint8 (batch, size, size, 3) and uint8 (batch,); regions: int32 (n, 4): top, left, height, width; scratch:
-    uint8 (bytes of the largest image,). The others as in `decode_fixed`.
+    regions: int32 (n, 4): top, left, height, width. The others as in `decode_fixed`.
     """
-    destination, fine = memory
-    mapped, addresses, sizes = storage
-    for i in range(first, stop):
-        record = metadata[rows[i]]
-        address = record["data_ptr"]
-        size = sizes[np.searchsorted(addresses, address)]
-        height, width = types.uint32(record["height"]), types.uint32(record["width"])
+    largest = 0
+    for row in rows:
+        largest = max(largest, types.int64(records[row]["height"]) * records[row]["width"] * 3)
+    scratch = np.empty(largest, np.uint8)
+    for i in range(len(rows)):
+        record, size = records[rows[i]], sizes[rows[i]]
+        begin, height, width = types.int64(record["ptr"]), types.int64(record["height"]), types.int64(record["width"])
         fine[i] = True
         if record["mode"] == _JPEG:
-            pixels = scratch
-            source = mapped.ctypes.data + types.int64(address)
-            target = pixels.ctypes.data
-            failed = _imdecode(source, size, height, width, target, height, width, 0, 0, 1, 1, False, False)
-            fine[i] = failed == 0
+            pixels, h, w = scratch, types.uint32(height), types.uint32(width)
+            source = data.ctypes.data + begin
+            fine[i] = _imdecode(source, size, h, w, pixels.ctypes.data, h, w, 0, 0, 1, 1, False, False) == 0
         else:
-            pixels = mapped[address:]
-        image = pixels[: types.int64(height) * width * 3].reshape((types.int64(height), types.int64(width), 3))
-        top, left, shown_rows, shown_columns = regions[i]
-        resize(image, top, left, shown_rows, shown_columns, destination[i])
+            pixels = data[begin:]
+        top, left, region_height, region_width = regions[i]
+        image = pixels[: height * width * 3].reshape((height, width, 3))
+        resize(image, top, left, region_height, region_width, images[i])
 
 
 decode_fixed_kernel = cached(decode_fixed)

@@ -1,16 +1,20 @@
 """Functions that numba compiles once for all processes: their machine code, kept on disk."""
 
 import hashlib
+import inspect
 import logging
 import os
 import pickle
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
 from numba.core.serialize import dumps
 
 from pipelines.locations import cache_root
@@ -18,64 +22,48 @@ from pipelines.locations import cache_root
 log = logging.getLogger(__name__)
 
 
-class _KernelFiles:
-    """numba's cache files (numba.core.caching.IndexDataCacheFile), with one file for a kernel and a checksum in it.
+class _KernelFiles(NullCache):  # type: ignore[misc]  # numba has no types
+    """One file for a kernel, named by all that determines its machine code, with a checksum in front.
 
-    numba's own are an index and a data file: a damaged one ends the process, and two processes that write at once
-    can leave an index that names the other's kernel. A file here is named by all that determines the machine code
-    (signature, processor, bytecode, source file's stamp, versions of numba and llvmlite); what cannot be read or
-    written is compiled.
+    Instead of numba's own cache (cache=True), an index and numbered files: what is damaged there ends the process, and
+    two processes that write at once can leave an index that names the other's file, which then runs on the wrong types
+    or the wrong processor. What cannot be read or written here is compiled.
     """
 
-    def __init__(self, folder: str, name: str, stamp: Any) -> None:
-        self._folder, self._name, self._stamp = Path(folder), name, stamp
+    def __init__(self, function: Callable[..., None]) -> None:
+        source = Path(inspect.getfile(function)).read_bytes()  # all of the module: a kernel calls functions beside it
+        self._name = function.__name__
+        self._made_of = (source, sys.implementation.cache_tag, numba.__version__, llvmlite.__version__)
 
-    def _path(self, key: Any) -> Path:
-        identity = hashlib.sha256(
-            repr((key, self._stamp, numba.__version__, llvmlite.__version__)).encode()
-        ).hexdigest()[:32]
-        return self._folder / f"{self._name}.{identity}.kernel"
+    def _path(self, signature: Any, codegen: Any) -> Path:
+        """codegen: numba's, whose magic_tuple names the processor."""
+        described = repr((signature, codegen.magic_tuple(), self._made_of)).encode()
+        folder = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_root() / "numba")
+        return folder / f"{self._name}.{hashlib.sha256(described).hexdigest()[:32]}.kernel"
 
-    def load(self, key: Any) -> Any:
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        target_context.refresh()
         try:
-            content = self._path(key).read_bytes()
+            content = self._path(sig, target_context.codegen()).read_bytes()
         except OSError:
             return None
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             return None
-        return pickle.loads(content[32:])
+        return CompileResult._rebuild(target_context, *pickle.loads(content[32:]))
 
-    def save(self, key: Any, data: Any) -> None:
-        content = dumps(data)
+    def save_overload(self, sig: Any, cres: Any) -> None:
+        path, content = self._path(sig, cres.codegen), dumps(cres._reduce())
         try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
                 file.write(hashlib.sha256(content).digest() + content)
-            os.replace(file.name, self._path(key))
+            os.replace(file.name, path)
         except OSError as error:
             log.warning("the compiled kernel is not kept for the next process: %s", error)
 
-    def flush(self) -> None:
-        for path in self._folder.glob(f"{self._name}.*.kernel"):
-            path.unlink(missing_ok=True)
 
-
-def cached(function):  # type: ignore[no-untyped-def]
-    """numba's dispatcher for `function`, cached under FASTGEN_CACHE unless NUMBA_CACHE_DIR says where.
-
-    Where no folder can be written to, it is compiled in each process.
-    """
+def cached(function: Callable[..., None]) -> Any:
+    """numba's dispatcher for `function`, cached under FASTGEN_CACHE unless NUMBA_CACHE_DIR says where."""
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-    before = numba.config.CACHE_DIR
-    if not os.environ.get("NUMBA_CACHE_DIR"):
-        numba.config.CACHE_DIR = str(cache_root() / "numba")
-    try:
-        cache = FunctionCache(function)
-        cache._cache_file = _KernelFiles(
-            cache.cache_path, cache._impl.filename_base, cache._impl.locator.get_source_stamp()
-        )
-        dispatcher._cache = cache
-    except (RuntimeError, OSError, AttributeError) as error:  # no folder can be written, or numba has changed inside
-        log.warning("FFCV's kernel is compiled in every process: %s", error)
-    finally:
-        numba.config.CACHE_DIR = before
+    dispatcher._cache = _KernelFiles(function)
     return dispatcher

@@ -3,15 +3,15 @@
 For sets that fit (CIFAR-10 takes 154 MB). JPEG files are decoded once, when the engine opens.
 """
 
-import os
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import torch
 import torch.nn.functional as F
 
-from pipelines.backends import Batch, check_shown
+from pipelines.backends import Batch, check_one_size
 from pipelines.backends.columns import Columns
 from pipelines.baked.beton import RAW, Beton
 from pipelines.errors import UserError
@@ -43,7 +43,7 @@ class ResidentEngine:
         rows_of_batches = sampler.batches()
         if not rows_of_batches:
             return
-        check_shown(self._beton, view)
+        check_one_size(self._beton, view)
         images = self._whole(rows_of_batches) if view is None else self._shown(rows_of_batches, view)
         for pixels, labels in zip(images, self._columns.of(rows_of_batches, label), strict=True):
             yield Batch(pixels, *labels)
@@ -77,7 +77,7 @@ class ResidentEngine:
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
         else:
-            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            free = psutil.virtual_memory().available
         if need > free:
             raise UserError(
                 f"{self._beton.path}: its images take {need / 1e9:.1f} GB of pixels and the {self.device.type} has "

@@ -26,7 +26,7 @@ from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec, Statistics, corr
 from pipelines.durable import sync_folder, write_durably
 from pipelines.errors import UserError, did_you_mean
 from pipelines.locations import cache_root
-from pipelines.prefetch import in_order
+from pipelines.prefetch import Prefetcher
 from pipelines.progress import tracked
 from pipelines.provenance import made_by
 from pipelines.randomness import permutation
@@ -300,7 +300,7 @@ def _encoded(
         return [_encode(source, int(index), spec, corrupt) for index in chunk]
 
     chunks = np.split(order, range(_CHUNK, len(order), _CHUNK))
-    for done in in_order(work, chunks, workers):
+    for done in Prefetcher(workers).map(work, chunks):
         yield from done
 
 
@@ -374,7 +374,7 @@ def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
         return total
 
     chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
-    measured = tracked(in_order(sums, chunks, workers), len(chunks), "measuring mean and variance")
+    measured = tracked(Prefetcher(workers).map(sums, chunks), len(chunks), "measuring mean and variance")
     count, first, second = sum(measured, np.zeros((3, 3), np.int64)).astype(np.float64)
     mean = first / count
     std = np.sqrt(second / count - mean**2)

@@ -13,6 +13,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -89,7 +90,7 @@ class Beton:
         except (ArithmeticError, MemoryError, OSError, ValueError) as error:  # numbers that no file can mean
             raise UserError(f"{self.path}: damaged header ({error}); delete it and bake again") from error
 
-    def _read(self, file) -> None:  # type: ignore[no-untyped-def]
+    def _read(self, file: BinaryIO) -> None:
         def table(dtype: np.dtype, count: int) -> np.ndarray:
             data = file.read(count * dtype.itemsize)
             if len(data) != count * dtype.itemsize:
@@ -160,7 +161,8 @@ class Beton:
     @property
     def raw(self) -> np.ndarray:
         """Which rows hold pixels, and not a JPEG file: bool (samples,)."""
-        return self.mode == RAW
+        raw: np.ndarray = self.mode == RAW
+        return raw
 
     def encoded(self, rows_of_batches: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """What is stored of each batch's images, where it lies in the mapped file: uint8 (bytes,) each."""
@@ -221,7 +223,7 @@ class Beton:
                 parts = [hashlib.sha256(part).hexdigest() for part in self._parts(file)]
         return Hashes(digest.hexdigest(), parts)
 
-    def _parts(self, file) -> Iterator[bytes]:  # type: ignore[no-untyped-def]
+    def _parts(self, file: BinaryIO) -> Iterator[bytes]:
         file.seek(self.payload_start)
         left = self.table_ptr - self.payload_start
         while left > 0:

@@ -13,6 +13,7 @@ import resource
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pipelines.baked.beton import fixed_size
 from pipelines.baked.export import EXPORT, SCHEMA, table_path
 from pipelines.baked.manifest import MANIFEST, Manifest
 from pipelines.errors import UserError
-from pipelines.prefetch import in_order
+from pipelines.prefetch import Prefetcher
 
 _READERS = 16  # threads: what they wait for is the disk or the network, not the cores
 _PLACE = ("shard", "offset", "bytes", "crc32", "height", "width")
@@ -62,13 +63,14 @@ class Shards:
     def encoded(self, rows_of_batches: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """The image files of each batch: uint8 (bytes,) each, read ahead."""
         self._allow_open_files()
-        pieces = [piece for rows in rows_of_batches for piece in np.array_split(rows, min(_READERS, len(rows)))]
-        done = in_order(lambda piece: [self._read(row) for row in piece.tolist()], pieces, _READERS)
-        for rows in rows_of_batches:
-            batch: list[np.ndarray] = []
-            while len(batch) < len(rows):
-                batch += next(done)
-            yield batch
+
+        def read(part: np.ndarray) -> list[np.ndarray]:
+            return [self._read(row) for row in part.tolist()]
+
+        parts_of_batches = [np.array_split(rows, min(_READERS, len(rows))) for rows in rows_of_batches]
+        done = Prefetcher(_READERS).map(read, chain(*parts_of_batches))
+        for parts in parts_of_batches:
+            yield list(chain(*islice(done, len(parts))))
 
     def image(self, row: int) -> np.ndarray:
         """The decoded image of a row: uint8 (H, W, 3)."""

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -175,14 +176,14 @@ class _PartLog:
         rows.tofile(self._rows_path)
         return rows, [part["sha256"] for part in parts]
 
-    def _whole_parts(self, part_bytes: int) -> list[dict]:  # type: ignore[type-arg]
+    def _whole_parts(self, part_bytes: int) -> list[dict[str, Any]]:
         if not (self._path.exists() and self._parts_path.exists() and self._rows_path.exists()):
             return []
         shape, *lines = [
             json.loads(line) for line in self._parts_path.read_text().split("\n") if line.endswith("}")
         ] or [None]
         noted = self._rows_path.stat().st_size // _ROW.itemsize
-        whole: list[dict] = []  # type: ignore[type-arg]
+        whole: list[dict[str, Any]] = []
         if shape != self._shape:
             return whole
         with open(self._path, "rb") as file:
@@ -210,7 +211,9 @@ class _PartLog:
         self._rows_path.unlink()
 
 
-def _write_tables(file, names, metadata, sizes, page_bytes: int, table_ptr: int) -> str:  # type: ignore[no-untyped-def]
+def _write_tables(
+    file: BinaryIO, names: list[str], metadata: np.ndarray, sizes: np.ndarray, page_bytes: int, table_ptr: int
+) -> str:
     """Everything but the payload, header last; returns the hash of it."""
     allocations = np.zeros(len(metadata), ALLOCATION)
     allocations["sample"] = np.arange(len(metadata))

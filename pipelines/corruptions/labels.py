@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -205,7 +205,7 @@ def _read_table(path: Path, written: str) -> dict[str, np.ndarray]:
             import torch
 
             # CIFAR-10N ships a pickled dictionary of numpy arrays; nothing else in it is allowed to load.
-            allowed: list = [np.ndarray, np.dtype, type(np.dtype("int64")), type(np.dtype("int32"))]
+            allowed: list[Any] = [np.ndarray, np.dtype, type(np.dtype("int64")), type(np.dtype("int32"))]
             allowed += [np._core.multiarray._reconstruct]  # type: ignore[attr-defined]
             with torch.serialization.safe_globals(allowed):
                 loaded = torch.load(path, weights_only=True)

@@ -84,7 +84,8 @@ def _none(spec: PixelSpec, split: str, statistics: Statistics | None) -> Apply:
 
 
 def _permuted(image: np.ndarray, order: np.ndarray) -> np.ndarray:
-    return image.reshape(-1, image.shape[2])[order].reshape(image.shape)
+    permuted: np.ndarray = image.reshape(-1, image.shape[2])[order].reshape(image.shape)
+    return permuted
 
 
 def _shuffled(spec: PixelSpec, split: str, statistics: Statistics | None) -> Apply:

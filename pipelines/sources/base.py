@@ -89,7 +89,8 @@ class ArraySource(Source):
         self.class_names, self.fingerprint, self.channels = class_names, fingerprint, channels
 
     def read(self, index: int) -> np.ndarray:
-        return self.images[index]
+        image: np.ndarray = self.images[index]
+        return image
 
     def sample_name(self, index: int) -> str:
         return f"{self.name}[{index}]"

@@ -7,6 +7,7 @@ fingerprints, and tables of noisy labels (CIFAR-10N) are in torchvision's order.
 
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def open_split(spec: SourceSpec, split: str) -> Source:
 where = partial(where_set, "cifar10", _LAYOUT)
 
 
-def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # type: ignore[no-untyped-def]
+def _from_torchvision(folder: Path, split: str, download: bool) -> ArraySource:
     from torchvision.datasets import CIFAR10
 
     with downloading("cifar10", folder) if download else nullcontext():

@@ -22,11 +22,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_samples
 from pipelines.sources.layouts import find_parquet, is_image, search_folders
-from pipelines.sources.names import Names
 from pipelines.sources.parquet import ParquetSource
 from pipelines.sources.tars import index_tar
 
@@ -36,17 +36,20 @@ _WNID = re.compile(r"n\d{8}")
 
 
 class _Split(Source):
-    """A split in the order of (wnid, file name). names, sizes (int64), labels: of each sample."""
+    """A split in the order of (wnid, file name). names (binary), sizes (int64), labels: of each sample."""
 
-    def __init__(self, class_names: list[str], labels: np.ndarray, names: Names, sizes: np.ndarray) -> None:
+    def __init__(self, class_names: list[str], labels: np.ndarray, names: pa.Array, sizes: np.ndarray) -> None:
         self.class_names, self.labels, self.names, self.sizes = class_names, labels.astype(np.int64), names, sizes
         self.fingerprint = fingerprint_samples(
             (
-                (f"{class_names[label]}/{name}", int(size))
+                (f"{class_names[label]}/{os.fsdecode(name.as_py())}", int(size))
                 for label, name, size in zip(labels, names, sizes, strict=True)
             ),
             (hashlib.sha256(self.read(index)).digest() for index in range(len(names))),
         )
+
+    def file_name(self, index: int) -> str:
+        return os.fsdecode(self.names[index].as_py())
 
     @abstractmethod
     def read(self, index: int) -> bytes:
@@ -57,14 +60,14 @@ class FolderSplit(_Split):
     """Files in class folders below `folder`, or (flat) in `folder` itself."""
 
     def __init__(
-        self, folder: Path, flat: bool, class_names: list[str], labels: np.ndarray, names: Names, sizes: np.ndarray
+        self, folder: Path, flat: bool, class_names: list[str], labels: np.ndarray, names: pa.Array, sizes: np.ndarray
     ) -> None:
         self.folder, self.flat = folder, flat
         super().__init__(class_names, labels, names, sizes)
 
     def _path(self, index: int) -> Path:
         group = "" if self.flat else self.class_names[self.labels[index]]
-        return self.folder / group / self.names[index]
+        return self.folder / group / self.file_name(index)
 
     def read(self, index: int) -> bytes:
         return self._path(index).read_bytes()
@@ -82,7 +85,7 @@ class TarSplit(_Split):
         flat: bool,
         class_names: list[str],
         labels: np.ndarray,
-        names: Names,
+        names: pa.Array,
         sizes: np.ndarray,
         offsets: np.ndarray,
     ) -> None:
@@ -99,7 +102,7 @@ class TarSplit(_Split):
 
     def sample_name(self, index: int) -> str:
         group = "" if self.flat else f"{self.class_names[self.labels[index]]}.tar/"
-        return f"{self.archive}: {group}{self.names[index]}"
+        return f"{self.archive}: {group}{self.file_name(index)}"
 
 
 def open_split(spec: SourceSpec, split: str) -> Source | None:
@@ -145,11 +148,10 @@ def _open_val(root: Path, class_names: list[str]) -> Source | None:
         if _wnids(folder):
             return _from_class_folders(folder, class_names)
         names, sizes = _image_files(folder)
-        if names:
+        if len(names):
             labels = _ground_truth([folder, root], folder, len(names), class_names)
             order = np.argsort(labels, kind="stable")
-            packed = Names.pack(names[i] for i in order)
-            return FolderSplit(folder, True, class_names, labels[order], packed, np.array(sizes, np.int64)[order])
+            return FolderSplit(folder, True, class_names, labels[order], names.take(order), sizes[order])
     archive = root / VAL_TAR
     if not archive.is_file():
         return None
@@ -158,8 +160,8 @@ def _open_val(root: Path, class_names: list[str]) -> Source | None:
         raise UserError(f"{archive}: holds no image files; remove it to go without a test split")
     labels = _ground_truth([root], archive, len(index.names), class_names)
     order = np.argsort(labels, kind="stable")
-    packed = Names.pack(index.names[i] for i in order)
-    return TarSplit(archive, True, class_names, labels[order], packed, index.sizes[order], index.offsets[order])
+    names, sizes, offsets = index.names.take(order), index.sizes[order], index.offsets[order]
+    return TarSplit(archive, True, class_names, labels[order], names, sizes, offsets)
 
 
 def _train_folder(root: Path) -> Path | None:
@@ -172,11 +174,12 @@ def _wnids(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if _WNID.fullmatch(entry.name) and entry.is_dir())
 
 
-def _image_files(folder: Path) -> tuple[list[str], list[int]]:
-    """Names and sizes of the image files in a folder, by name."""
+def _image_files(folder: Path) -> tuple[pa.Array, np.ndarray]:
+    """Names (binary) and sizes (int64) of the image files in a folder, by name."""
     files = (entry for entry in os.scandir(folder) if is_image(entry.name) and entry.is_file())
     found = sorted((entry.name, entry.stat().st_size) for entry in files)
-    return [name for name, _ in found], [size for _, size in found]
+    names = pa.array([os.fsencode(name) for name, _ in found], pa.binary())
+    return names, np.array([size for _, size in found], np.int64)
 
 
 def _from_class_folders(folder: Path, class_names: list[str] | None) -> FolderSplit:
@@ -195,8 +198,8 @@ def _from_class_folders(folder: Path, class_names: list[str] | None) -> FolderSp
         False,
         known,
         np.repeat(np.searchsorted(known, wnids), counts),
-        Names.pack(name for names, _ in listed for name in names),
-        np.array([size for _, sizes in listed for size in sizes], np.int64),
+        pa.chunked_array([names for names, _ in listed], pa.binary()).combine_chunks(),
+        np.concatenate([np.zeros(0, np.int64), *(sizes for _, sizes in listed)]),
     )
 
 

@@ -6,6 +6,7 @@ Parquet, else downloaded by torchvision.
 
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def open_split(spec: SourceSpec, split: str) -> Source:
 where = partial(where_set, "mnist", _LAYOUT)
 
 
-def _from_torchvision(folder, split: str, download: bool) -> ArraySource:  # type: ignore[no-untyped-def]
+def _from_torchvision(folder: Path, split: str, download: bool) -> ArraySource:
     from torchvision.datasets import MNIST
 
     with downloading("mnist", folder) if download else nullcontext():

@@ -63,7 +63,7 @@ class ParquetSource(Source):
 
     def read(self, index: int) -> bytes:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        data = self._group(number)[index - int(self._starts[number])].as_py()
+        data: bytes | None = self._group(number)[index - int(self._starts[number])].as_py()
         if data is None:
             raise UserError(f"{self.sample_name(index)}: holds no image bytes (only a path?)")
         return data
@@ -78,7 +78,7 @@ class ParquetSource(Source):
 def _image_column(schema: pa.Schema, path: Path) -> str:
     for field in schema:
         if pa.types.is_struct(field.type) and "bytes" in [child.name for child in field.type]:
-            return field.name
+            return str(field.name)
     raise UserError(f"{path}: no image column {{bytes, path}}; columns: {', '.join(schema.names)}")
 
 
@@ -95,7 +95,8 @@ def _hub_class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
     if raw is None:
         return None
     features = json.loads(raw).get("info", {}).get("features", {})
-    return features.get(label_column, {}).get("names")
+    names: list[str] | None = features.get(label_column, {}).get("names")
+    return names
 
 
 def open_split(spec: SourceSpec, split: str) -> ParquetSource | None:

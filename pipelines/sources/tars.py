@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipelines.errors import UserError
 from pipelines.locations import cache_root
 from pipelines.sources.layouts import is_image
-from pipelines.sources.names import Names
 
-_VERSION = 1  # of the index files in the cache; one of another version is made again
+_VERSION = 2  # of the index files in the cache; one of another version is made again
 _LONGEST_TRAILER = 1 << 20  # zeros after the end mark: tar pads to its record, 10 kB unless told otherwise
+_NAMES = pa.schema([("name", pa.binary())])
+_FILES = pa.schema([*_NAMES, ("offset", pa.int64()), ("size", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,14 @@ class TarIndex:
     """Where the image files of an archive lie, by group and then by file name.
 
     groups: of a tar of tars the inner archives' names without .tar, sorted; of a flat tar one, "".
-    counts: int64 (groups,), files in each. names, offsets, sizes: of each file; int64 (n,), from the archive's start.
+    counts: int64 (groups,), files in each. offsets (from the archive's start), sizes: int64 (n,). names: binary (n,),
+    since a name need not be UTF-8; ImageNet's 1.28 million take 28 MB, where Python strings would take 100.
     Of two members of one name the later one counts, as it would after unpacking.
     """
 
     groups: list[str]
     counts: np.ndarray
-    names: Names
+    names: pa.Array
     offsets: np.ndarray
     sizes: np.ndarray
 
@@ -63,7 +66,7 @@ def index_tar(path: Path, nested: bool) -> TarIndex:
 
 
 def _walk(path: Path, nested: bool) -> TarIndex:
-    groups: dict[str, tuple[Names, np.ndarray, np.ndarray]] = {}
+    groups: dict[str, pa.RecordBatch] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     # Unbuffered: a buffer would read 8 kB for every header of 512 bytes.
     with (
@@ -81,23 +84,22 @@ def _walk(path: Path, nested: bool) -> TarIndex:
                     groups[name.removesuffix(".tar")] = _image_files(file, inside, offset, offset + length)
                     bar.update(task, completed=offset + length)
     listed = sorted(groups)
-    parts = [groups[group] for group in listed]
-    none = np.zeros(0, np.int64)
+    files = pa.Table.from_batches([groups[group] for group in listed], _FILES)
     return TarIndex(
         listed,
-        np.array([len(names) for names, _, _ in parts], np.int64),
-        Names.concatenate([names for names, _, _ in parts]),
-        np.concatenate([none] + [offsets for _, offsets, _ in parts]),
-        np.concatenate([none] + [sizes for _, _, sizes in parts]),
+        np.array([groups[group].num_rows for group in listed], np.int64),
+        files["name"].combine_chunks(),
+        files["offset"].to_numpy(),
+        files["size"].to_numpy(),
     )
 
 
-def _image_files(file: BinaryIO, archive: str, start: int, end: int) -> tuple[Names, np.ndarray, np.ndarray]:
-    """Names, offsets and sizes of the image files in the archive at [start, end) of `file`, by name."""
+def _image_files(file: BinaryIO, archive: str, start: int, end: int) -> pa.RecordBatch:
+    """The image files in the archive at [start, end) of `file`, by name."""
     found = {name: (offset, size) for name, offset, size in _members(file, archive, start, end) if is_image(name)}
     names = sorted(found)
-    places = np.array([found[name] for name in names], np.int64).reshape(-1, 2)
-    return Names.pack(names), places[:, 0], places[:, 1]
+    offsets, sizes = ([found[name][place] for name in names] for place in (0, 1))
+    return pa.RecordBatch.from_pydict({"name": map(os.fsencode, names), "offset": offsets, "size": sizes}, _FILES)
 
 
 def _members(file: BinaryIO, archive: str, start: int, end: int) -> Iterator[tuple[str, int, int]]:
@@ -141,17 +143,14 @@ def _members(file: BinaryIO, archive: str, start: int, end: int) -> Iterator[tup
 
 
 def _save(path: Path, stamp: np.ndarray, index: TarIndex) -> None:
-    groups = Names.pack(index.groups)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             np.savez(
                 file,
                 stamp=stamp,
-                group_data=groups.data,
-                group_ends=groups.ends,
+                groups=np.array(index.groups, str),
                 counts=index.counts,
-                name_data=index.names.data,
-                name_ends=index.names.ends,
+                names=np.frombuffer(pa.record_batch([index.names], _NAMES).serialize(), np.uint8),
                 offsets=index.offsets,
                 sizes=index.sizes,
             )
@@ -167,8 +166,7 @@ def _load(path: Path, stamp: np.ndarray) -> TarIndex | None:
         with np.load(path, allow_pickle=False) as kept:  # compares each array with its checksum
             if not np.array_equal(kept["stamp"], stamp):
                 return None
-            groups = Names(kept["group_data"], kept["group_ends"])
-            names = Names(kept["name_data"], kept["name_ends"])
-            return TarIndex(list(groups), kept["counts"], names, kept["offsets"], kept["sizes"])
+            names = pa.ipc.read_record_batch(pa.py_buffer(kept["names"]), _NAMES)["name"]
+            return TarIndex(kept["groups"].tolist(), kept["counts"], names, kept["offsets"], kept["sizes"])
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
         return None

@@ -4,7 +4,7 @@ A region is (top, left, height, width) in pixels. Random ones are a pure functio
 size): a resumed run, or one on another number of processes, sees the same crops, whichever backend decodes them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,7 +116,9 @@ def _stack(*parts: np.ndarray) -> np.ndarray:
     return np.stack(parts, axis=-1).astype(np.int32)
 
 
-def _place(draws: np.ndarray, height: np.ndarray, width: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple:  # type: ignore[type-arg]
+def _place(
+    draws: np.ndarray, height: np.ndarray, width: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Regions of rows x columns somewhere in the images, and which of them fit."""
     fine = (rows > 0) & (columns > 0) & (rows <= height) & (columns <= width)
     top = (draws[:, 2] * (height - rows + 1)).astype(np.int64)
@@ -124,7 +126,7 @@ def _place(draws: np.ndarray, height: np.ndarray, width: np.ndarray, rows: np.nd
     return _stack(top, left, rows, columns), fine
 
 
-def _by_area(draws: np.ndarray, height: np.ndarray, width: np.ndarray, spec: ViewSpec) -> tuple:  # type: ignore[type-arg]
+def _by_area(draws: np.ndarray, height: np.ndarray, width: np.ndarray, spec: ViewSpec) -> tuple[np.ndarray, np.ndarray]:
     """torchvision.transforms.RandomResizedCrop.get_params: area uniform, aspect ratio uniform in its logarithm."""
     area = height * width * _between(draws[:, 0], *spec.area)
     aspect = np.exp(_between(draws[:, 1], *np.log(spec.aspect)))
@@ -133,7 +135,9 @@ def _by_area(draws: np.ndarray, height: np.ndarray, width: np.ndarray, spec: Vie
     return _place(draws, height, width, rows, columns)
 
 
-def _by_height(draws: np.ndarray, height: np.ndarray, width: np.ndarray, spec: ViewSpec) -> tuple:  # type: ignore[type-arg]
+def _by_height(
+    draws: np.ndarray, height: np.ndarray, width: np.ndarray, spec: ViewSpec
+) -> tuple[np.ndarray, np.ndarray]:
     """GenerateRandomCrop of TensorFlow's sample_distorted_bounding_box_op.cc: aspect ratio uniform, then the height
     uniform among those whose area is in range. With the whole image as the box, min_object_covered=0.1 asks for a
     tenth of the image's area."""
@@ -172,7 +176,8 @@ def _fallback(height: np.ndarray, width: np.ndarray, spec: ViewSpec) -> np.ndarr
     return _stack((height - rows) // 2, (width - columns) // 2, rows, columns)
 
 
-_RANDOM: Registry[tuple] = Registry("data.view.random")  # type: ignore[type-arg]
+_Attempt = Callable[[np.ndarray, np.ndarray, np.ndarray, ViewSpec], tuple[np.ndarray, np.ndarray]]
+_RANDOM: Registry[tuple[_Attempt, int]] = Registry("data.view.random")  # and after how many attempts it gives up
 _RANDOM.add("area", (_by_area, 10))
 _RANDOM.add("tensorflow", (_by_height, 100))
 
