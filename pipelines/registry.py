@@ -1,38 +1,25 @@
 """Named components, of which an unknown one is answered with the nearest known one."""
 
-from collections.abc import ItemsView, Iterator, ValuesView
-from typing import Generic, TypeVar
+from typing import NoReturn, TypeVar
 
 from pipelines.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 
 
-class Registry(Generic[T]):
-    """A dictionary from names to components that answers an unknown name with the nearest known one."""
+class Registry(dict[str, T]):
+    """A dictionary from names to components. Asking for an unknown name raises UserError with the nearest known one.
+
+    what: the key of a recipe, or the option, that gives the name.
+    """
 
     def __init__(self, what: str) -> None:
+        super().__init__()
         self.what = what
-        self._items: dict[str, T] = {}
 
-    def add(self, name: str, item: T) -> T:
-        assert name not in self._items, f"{self.what} '{name}' is registered twice"
-        self._items[name] = item
-        return item
+    def add(self, name: str, item: T) -> None:
+        assert name not in self, f"{self.what} '{name}' is registered twice"
+        self[name] = item
 
-    def __getitem__(self, name: str) -> T:
-        if name not in self._items:
-            raise UserError(f"unknown {self.what} '{name}': {did_you_mean(name, self._items)}")
-        return self._items[name]
-
-    def items(self) -> ItemsView[str, T]:
-        return self._items.items()
-
-    def values(self) -> ValuesView[T]:
-        return self._items.values()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._items)
-
-    def __len__(self) -> int:
-        return len(self._items)
+    def __missing__(self, name: str) -> NoReturn:
+        raise UserError(f"unknown {self.what} '{name}': {did_you_mean(name, self)}")

@@ -20,12 +20,12 @@ from pipelines.sources.base import ArraySource
 
 
 @pytest.fixture
-def add(monkeypatch):
+def add(request):
     """Registers a component for the length of a test."""
 
     def add(registry, name, component):
-        monkeypatch.setattr(registry, "_items", dict(registry.items()))
         registry.add(name, component)
+        request.addfinalizer(lambda: registry.pop(name))
 
     return add
 

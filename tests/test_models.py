@@ -92,10 +92,9 @@ def test_a_network_is_one_file_and_its_registry_line(tmp_path, monkeypatch):
     code = "from fastgen.models.mlp import MLP\n\n\ndef mlp_2x512(**arguments):\n    return MLP(depth=2, **arguments)\n"
     (tmp_path / "deeper.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(NETWORKS, "_items", dict(NETWORKS._items))  # for this test alone
     with pytest.raises(UserError, match="mlp_2x512"):
         load("quickstart", ["model.name=mlp_2x512"])
-    NETWORKS.add("mlp_2x512", "deeper")
+    monkeypatch.setitem(NETWORKS, "mlp_2x512", "deeper")  # for this test alone
     network = make_network(load("quickstart", ["model.name=mlp_2x512"]), 10, 3, 16, torch.device("cpu"))
     assert network(torch.randn(2, 3, 16, 16)).shape == (2, 10)
 

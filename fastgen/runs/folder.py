@@ -31,7 +31,7 @@ RECIPE = "recipe.yaml"
 MADE_BY = "made_by.json"
 _RUNS = Path("runs")
 # What a run's result depends on beside its recipe and its data, as pip knows it.
-PACKAGES = ("torch", "timm", "accelerate", *(b.distribution for b in BACKENDS.values() if b.distribution))
+PACKAGES = ("torch", "timm", "accelerate", "numpy", *(b.distribution for b in BACKENDS.values() if b.distribution))
 WANDB_ID = "wandb_id.txt"  # a file of the run directory: the run's id in W&B
 SAMPLES = "samples"  # the key of the sample images in W&B
 

@@ -29,12 +29,9 @@ from fastgen.training.stages import Clock
 from fastgen.training.stopping import StopSignal
 from fastgen.training.tracking import Display, start_wandb
 from fastgen.training.watching import Watcher
-from pipelines.backends import BACKENDS
 from pipelines.baked.manifest import MANIFEST
 from pipelines.durable import write_atomically
 from pipelines.provenance import made_by
-
-_PACKAGES = ("torch", "timm", "accelerate", "numpy")
 
 
 @dataclass
@@ -123,7 +120,7 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
 
     # ------------------------------------------------------------ what is written and shown
     main = accelerator.is_main_process
-    made = made_by(*_PACKAGES, *(backend.distribution for backend in BACKENDS.values() if backend.distribution))
+    made = made_by(*run_folder.PACKAGES)
     if main:
         run_folder.note_maker(folder, position.step, made)
         write_atomically(folder / run_folder.RECIPE, recipe.to_yaml())
