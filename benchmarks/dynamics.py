@@ -2,10 +2,10 @@
 
     FASTGEN_DATA=... python benchmarks/dynamics.py [--repeats 5] [--epochs 4] [--json OUT.json]
 
-Trainings with and without it take turns, each in a process of its own; all their time counts but the imports, the files
-written at the ends of epochs and one evaluation included. Other work on the machine disturbs such ratios by more than
-what is to be measured, so the trainings that record also add up the seconds within the recording's own calls (on a CPU
-nothing of it happens elsewhere): over the seconds of the rest, that is its share. A cheap network is the hardest case.
+Trainings with and without it take turns, each in a process of its own. All their time counts but the imports: the files
+written at the ends of epochs and one evaluation, too. Other work on the machine disturbs such ratios by more than the
+recording costs. So the trainings that record also add up the seconds within the recording's own calls (on a CPU all of
+it happens there); over the seconds of the rest, they are its share. A cheap network is the hardest case.
 """
 
 import argparse
@@ -16,9 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fastgen.report.outcome import machine
-from fastgen.runs.folder import PACKAGES
-from pipelines.provenance import made_by
+from fastgen.bench.results import write_figures
 
 TRAINING = """
 import json, sys, time
@@ -50,7 +48,7 @@ print(json.dumps([time.perf_counter() - wall, time.process_time() - cpu, recordi
 
 
 def seconds(recorded: bool, epochs: int) -> list[float]:
-    """Of one training: by the clock, of CPU time, and by the clock within the recording's calls."""
+    """One training's seconds by the clock, of CPU time, and by the clock within the recording's calls."""
     with tempfile.TemporaryDirectory() as folder:
         settings = ["data.batch_size=128", f"train.epochs={epochs}", f"train.evaluate_epochs={epochs}"]
         settings += [f"train.dynamics={str(recorded).lower()}", f"run.dir={folder}", "run.checkpoint_minutes=1000"]
@@ -74,14 +72,9 @@ def main() -> None:
     for name, values in figures.items():
         print(f"{name} {statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})")
     if arguments.json:
-        result = {
-            "command": "python benchmarks/dynamics.py " + " ".join(sys.argv[1:]),
-            "machine": machine(),
-            "made_by": made_by(*PACKAGES),
-            "medians": {name: statistics.median(values) for name, values in figures.items()},
-            "with_and_without": pairs,
-        }
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        medians = {name: statistics.median(values) for name, values in figures.items()}
+        command = "python benchmarks/dynamics.py " + " ".join(sys.argv[1:])
+        write_figures(arguments.json, command, {"medians": medians, "with_and_without": pairs})
 
 
 if __name__ == "__main__":

@@ -14,26 +14,25 @@ random regions, 224 pixels. All in turn in one process, on one core if it is sta
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from nvidia.dali import Pipeline, fn, types
 
 from fastgen.bench.photographs import repeated
-from fastgen.report.outcome import machine
-from fastgen.runs.folder import PACKAGES
+from fastgen.bench.results import write_figures
 from pipelines.backends.dali import DALIEngine
 from pipelines.baked.bake import BakeSpec, bake
 from pipelines.baked.export import export
 from pipelines.baked.shards import Export
 from pipelines.corruptions import LabelSpec, PixelSpec
-from pipelines.provenance import made_by
 from pipelines.sampler import Sampler
 from pipelines.sources import SourceSpec
 from pipelines.view.regions import View, ViewSpec
@@ -42,32 +41,33 @@ SAMPLES, BATCH = 4000, 256
 VIEW = View(ViewSpec(0.875, random="area"), 224, seed=0, epoch=0)
 
 
-def passed_on(engine: DALIEngine, sampler: Sampler) -> int:
-    """Images handed to DALI, which does nothing with them."""
-    batches = sampler.batches()
+def passed_on(outputs: Callable[[], list[Any]], batches: int) -> int:
+    """Run a pipeline that does nothing with its inputs; returns how many images they were."""
     pipeline = Pipeline(batch_size=BATCH, num_threads=1, device_id=None, prefetch_queue_depth=3)
     with pipeline:
-        kinds = [types.DALIDataType.UINT8, types.DALIDataType.INT32, types.DALIDataType.INT32]
-        fed = fn.external_source(source=engine.feed(batches, VIEW), num_outputs=3, no_copy=True, dtype=kinds)
-        pipeline.set_outputs(*fed)
+        pipeline.set_outputs(*outputs())
     pipeline.build()
-    return sum(len(pipeline.run()[0]) for _ in batches)
+    return sum(len(pipeline.run()[0]) for _ in range(batches))
+
+
+def handed_over(engine: DALIEngine, sampler: Sampler) -> int:
+    batches = sampler.batches()
+    kinds = [types.DALIDataType.UINT8, types.DALIDataType.INT32, types.DALIDataType.INT32]
+    feed = engine.feed(batches, VIEW)
+    return passed_on(lambda: fn.external_source(source=feed, num_outputs=3, no_copy=True, dtype=kinds), len(batches))
 
 
 def read_by_dali(shards: list[str], batches: int) -> int:
-    pipeline = Pipeline(batch_size=BATCH, num_threads=1, device_id=None, prefetch_queue_depth=3)
-    with pipeline:
-        image, label = fn.readers.webdataset(
-            paths=shards,
-            index_paths=[path.replace(".tar", ".idx") for path in shards],
-            ext=["jpg", "clean_label.i64"],
-            dtypes=[types.DALIDataType.UINT8, types.DALIDataType.INT64],
-            random_shuffle=True,
-            dont_use_mmap=True,
-        )
-        pipeline.set_outputs(image, label)
-    pipeline.build()
-    return sum(len(pipeline.run()[0]) for _ in range(batches))
+    reader = partial(
+        fn.readers.webdataset,
+        paths=shards,
+        index_paths=[path.replace(".tar", ".idx") for path in shards],
+        ext=["jpg", "clean_label.i64"],
+        dtypes=[types.DALIDataType.UINT8, types.DALIDataType.INT64],
+        random_shuffle=True,
+        dont_use_mmap=True,
+    )
+    return passed_on(reader, batches)
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        source = SourceSpec("imagefolder", str(repeated(str(arguments.folder), SAMPLES, root / "photographs")))
+        source = SourceSpec("imagefolder", str(repeated(arguments.folder, SAMPLES, root / "photographs")))
         baked = bake(source, LabelSpec("random"), PixelSpec(), BakeSpec("jpeg"), root)
         export(baked, "webdataset", root / "export", shard_bytes=64 << 20)
         cpu, column = torch.device("cpu"), LabelSpec("random").column_name
@@ -90,7 +90,7 @@ def main() -> None:
         loops: dict[str, Callable[[], int]] = {
             "feed .beton": lambda: sum(len(fed[0]) for fed in mapped.feed(batches, VIEW)),
             "feed shards": lambda: sum(len(fed[0]) for fed in sharded.feed(batches, VIEW)),
-            "hand over": lambda: passed_on(mapped, sampler),
+            "hand over": lambda: handed_over(mapped, sampler),
             "DALI's reader": lambda: read_by_dali(shards, len(batches)),
             "whole, .beton": lambda: sum(len(batch.index) for batch in mapped.batches(sampler, column, VIEW)),
             "whole, shards": lambda: sum(len(batch.index) for batch in sharded.batches(sampler, column, VIEW)),
@@ -108,13 +108,8 @@ def main() -> None:
         median = statistics.median(values)
         print(f"{name:14} {median:9,.0f} {min(values):9,.0f}-{max(values):9,.0f} {ratio:15.2f} x")
     if arguments.json:
-        result = {
-            "command": "python benchmarks/feed_dali.py " + " ".join(map(str, sys.argv[1:])),
-            "machine": machine(),
-            "made_by": made_by(*PACKAGES),
-            "images_per_second": rates,
-        }
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        command = "python benchmarks/feed_dali.py " + " ".join(sys.argv[1:])
+        write_figures(arguments.json, command, {"images_per_second": rates})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Seconds from the command to its end, processes started and imports included, as 
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -15,9 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fastgen.report.outcome import machine
-from fastgen.runs.folder import PACKAGES
-from pipelines.provenance import made_by
+from fastgen.bench.results import write_figures
 
 
 def seconds(recipe: str, points: int, jobs: int, settings: list[str]) -> float:
@@ -49,15 +46,9 @@ def main() -> None:
         throughput = medians[counts[0]] / median
         print(f"{count} at a time: {median:.1f} s for {arguments.points} points, {throughput:.2f} x the points an hour")
     if arguments.json:
-        result = {
-            "command": "python benchmarks/jobs.py " + " ".join(sys.argv[1:]),
-            "machine": machine(),
-            "made_by": made_by(*PACKAGES),
-            "settings": [arguments.recipe, *arguments.settings],
-            "points": arguments.points,
-            "seconds": taken,
-        }
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        command = "python benchmarks/jobs.py " + " ".join(sys.argv[1:])
+        settings = [arguments.recipe, *arguments.settings]
+        write_figures(arguments.json, command, {"settings": settings, "points": arguments.points, "seconds": taken})
 
 
 if __name__ == "__main__":

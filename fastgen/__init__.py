@@ -1,8 +1,8 @@
 """The training wing of fastgen. Importing it registers the paper's networks with timm, now or once timm is imported.
 
-timm knows no other way to announce networks than calling it, and importing it costs seconds, which no command should
-spend for nothing. So Python asks the finder below, too, where timm is. wrapt's `when_imported` would do the same in a
-line, but importing wrapt takes several times as long as starting Python and importing fastgen (it imports asyncio).
+Registering calls timm, and importing timm takes seconds, which commands that need no network should not spend. So the
+finder below adds the registration to timm's own import. wrapt's `when_imported` does the same, but importing wrapt
+takes several times as long as starting Python and importing fastgen (it imports asyncio).
 """
 
 import importlib
@@ -15,7 +15,7 @@ _ENTRY_POINTS = "fastgen.models.timm_networks"  # importing it registers
 
 
 class _TimmFinder:
-    """Finds timm as the finders behind it do, and lets its loader register the networks after it has run timm."""
+    """Finds timm by the finders behind it, and lets timm's loader register the networks after it has run timm."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

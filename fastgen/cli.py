@@ -1,4 +1,4 @@
-"""The `fastgen` command: each of its commands takes typed options, and calls a function that knows nothing of them."""
+"""The `fastgen` command: each of its commands takes typed options and calls a function of another module."""
 
 import os
 import shlex
@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from fastgen.errors import exit_code
 from pipelines.errors import UserError
 
-# What the commands call is imported when it is called: PyTorch and the rest take seconds.
+# Each command imports what it calls: PyTorch and the rest take seconds.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _one_line(error: typer.TyperException) -> str:
-    """What typer has to say of a command line, and where to read more."""
+    """typer's message for a wrong command line, and where to read more."""
     if near := getattr(error, "possibilities", None):  # of an unknown option
         return f"{error.message}, did you mean {' or '.join(near)}?"
     text = error.format_message().rstrip(".").replace(": Value error, ", ": ")
@@ -50,16 +50,15 @@ class _WithKeys(TyperCommand):
 
         super().format_help(ctx, formatter)
         defaults = {key: "null" if default is None else default for key, default in known_keys().items()}
-        formatter.write("\nRecipes (or a path to a YAML file):\n")
-        formatter.write("".join(f"  {name}\n" for name in known_recipes()))
-        formatter.write("\nKeys and defaults:\n")
-        formatter.write("".join(f"  {key}={default}\n" for key, default in defaults.items()))
+        recipes, keys = known_recipes(), (f"{key}={default}" for key, default in defaults.items())
+        for heading, lines in (("Recipes (or a path to a YAML file)", recipes), ("Keys and defaults", keys)):
+            formatter.write(f"\n{heading}:\n" + "".join(f"  {line}\n" for line in lines))
 
 
 def _complete_setting(incomplete: str) -> list[str]:
     """Completes recipe=NAME and key=value.
 
-    For bash, which leaves its words in the environment, "=" is one of its own, and what follows it another.
+    bash, which leaves its words in the environment, takes "key", "=" and "value" for three words.
     """
     from fastgen.recipe.completion import completions
 
@@ -85,7 +84,7 @@ def _complete_export() -> list[str]:
 
 
 def _settings(metavar: str) -> Any:
-    """What the usage line shows and the command's text explains: a paragraph of its own would only say its type."""
+    """Arguments that the usage line shows. They are hidden elsewhere, as the command's text explains them."""
     return typer.Argument(metavar=metavar, default_factory=list, hidden=True, autocompletion=_complete_setting)
 
 
@@ -109,12 +108,12 @@ Samples = Annotated[int, _count("--samples", "Photographs: the files, over and o
 Workers = Annotated[int | None, _count("--workers", "Threads or worker processes; by default one a core.")]
 
 
-def _recipe(settings: list[str], show: bool) -> Any:
-    """What the settings say; with --print it is shown, and the command ends."""
+def _recipe(settings: list[str], only_print: bool) -> Any:
+    """The recipe that the settings say. only_print: print it, and end the command."""
     from fastgen.recipe.load import parse
 
     recipe = parse(settings)
-    if show:
+    if only_print:
         print(recipe.to_yaml(), end="")
         raise typer.Exit
     return recipe
@@ -126,7 +125,7 @@ def _parts(text: str, separator: str) -> list[str]:
 
 app = typer.Typer(
     help='The randomization test of "Understanding deep learning requires rethinking generalization".',
-    rich_markup_mode=None,  # plain text is there at once
+    rich_markup_mode=None,  # rich text takes longer to import
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -135,37 +134,37 @@ app.add_typer(bench, name="bench")
 
 
 @app.command(cls=_WithKeys)
-def train(settings: Settings, show: Print = False) -> None:
+def train(settings: Settings, only_print: Print = False) -> None:
     """Train a recipe, with some keys set to other values.
 
     On several devices: accelerate launch fastgen/train.py recipe=NAME key=value ...
     """
-    recipe = _recipe(settings, show)  # mistakes are told before PyTorch is imported
+    recipe = _recipe(settings, only_print)  # before PyTorch is imported, so that mistakes end at once
     from fastgen.training.loop import train
 
     train(recipe)
 
 
 @app.command()
-def bake(settings: Settings, show: Print = False) -> None:
+def bake(settings: Settings, only_print: Print = False) -> None:
     """Make the recipe's baked set, or find it.
 
     `fastgen train --help` lists recipes and keys.
     """
-    recipe = _recipe(settings, show)
+    recipe = _recipe(settings, only_print)
     from fastgen.sets import bake_recipe, show_summary
 
     show_summary(bake_recipe(recipe))
 
 
 @app.command()
-def verify(named: PathOrSettings, show: Print = False) -> None:
+def verify(named: PathOrSettings, only_print: Print = False) -> None:
     """Hash every byte of a set and compare with its manifest.
 
     PATH: a baked set, or an export of one. A recipe's is baked now if it is not there.
     """
-    if show:
-        _recipe(named, show)
+    if only_print:
+        _recipe(named, only_print)
     from fastgen.sets import verify
 
     verify(named)
@@ -175,14 +174,14 @@ def verify(named: PathOrSettings, show: Print = False) -> None:
 def inspect(
     named: PathOrSettings,
     images: Annotated[Path | None, _path("--images", "OUT.png", "Draw a sheet of samples there.")] = None,
-    show: Print = False,
+    only_print: Print = False,
 ) -> None:
     """Show what is in a baked set.
 
     PATH: a baked set, or an export of one. A recipe's is baked now if it is not there.
     """
-    if show:
-        _recipe(named, show)
+    if only_print:
+        _recipe(named, only_print)
     from fastgen.sets import inspect
 
     inspect(named, images)
@@ -194,14 +193,14 @@ def export(
     to: Annotated[str, typer.Option("--to", metavar="webdataset", help="Format.", autocompletion=_complete_export)],
     output: Annotated[Path | None, _path("--output", "FOLDER", "By default named after the set.")] = None,
     shard_mb: Annotated[int, _count("--shard-mb", "Size of a shard in MB.")] = 512,
-    show: Print = False,
+    only_print: Print = False,
 ) -> None:
     """Write a baked set as shards.
 
     A recipe's is baked now if it is not there.
     """
-    if show:
-        _recipe(named, show)
+    if only_print:
+        _recipe(named, only_print)
     from fastgen.sets import export_set
 
     export_set(named, to, output, shard_mb)
@@ -228,10 +227,7 @@ def sweep(
 @app.command()
 def reproduce(
     context: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", hidden=True, autocompletion=_complete_experiment),
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", hidden=True, autocompletion=_complete_experiment)],
     settings: Annotated[list[str], _settings("key=value")],
     models: Annotated[str, typer.Option("--models", metavar="A,B", help="Only these networks or cases.")] = "",
     seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="A run of each row for each.")] = "",

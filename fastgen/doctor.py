@@ -34,18 +34,10 @@ def doctor() -> None:
     machine.add_row("cores", str(len(os.sched_getaffinity(0))))
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     machine.add_row("GPUs", ", ".join(devices) or "none: everything runs on the CPU")
-    machine.add_row(
-        "baked sets (FASTGEN_CACHE)",
-        f"{cache_root()}, {shutil.disk_usage(_existing()).free / 1e9:,.0f} GB free",
-    )
+    disk = next(folder for folder in (cache_root(), *cache_root().parents) if folder.exists())
+    free = shutil.disk_usage(disk).free / 1e9
+    machine.add_row("baked sets (FASTGEN_CACHE)", f"{cache_root()}, {free:,.0f} GB free")
     machine.add_row("raw data (FASTGEN_DATA)", str(data_root()))
     for name, where in found_here().items():
         machine.add_row(f"  {name}", where)
     out.print(machine)
-
-
-def _existing() -> str:
-    folder = cache_root()
-    while not folder.exists():
-        folder = folder.parent
-    return str(folder)

@@ -1,4 +1,4 @@
-"""What ends a command: errors that are told in one line, and the exit code of each."""
+"""The errors that end a command with one line on stderr, and the exit code of each."""
 
 import os
 import sys
@@ -14,8 +14,8 @@ class LostProcess(RuntimeError):
 def exit_code(work: Callable[[], object]) -> int:
     """Do the work and return the process's exit code: 0, 1 (diverged), 2 (the user's mistake), 130 (Ctrl-C).
 
-    Errors of these kinds are told in one line on stderr; all others, and SystemExit, are raised. After LostProcess
-    the process ends here, with 1.
+    These errors make one line on stderr; all others, and SystemExit, are raised. LostProcess ends the process here,
+    with 1.
     """
     try:
         work()
@@ -28,7 +28,7 @@ def exit_code(work: Callable[[], object]) -> int:
         return 1
     except LostProcess as error:
         _tell(error)
-        os._exit(1)  # the communication library's threads may wait for the lost one for ever
+        os._exit(1)  # an ordinary exit could wait for the communication library's threads for ever
     except KeyboardInterrupt:
         _tell("interrupted")
         return 130

@@ -19,7 +19,7 @@ def train(labels: str, folder: Path) -> Summary:
     settings = ["recipe=quickstart", f"data.labels.kind={labels}", f"run.dir={folder}"]
     subprocess.run([sys.executable, "-m", "fastgen.cli", "train", *settings], check=True)
     summary = Summary.read(folder)
-    assert summary is not None, "a training that ends well leaves one"
+    assert summary is not None, "a training that ended well wrote it"
     return summary
 
 

@@ -1,4 +1,4 @@
-"""Baked sets: a recipe's own, what is in one, and whether it is still what its manifest says."""
+"""A recipe's baked set, and the commands that verify, show and export sets."""
 
 import time
 from pathlib import Path
@@ -23,11 +23,12 @@ def bake_recipe(recipe: Recipe) -> BakedSet:
     return bake(data.source_spec, data.labels, data.pixels, recipe.bake, say=lambda text: print(text, flush=True))
 
 
-_SHEET_ROWS, _SHEET_COLUMNS, _CELL = 4, 8, 96
+_SHEET_ROWS, _SHEET_COLUMNS = 4, 8  # of the images on a sheet
+_CELL = 96  # pixels, side of an image on the sheet
 
 
 def _open(named: list[str], full: bool) -> BakedSet | Export:
-    """named: the path of a baked set or export, or recipe=NAME key=value ... for the recipe's, baked now if need be."""
+    """named: the path of a baked set or export, or recipe=NAME key=value ... for the recipe's, baked on first use."""
     if len(named) == 1 and "=" not in named[0]:
         is_export = (Path(named[0]) / EXPORT).is_file()
         return (Export if is_export else BakedSet).open(named[0], full=full)
@@ -35,7 +36,7 @@ def _open(named: list[str], full: bool) -> BakedSet | Export:
 
 
 def verify(named: list[str]) -> None:
-    """Hash every byte and compare. Raises UserError naming the first difference."""
+    """Hash every byte and compare with the manifest. Raises UserError naming the first difference."""
     started = time.perf_counter()
     baked = _open(named, full=True)
     shards = [shard.name for shard in sorted(baked.path.glob("*.tar"))]
@@ -58,7 +59,7 @@ def inspect(named: list[str], images: Path | None = None) -> None:
 def export_set(named: list[str], to: str, output: Path | None = None, shard_mb: int = 512) -> None:
     """Write a baked set as shards of about shard_mb MB. to: one of EXPORTS. output: a folder (None: named after the
     set)."""
-    EXPORTS[to]  # a mistake is told before anything is baked
+    EXPORTS[to]  # raises for an unknown format, before anything is baked
     baked = _open(named, full=False)
     if isinstance(baked, Export):
         raise UserError(f"{baked.path} is an export; name the baked set that it was made from")
@@ -85,13 +86,7 @@ def show_summary(baked: BakedSet | Export) -> None:
         for column, described in split.columns.items():
             share = f"{100 * described.changed / split.samples:.2f} %"
             table.add_row(
-                name,
-                f"{split.samples:,}",
-                f"{split.bytes / 1e6:,.1f}",
-                size,
-                column,
-                f"{described.changed:,}",
-                share,
+                name, f"{split.samples:,}", f"{split.bytes / 1e6:,.1f}", size, column, f"{described.changed:,}", share
             )
     screen.print(table)
 

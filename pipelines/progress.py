@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def tracked(items: Iterable[T], total: int, what: str, done: int = 0) -> Iterator[T]:
-    """`items` one by one, of which `done` of `total` are behind already."""
+    """`items` one by one, with a bar that begins at `done` of `total`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
         yield from bar.track(items, total=total, completed=done, description=what)

@@ -40,23 +40,18 @@ def philox(counter: Sequence[Any], key: tuple[Any, Any]) -> list[Any]:
     for _ in range(10):
         p0 = c0 * 0xD2511F53
         p1 = c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
+        c0, c1, c2, c3 = (((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK)
         k0 = (k0 + 0x9E3779B9) & _MASK
         k1 = (k1 + 0xBB67AE85) & _MASK
     return [c0, c1, c2, c3]
 
 
-def words_of(index: np.ndarray, seed: int, *operation: str | int) -> np.ndarray:
-    """Four 32-bit words for each sample index: int64 (n, 4) in [0, 2**32)."""
+def words_of(index: np.ndarray, seed: int, *operation: str | int, counter: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Four 32-bit words for each sample index: int64 (n, 4) in [0, 2**32). counter: tells several draws apart."""
     index = np.asarray(index, dtype=np.int64)
-    zero = np.zeros_like(index)
+    low, high = (np.full_like(index, number) for number in counter)
     with np.errstate(over="ignore"):
-        four = philox((index & _MASK, index >> 32, zero, zero), derive_key(seed, *operation))
+        four = philox((index & _MASK, index >> 32, low, high), derive_key(seed, *operation))
     return np.stack(four, axis=-1)
 
 

@@ -1,4 +1,4 @@
-"""Named components, of which an unknown one is answered with the nearest known one."""
+"""Named components: an unknown name is answered with the nearest known one."""
 
 from typing import NoReturn, TypeVar
 
@@ -8,18 +8,16 @@ T = TypeVar("T")
 
 
 class Registry(dict[str, T]):
-    """A dictionary from names to components. Asking for an unknown name raises UserError with the nearest known one.
-
-    what: the key of a recipe, or the option, that gives the name.
-    """
+    """A dictionary from names to components. An unknown name raises UserError. what: the setting that takes a name."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
         self.what = what
 
-    def add(self, name: str, item: T) -> None:
+    def add(self, name: str, item: T) -> T:
         assert name not in self, f"{self.what} '{name}' is registered twice"
         self[name] = item
+        return item
 
     def __missing__(self, name: str) -> NoReturn:
         raise UserError(f"unknown {self.what} '{name}': {did_you_mean(name, self)}")

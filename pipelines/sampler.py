@@ -5,7 +5,7 @@ consecutive run of it, and every process takes its own consecutive slice of that
 them the losses, are the same for any number of processes, and a run can resume on another number of them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,8 +33,8 @@ class Sampler:
     rank: int = 0
     world_size: int = 1
     micro_batches: int = 1
-    epoch: int = field(default=0)
-    offset: int = field(default=0)
+    epoch: int = 0
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -78,12 +78,3 @@ class Sampler:
                 if len(mine):
                     batches.append(mine)
         return batches
-
-    def state_dict(self) -> dict[str, int]:
-        return {"seed": self.seed, "epoch": self.epoch, "offset": self.offset}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at a saved position; the seed must be the same, the number of processes need not."""
-        if state["seed"] != self.seed:
-            raise UserError(f"the checkpoint was made with seed={state['seed']}, this run has seed={self.seed}")
-        self.epoch, self.offset = state["epoch"], state["offset"]

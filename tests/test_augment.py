@@ -34,11 +34,7 @@ def each(operator, images, parameters):
         (augment.adjust_contrast, lambda x, f: TF.adjust_contrast(x, f.item()), FACTORS),
         (augment.adjust_saturation, lambda x, f: TF.adjust_saturation(x, f.item()), FACTORS),
         (augment.adjust_hue, lambda x, f: TF.adjust_hue(x, f.item()), torch.linspace(-0.5, 0.5, B)),
-        (
-            augment.rotate,
-            lambda x, d: TF.rotate(x, d.item(), InterpolationMode.BILINEAR),
-            torch.linspace(-180, 180, B),
-        ),
+        (augment.rotate, lambda x, d: TF.rotate(x, d.item(), InterpolationMode.BILINEAR), torch.linspace(-180, 180, B)),
         (augment.flip, lambda x, m: TF.hflip(x) if m else x, torch.arange(B) % 3 == 0),
     ],
     ids=["brightness", "contrast", "saturation", "hue", "rotate", "flip"],

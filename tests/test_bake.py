@@ -211,7 +211,7 @@ def test_a_part_that_changed_on_the_disk_is_written_again(tmp_path, monkeypatch)
     columns = {"index": np.arange(400)}
 
     def write(path: Path, upto: int) -> int:
-        with Writer(path, 400, columns, page_bytes=1 << 13, resumable=True) as writer:
+        with Writer(path, 400, columns, page_bytes=1 << 13) as writer:
             first = writer.count
             for image in images[first:upto]:
                 writer.append(image, RAW, 8, 8)

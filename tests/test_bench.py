@@ -1,6 +1,5 @@
 """The benchmarks at a tiny size: what they print is what their processes measured, and mistakes are told."""
 
-import io
 import json
 import subprocess
 import sys
@@ -22,9 +21,9 @@ from fastgen.bench.contenders import CONTENDERS, Work
 from fastgen.bench.loader_process import cpu_seconds, edges, peak_bytes
 from fastgen.bench.loaders import _table, prepare
 from fastgen.bench.peer_process import LOOPS
-from fastgen.bench.subprocesses import in_turn, measure, ratios, shown
+from fastgen.bench.subprocesses import in_turn, measure, median_and_range, ratios
 from fastgen.training.checkpoints import Position
-from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, STEP, WAITING, Clock, advice
+from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, STEP, WAIT, Clock, advice
 from pipelines.provenance import in_words
 
 
@@ -139,14 +138,9 @@ def test_every_loader_gives_the_same_work(name, photographs, tmp_path_factory):
 def here(monkeypatch, command, process):
     """Let a command measure in this process, which takes a third of the time: `test_loaders_...` starts processes."""
 
-    def measure_here(module, arguments, given="", limit_s=None):
-        printed = io.StringIO()
-        with monkeypatch.context() as patch:
-            patch.setattr("sys.argv", [module, *arguments, "0"])
-            patch.setattr("sys.stdin", io.StringIO(given))
-            patch.setattr("sys.stdout", printed)
-            process.main()
-        return json.loads(printed.getvalue().splitlines()[-1])
+    def measure_here(module, name, work, limit_s=None):
+        assert module == process.__name__
+        return json.loads(json.dumps(process.measured(name, json.loads(json.dumps(work)))))
 
     monkeypatch.setattr(command, "measure", measure_here)
 
@@ -174,11 +168,11 @@ def test_bakes_beside_ffcv(photographs, tmp_path, monkeypatch):
     here(monkeypatch, baking, bake_process)
     measure_here = baking.measure
 
-    def measure_quickly(module, arguments, given, limit_s):
-        if arguments == ["FFCV"]:  # it forks
-            return measure(module, arguments, given, limit_s)
+    def measure_quickly(module, name, work, limit_s):
+        if name == "FFCV":  # it forks
+            return measure(module, name, work, limit_s)
         # With a loader for which nothing is compiled.
-        return measure_here(module, arguments, given.replace("fastgen ffcv", "fastgen resident"))
+        return measure_here(module, name, {**work, "loader": "fastgen resident"})
 
     monkeypatch.setattr(baking, "measure", measure_quickly)
     name = "JPEG 90, 256 pixels"
@@ -253,15 +247,16 @@ def test_mistakes_are_told(arguments, message, capsys, monkeypatch, tmp_path):
 def test_a_process_that_fails_is_named_and_the_others_go_on():
     def run(name):
         if name == "bad":
-            return measure("no_such_module", [])
+            return measure("no_such_module", "bad", {})
         return {"rate": len(name)}
 
     found, failed = in_turn(["good", "bad", "fine!"], 2, run)
     assert list(found) == ["good", "fine!"] and list(failed) == ["bad"] and "no_such_module" in failed["bad"]
     with pytest.raises(RuntimeError, match="no end after 0 s"):
-        measure("no_such_module", [], limit_s=0)
+        measure("no_such_module", "bad", {}, limit_s=0)
     assert ratios(found["good"], found["fine!"], "rate") == [0.8, 0.8]
-    assert shown([3.0, 1.0, 2.0], ".1f") == "2.0 (1.0 to 3.0)" and shown([5.0]) == "5" and shown([]) == "-"
+    assert median_and_range([3.0, 1.0, 2.0], ".1f") == "2.0 (1.0 to 3.0)"
+    assert median_and_range([5.0]) == "5" and median_and_range([]) == "-"
 
 
 # ---------------------------------------------------------------- where the time of a training goes
@@ -282,36 +277,31 @@ def test_each_moment_belongs_to_one_stage(monkeypatch):
     clock.enter(STEP)  # at 3
     clock.step(Position(steps_per_epoch=10, step=1))  # at 4: until here it compiled
     assert clock.fractions == {} and clock.images_per_second == clock.stall_fraction == 0
-    clock.enter(WAITING)  # at 10, after 6 seconds of the first stage
+    clock.enter(WAIT)  # at 10, after 6 seconds of the first stage
     clock.enter(STEP)
     clock.step(Position(steps_per_epoch=10, step=2))
     clock.enter(EVALUATE)
     clock.enter(None)
     clock.enter(STEP)  # at 20: what passed belongs to nothing
     clock.enter(None)
-    assert clock.seconds[WAITING] == 1 and clock.seconds[STEP] == 9 and clock.seconds[EVALUATE] == 0.5
+    assert clock.seconds[WAIT] == 1 and clock.seconds[STEP] == 9 and clock.seconds[EVALUATE] == 0.5
     assert clock.images_per_second == 0.6 and clock.stall_fraction == 0.1  # in ten seconds, evaluation left out
-    clock.move(0.25, WAITING, HOST_TO_DEVICE)
-    assert clock.seconds[WAITING] == 0.75 and clock.seconds[HOST_TO_DEVICE] == 0.25
+    clock.move(0.25, WAIT, HOST_TO_DEVICE)
+    assert clock.seconds[WAIT] == 0.75 and clock.seconds[HOST_TO_DEVICE] == 0.25
     assert clock.stall_fraction == 0.1 and sum(clock.fractions.values()) == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("seconds", "backend", "device", "said"),
     [
-        ({WAITING: 6.0, STEP: 4.0}, "ffcv", "cuda", "delivers 100 images/s, the cuda takes 250: bake smaller"),
-        ({WAITING: 6.0, STEP: 3.0, LOG: 2.0}, "dali", "cuda", "takes 200: bake smaller .*data.backend=ffcv"),
-        ({WAITING: 6.0, STEP: 4.0}, "resident", "cpu", "data.backend=ffcv or dali"),
+        ({WAIT: 6.0, STEP: 4.0}, "ffcv", "cuda", "delivers 100 images/s, the cuda takes 250: bake smaller"),
+        ({WAIT: 6.0, STEP: 3.0, LOG: 2.0}, "dali", "cuda", "takes 200: bake smaller .*data.backend=ffcv"),
+        ({WAIT: 6.0, STEP: 4.0}, "resident", "cpu", "data.backend=ffcv or dali"),
         ({STEP: 10.0, EVALUATE: 10.0}, "resident", "cpu", "50 % of the time .*train.evaluate_epochs"),
         ({STEP: 1.0, EVALUATE: 1.0}, "resident", "cpu", "the cpu is the limit"),
         ({STEP: 4.0, AUGMENT: 6.0}, "resident", "cpu", "augmentation takes longer"),
-        ({STEP: 10.0, WAITING: 0.1}, "resident", "cuda", "the cuda is the limit at 99 images/s"),
-        (
-            {STEP: 9.0, HOST_TO_DEVICE: 1.0},
-            "ffcv",
-            "cuda",
-            "copying .* takes 10 % .*data.backend=dali",
-        ),
+        ({STEP: 10.0, WAIT: 0.1}, "resident", "cuda", "the cuda is the limit at 99 images/s"),
+        ({STEP: 9.0, HOST_TO_DEVICE: 1.0}, "ffcv", "cuda", "copying .* takes 10 % .*data.backend=dali"),
         ({}, "resident", "cpu", "too short"),
     ],
 )

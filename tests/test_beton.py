@@ -138,11 +138,12 @@ def test_a_flipped_bit_changes_a_hash(tmp_path, where):
 
 def test_unfinished_cut_and_foreign_files_are_refused(tmp_path):
     path = tmp_path / "a.beton"
-    with Writer(path, N, COLUMNS, SMALL_PAGE) as writer:
+    unfinished = tmp_path / "unfinished.beton"
+    with Writer(unfinished, N, COLUMNS, SMALL_PAGE) as writer:
         for image in IMAGES[:300]:
             writer.append(image, RAW, SIDE, SIDE)
     with pytest.raises(UserError, match="not a finished|cut short"):
-        Beton(path)
+        Beton(unfinished)
     write(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="cut short"):

@@ -10,7 +10,7 @@ from fastgen.optim.optimizers import OPTIMIZERS, Optimizer
 from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.load import load
 from fastgen.training.loop import train
-from fastgen.training.stages import HOST_TO_DEVICE, STEP, WAITING, Clock, advice
+from fastgen.training.stages import HOST_TO_DEVICE, STEP, WAIT, Clock, advice
 from pipelines.backends import BACKENDS, Backend
 from pipelines.baked.bake import BakeSpec, bake
 from pipelines.corruptions import LABELS, PIXELS, LabelKind, LabelSpec, PixelKind, PixelSpec
@@ -20,12 +20,12 @@ from pipelines.sources.base import ArraySource
 
 
 @pytest.fixture
-def add(request):
+def add(monkeypatch):
     """Registers a component for the length of a test."""
 
     def add(registry, name, component):
-        registry.add(name, component)
-        request.addfinalizer(lambda: registry.pop(name))
+        assert name not in registry
+        monkeypatch.setitem(registry, name, component)
 
     return add
 
@@ -52,7 +52,7 @@ def test_a_backend_trains_like_the_others(add, tmp_path):
 def test_what_others_say_of_a_backend_comes_from_its_registry_line(add):
     rows = Backend("row_by_row", when_slow="read in advance", decodes_on_gpu=True)
     add(BACKENDS, "rows", rows)
-    assert advised("rows", **{WAITING: 6.0, STEP: 4.0}).endswith("the cuda takes 250: read in advance")
+    assert advised("rows", **{WAIT: 6.0, STEP: 4.0}).endswith("the cuda takes 250: read in advance")
     assert "data.backend=dali or rows decodes on it" in advised("ffcv", **{HOST_TO_DEVICE: 6.0, STEP: 4.0})
     with pytest.raises(UserError, match="unknown data.backend 'row': did you mean 'rows'"):
         load("quickstart", ["data.backend=row"])

@@ -4,15 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.corruptions import (
-    LABELS,
-    PIXELS,
-    LabelSpec,
-    PixelSpec,
-    Statistics,
-    corrupt_labels,
-    pixel_corruption,
-)
+from pipelines.corruptions import LABELS, PIXELS, LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
 from pipelines.corruptions.pixels import clipped_normal
 from pipelines.errors import UserError
 
@@ -134,8 +126,7 @@ def test_table_of_labels(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
-    "values, words",
-    [(CLEAN[:10], "10 labels for"), (CLEAN + 1, "not in 0..9"), (CLEAN.astype(float), "not integers")],
+    "values, words", [(CLEAN[:10], "10 labels for"), (CLEAN + 1, "not in 0..9"), (CLEAN.astype(float), "not integers")]
 )
 def test_table_errors(tmp_path, values, words):
     np.save(tmp_path / "bad.npy", values)

@@ -166,12 +166,7 @@ def test_missing_root(name, tmp_path):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_damaged_image_is_named(tmp_path, damage, kind):
     good = png(TINY[0], kind)
-    bad = {
-        "truncated": good[: len(good) // 2],
-        "empty": b"",
-        "text": b"not an image",
-        "header": b"x" * 20 + good[20:],
-    }
+    bad = {"truncated": good[: len(good) // 2], "empty": b"", "text": b"not an image", "header": b"x" * 20 + good[20:]}
     folder = tmp_path / "class0"
     folder.mkdir()
     (folder / "broken.jpg").write_bytes(bad[damage])

@@ -133,5 +133,5 @@ def test_a_set_is_staged_once_and_again_when_it_has_changed(baked, tmp_path):
 
 def test_a_full_local_disk_is_named(baked, tmp_path, monkeypatch):
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
-    with pytest.raises(UserError, match="data.stage=.* has 0.0 GB free"):
+    with pytest.raises(UserError, match="has 0.0 GB free and the copy of .*data.stage"):
         staging.staged(baked.path, tmp_path / "local")

@@ -13,7 +13,7 @@ import pytest
 from whole_runs import SMALL
 
 from fastgen import cli
-from fastgen.report.tables import PARTS, find_runs
+from fastgen.runs.run import PARTS, find_runs
 from pipelines.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ def runs(tmp_path_factory):
     for name, environment in (("a", {}), ("b", {"WANDB_RUN_ID": "chosen-by-agent"})):
         done = command(["train", *common, f"seed={len(name)}", f"run.dir={folder / name}"], environment)
         assert done.returncode == 0, done.stderr
-    return find_runs([str(folder)])
+    return find_runs([folder])
 
 
 def spec_of(report):
@@ -54,7 +54,7 @@ def check_blocks(spec, runs):
         assert f"```\n{run.command}\n```" in texts and (run.folder / "recipe.yaml").read_text().rstrip() in [
             c.rstrip() for c in code
         ]
-        assert any(run.summary["manifest_sha256"][:12] in text for text in texts)
+        assert any(run.summary.manifest_sha256[:12] in text for text in texts)
     grids = [block["metadata"] for block in blocks if block["type"] == "panel-grid"]
     ids = [(run.folder / "wandb_id.txt").read_text() for run in runs]
     assert "chosen-by-agent" in ids and len(set(ids)) == 2

@@ -3,19 +3,18 @@
 import importlib.util
 import statistics
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from fastgen.bench.bake_process import SIZE, WRITERS, BakeWork
 from fastgen.bench.contenders import default_workers
 from fastgen.bench.photographs import repeated
-from fastgen.bench.results import conclude
-from fastgen.bench.subprocesses import Measured, chosen, in_turn, measure, ratios, shown, values
-from fastgen.report.page import Page
-from fastgen.report.plots import bars
+from fastgen.bench.results import Table, conclude
+from fastgen.bench.subprocesses import Measurement, chosen, in_turn, measure, median_and_range, ratios, values
 from pipelines.baked.bake import BakeSpec
 
-# What a user may choose between (the pixels are those of the longest side), from the most faithful to the smallest; and
-# raw pixels, which need no decoding.
+# What a user may choose, from the most faithful to the smallest, and raw pixels, which need no decoding. The pixels are
+# those of the longest side.
 STORED = {
     "original files": BakeSpec("jpeg"),
     "JPEG 90, 500 pixels": BakeSpec("jpeg", resolution=500, quality=90),
@@ -31,9 +30,8 @@ STORED = {
 def bakes(
     only: list[str], repeats: int, output: Path, command: str, images: Path | None, samples: int, workers: int | None
 ) -> None:
-    """only: names among STORED (empty: all). images: class folders of JPEG files, taken over and over until there are
-    `samples` (None: the sample of ImageNet). workers: None for one a core. command: what the page says that it was
-    made with.
+    """only: names among STORED (empty: all). command: as the page quotes it. images, samples: as in `repeated`.
+    workers: None for one a core.
 
     Raises UserError for mistakes, SystemExit(1) when a writer failed.
     """
@@ -44,17 +42,15 @@ def bakes(
     with tempfile.TemporaryDirectory() as folder:
         photographs = str(repeated(images, samples, Path(folder)))
 
-        def run(one: str) -> Measured:
+        def run(one: str) -> Measurement:
             writer, name = runs[one]
             loader = "fastgen ffcv" if has_ffcv and writer == "fastgen" else None
             work = BakeWork(photographs, STORED[name], workers, loader)
             # FFCV's writer waits for ever for a worker that failed.
-            return measure("fastgen.bench.bake_process", [writer], work.to_json(), limit_s=600 + samples)
+            return measure("fastgen.bench.bake_process", writer, asdict(work), limit_s=600 + samples)
 
         found, failed = in_turn(runs, repeats, run)
-    page = Page("Bakes")
-    page.table(*_table(names, found, failed, absent))
-    for note in (
+    notes = (
         f"{samples:,} photographs from class folders, by {workers} threads (fastgen) or worker processes (FFCV's "
         "DatasetWriter over torchvision's ImageFolder), at the same longest side and quality; all in turn, each time "
         "in a process of its own: median (lowest to highest), ratios of neighbours in time. Ours includes a shuffled "
@@ -63,22 +59,15 @@ def bakes(
         "encodes all again: beside 'original files' stands its write_mode='jpg' without max_resolution.",
         f"Streamed: data.backend=ffcv over our file, random-resized-crop to {SIZE} pixels and flip, as bytes in "
         "memory, in the middle of a second epoch.",
-    ):
-        page.text(note)
-    if found:
-        rates = {one: values(measured, "images_per_second") for one, measured in found.items()}
-        page.figure("bake", bars(rates, "images/s"), "Images baked a second: median, lowest and highest")
-    conclude(
-        page,
-        output / "bake",
-        command,
-        {"samples": samples, "workers": workers, "measured": found, "failed": failed, "absent": absent},
     )
+    figures = {"samples": samples, "workers": workers, "measured": found, "failed": failed, "absent": absent}
+    table = _table(names, found, failed, absent)
+    conclude(output / "bake", "Bakes", table, notes, command, figures, "Images baked a second")
 
 
 def _table(
-    names: list[str], found: dict[str, list[Measured]], failed: dict[str, str], absent: dict[str, str]
-) -> tuple[list[str], list[list[str]]]:
+    names: list[str], found: dict[str, list[Measurement]], failed: dict[str, str], absent: dict[str, str]
+) -> Table:
     header = ["stored", "fastgen images/s", "FFCV images/s", "fastgen is", "CPU s / 1,000: fastgen", "FFCV"]
     header += ["kB an image: fastgen", "FFCV", "streamed images/s"]
     rate, cpu, size = "images_per_second", "cpu_seconds_per_1000", "kb_per_image"
@@ -90,11 +79,11 @@ def _table(
         rows.append(
             [
                 name,
-                *(why.get(writer) or shown(values(of[writer], rate)) for writer in WRITERS),
+                *(why.get(writer) or median_and_range(values(of[writer], rate)) for writer in WRITERS),
                 f"{statistics.median(ratios(ours, other, rate)):.2f} x" if ours and other else "-",
-                *(shown(values(of[writer], cpu), ".2f") for writer in WRITERS),
-                *(shown(values(of[writer][:1], size), ".1f") for writer in WRITERS),
-                "-" if absent else shown(values(ours, "streamed_images_per_second")),
+                *(median_and_range(values(of[writer], cpu), ".2f") for writer in WRITERS),
+                *(median_and_range(values(of[writer][:1], size), ".1f") for writer in WRITERS),
+                "-" if absent else median_and_range(values(ours, "streamed_images_per_second")),
             ]
         )
     return header, rows

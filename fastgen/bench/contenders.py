@@ -1,12 +1,13 @@
 """Loaders that do the same work: random-resized-crop and flip of photographs, uint8 batches on the device.
 
-Ours over baked sets, FFCV and DALI as their documents use them over the same files, and what trains on folders of
-photographs otherwise, written as their users write it.
+Ours over baked sets, FFCV and DALI over the same files as their documents use them, and the loaders of folders of
+photographs as their users write them.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from pipelines.registry import Registry
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop
 
-# How the photographs are stored that our backends, FFCV and DALI read. All others read the original files.
+# How the photographs are stored for our backends, FFCV and DALI. All others read the original files.
 FORMS = {
     "original": BakeSpec("jpeg"),
     "small": BakeSpec("jpeg", resolution=400, quality=90),
@@ -28,8 +29,8 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Work:
-    """originals: class folders of photographs. sets: of how they are stored (a key of FORMS) to the baked set. shards:
-    likewise, to its export. size: of the batches' images in pixels. device: cpu or cuda."""
+    """originals: folder of class folders of photographs. sets: the baked set's folder for each key of FORMS; shards:
+    its export's. size: side of the batches' images in pixels. device: cpu or cuda."""
 
     originals: str
     sets: dict[str, str]
@@ -45,9 +46,9 @@ Epoch = Callable[[int], Iterable[torch.Tensor]]  # number of the epoch -> uint8 
 
 @dataclass(frozen=True)
 class Contender:
-    """open: makes the loader. needs: packages, to be named as absent where they are. of: which of FORMS it shows.
-    reads: the original files, or a baked set or its shards, which are made for it. against: the contender that ours is
-    measured against, which shows the same. ours: whether it is."""
+    """open: makes the loader. needs: packages; without one, it is listed as absent. of: the key of FORMS that it shows.
+    reads: the original files, or a baked set or its shards, which are made for it. against: of ours, the contender that
+    shows the same and is its measure."""
 
     open: Callable[[Work], Epoch]
     needs: tuple[str, ...] = ()
@@ -63,110 +64,92 @@ class Contender:
 CONTENDERS: Registry[Contender] = Registry("loader")
 
 
-def _ours(backend: str, of: str) -> Callable[[Work], Epoch]:
-    def open_loader(work: Work) -> Epoch:
-        from pipelines.baked.manifest import BakedSet
-        from pipelines.sampler import Sampler
-        from pipelines.view.augment import augmentation_key, flip, uniforms
-        from pipelines.view.regions import View, ViewSpec
+def _ours(backend: str, of: str, work: Work) -> Epoch:
+    from pipelines.baked.manifest import BakedSet
+    from pipelines.sampler import Sampler
+    from pipelines.view.augment import augmentation_key, flip, uniforms
+    from pipelines.view.regions import View, ViewSpec
 
-        baked = BakedSet.open(work.sets[of])
-        stored = baked.splits["train"]
-        if BACKENDS[backend].works_in_torch:
-            torch.set_num_threads(work.workers)
-        engine = open_engine(backend, stored, torch.device(work.device), 3, work.workers)
-        sampler = Sampler(stored.samples, work.batch)
-        spec = ViewSpec(0.875, random="area", area=list(AREA), aspect=list(ASPECT))
-        key = augmentation_key(0)
+    baked = BakedSet.open(work.sets[of])
+    stored = baked.splits["train"]
+    if BACKENDS[backend].works_in_torch:
+        torch.set_num_threads(work.workers)
+    engine = open_engine(backend, stored, torch.device(work.device), 3, work.workers)
+    sampler = Sampler(stored.samples, work.batch)
+    spec = ViewSpec(0.875, random="area", area=list(AREA), aspect=list(ASPECT))
+    key = augmentation_key(0)
 
-        def epoch(number: int) -> Iterator[torch.Tensor]:
-            sampler.epoch, sampler.offset = number, 0
-            for batch in engine.batches(sampler, "label_true", View(spec, work.size, 0, number)):
-                yield flip(batch.images, uniforms(batch.index, key, number)[:, 0] < 0.5)
+    def epoch(number: int) -> Iterator[torch.Tensor]:
+        sampler.epoch, sampler.offset = number, 0
+        for batch in engine.batches(sampler, "label_true", View(spec, work.size, 0, number)):
+            yield flip(batch.images, uniforms(batch.index, key, number)[:, 0] < 0.5)
 
-        return epoch
-
-    return open_loader
+    return epoch
 
 
-def _raw_ffcv(of: str) -> Callable[[Work], Epoch]:
+def _raw_ffcv(of: str, work: Work) -> Epoch:
     """As in FFCV's ImageNet example, without normalisation."""
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToDevice, ToTensor, ToTorchImage
 
-    def open_loader(work: Work) -> Epoch:
-        from ffcv.fields.basics import IntDecoder
-        from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
-        from ffcv.loader import Loader, OrderOption
-        from ffcv.transforms import RandomHorizontalFlip, Squeeze, ToDevice, ToTensor, ToTorchImage
-
-        device = torch.device(work.device)
-        folder = Path(work.sets[of])
-        crop = RandomResizedCropRGBImageDecoder((work.size, work.size), AREA, ASPECT)
-        image = [crop, RandomHorizontalFlip(), ToTensor(), ToDevice(device, non_blocking=True), ToTorchImage()]
-        label = [IntDecoder(), ToTensor(), Squeeze(), ToDevice(device, non_blocking=True)]
-        loader = Loader(
-            str(folder / "train.beton"),
-            batch_size=work.batch,
-            num_workers=work.workers,
-            order=OrderOption.RANDOM,
-            os_cache=True,
-            drop_last=True,
-            pipelines={"image": image, "label_true": label, "clean_label": None, "index": None},
-        )
-        return lambda number: (batch[0] for batch in loader)
-
-    return open_loader
+    device = torch.device(work.device)
+    folder = Path(work.sets[of])
+    crop = RandomResizedCropRGBImageDecoder((work.size, work.size), AREA, ASPECT)
+    image = [crop, RandomHorizontalFlip(), ToTensor(), ToDevice(device, non_blocking=True), ToTorchImage()]
+    label = [IntDecoder(), ToTensor(), Squeeze(), ToDevice(device, non_blocking=True)]
+    loader = Loader(
+        str(folder / "train.beton"),
+        batch_size=work.batch,
+        num_workers=work.workers,
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        drop_last=True,
+        pipelines={"image": image, "label_true": label, "clean_label": None, "index": None},
+    )
+    return lambda number: (batch[0] for batch in loader)
 
 
-def _raw_dali(of: str, threads_a_core: int = 1) -> Callable[[Work], Epoch]:
+def _raw_dali(of: str, threads_a_core: int, work: Work) -> Epoch:
     """As in DALI's ImageNet example, over WebDataset shards, without normalisation."""
+    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
 
-    def open_loader(work: Work) -> Epoch:
-        from nvidia.dali import fn, pipeline_def, types
-        from nvidia.dali.plugin.pytorch import DALIGenericIterator, LastBatchPolicy
+    shards = sorted(Path(work.shards[of]).glob("train-*.tar"))
+    on_gpu = work.device == "cuda"
+    device_id: Any = 0 if on_gpu else None
 
-        shards = sorted(Path(work.shards[of]).glob("train-*.tar"))
-        on_gpu = work.device == "cuda"
-
-        device_id: Any = 0 if on_gpu else None
-
-        @pipeline_def(batch_size=work.batch, num_threads=threads_a_core * work.workers, device_id=device_id)
-        def images() -> Any:
-            read: Any = fn.readers.webdataset(
-                paths=[str(path) for path in shards],
-                index_paths=[str(path.with_suffix(".idx")) for path in shards],
-                ext=["jpg", "clean_label.i64"],
-                dtypes=[types.DALIDataType.UINT8, types.DALIDataType.INT64],
-                random_shuffle=True,
-                name="reader",
-            )
-            jpeg, label = read
-            decoded = fn.decoders.image_random_crop(
-                jpeg, device="mixed" if on_gpu else "cpu", random_area=AREA, random_aspect_ratio=ASPECT
-            )
-            resized: Any = fn.resize(
-                decoded, size=(work.size, work.size), interp_type=types.DALIInterpType.INTERP_LINEAR
-            )
-            return fn.flip(resized, horizontal=fn.random.coin_flip()), label
-
-        pipeline = images()
-        pipeline.build()
-        loader = DALIGenericIterator(
-            [pipeline],
-            ["image", "label"],
-            reader_name="reader",
-            last_batch_policy=LastBatchPolicy.DROP,
-            auto_reset=True,
+    @pipeline_def(batch_size=work.batch, num_threads=threads_a_core * work.workers, device_id=device_id)
+    def images() -> Any:
+        read: Any = fn.readers.webdataset(
+            paths=[str(path) for path in shards],
+            index_paths=[str(path.with_suffix(".idx")) for path in shards],
+            ext=["jpg", "clean_label.i64"],
+            dtypes=[types.DALIDataType.UINT8, types.DALIDataType.INT64],
+            random_shuffle=True,
+            name="reader",
         )
-        return lambda number: (outputs[0]["image"].permute(0, 3, 1, 2) for outputs in loader)
+        jpeg, label = read
+        decoded = fn.decoders.image_random_crop(
+            jpeg, device="mixed" if on_gpu else "cpu", random_area=AREA, random_aspect_ratio=ASPECT
+        )
+        resized: Any = fn.resize(decoded, size=(work.size, work.size), interp_type=types.DALIInterpType.INTERP_LINEAR)
+        return fn.flip(resized, horizontal=fn.random.coin_flip()), label
 
-    return open_loader
+    pipeline = images()
+    pipeline.build()
+    loader = DALIGenericIterator(
+        [pipeline], ["image", "label"], reader_name="reader", last_batch_policy=LastBatchPolicy.DROP, auto_reset=True
+    )
+    return lambda number: (outputs[0]["image"].permute(0, 3, 1, 2) for outputs in loader)
 
 
-def _data_loader(dataset: torch.utils.data.Dataset[Any], work: Work, shuffle: bool = True) -> Epoch:
+def _data_loader(dataset: torch.utils.data.Dataset[Any], work: Work) -> Epoch:
     loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
         dataset,
         work.batch,
-        shuffle=shuffle,
+        shuffle=True,
         drop_last=True,
         num_workers=work.workers,
         persistent_workers=work.workers > 0,
@@ -237,13 +220,15 @@ for _of in FORMS:
     for _name, _backend in BACKENDS.items():
         _needs = (_backend.package,) if _backend.package else ()
         _against = _raw.get(_name, "torchvision, PIL")
-        CONTENDERS.add(f"fastgen {_name}{_suffix}", Contender(_ours(_name, _of), _needs, _of, "set", _against))
+        CONTENDERS.add(f"fastgen {_name}{_suffix}", Contender(partial(_ours, _name, _of), _needs, _of, "set", _against))
         if _name == "ffcv":
-            CONTENDERS.add(_against, Contender(_raw_ffcv(_of), _needs, _of, "set"))
+            CONTENDERS.add(_against, Contender(partial(_raw_ffcv, _of), _needs, _of, "set"))
         if _name == "dali" and FORMS[_of].encoding == "jpeg":  # DALI's readers read files
-            CONTENDERS.add(_against, Contender(_raw_dali(_of), _needs, _of, "shards"))
+            CONTENDERS.add(_against, Contender(partial(_raw_dali, _of, 1), _needs, _of, "shards"))
             # As the dali backend has them on a CPU, to see what that alone does.
-            CONTENDERS.add(f"{_against}, 2 threads a core", Contender(_raw_dali(_of, 2), _needs, _of, "shards"))
+            CONTENDERS.add(
+                f"{_against}, 2 threads a core", Contender(partial(_raw_dali, _of, 2), _needs, _of, "shards")
+            )
 CONTENDERS.add("torchvision, PIL", Contender(_torchvision_pil))
 CONTENDERS.add("torchvision.io, v2", Contender(_torchvision_v2))
 CONTENDERS.add("timm", Contender(_timm))

@@ -1,41 +1,37 @@
-"""Measures one loader in a process of its own: python -m fastgen.bench.loader_process NAME STARTED < WORK.json
+"""Measures one loader in a process of its own, as `fastgen.bench.subprocesses.measure` starts it."""
 
-STARTED: time.time() just before the process was started. Prints what was measured as one line of JSON.
-"""
-
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
+import torch
+
+from fastgen.bench.contenders import CONTENDERS, Work
+from fastgen.bench.subprocesses import Measurement, answer
 
 
-def main() -> None:
-    name, started, work_text = sys.argv[1], float(sys.argv[2]), sys.stdin.read()
-    import torch
-
-    from fastgen.bench.contenders import CONTENDERS, Work
-
-    work = Work(**json.loads(work_text))
-    # The loaders have the cores. PyTorch's threads, which no loader but ours over a resident set works with, would wait
-    # for work in loops that keep them busy.
+def measured(name: str, work_asked: dict[str, Any]) -> Measurement:
+    started, imported, work = float(sys.argv[2]), time.time(), Work(**work_asked)
+    # The loaders have the cores. Of PyTorch's threads only ours over a resident set makes use; they would wait for work
+    # in loops that keep the cores busy.
     torch.set_num_threads(1)
-    imported = time.time()
     epoch = CONTENDERS[name].open(work)
     opened = time.time()
-    _check(next(iter(epoch(0))), work)
+    shape = tuple(next(iter(epoch(0))).shape)
+    assert shape == (work.batch, 3, work.size, work.size), f"a first batch of shape {shape}"
     first = time.time()
     batches = sum(1 for _ in epoch(1))  # caches, worker processes, memory
     edge, counted = edges(batches)
     began, warm = time.perf_counter(), None
     for number, batch in enumerate(epoch(2)):
         del batch
-        if number in (0, edge, edge + counted):
-            _wait(work.device)
+        if number in (0, edge, edge + counted) and work.device == "cuda":
+            torch.cuda.synchronize()
         if number == 0:
             warm = time.perf_counter() - began
         if number == edge:
@@ -43,7 +39,7 @@ def main() -> None:
         if number == edge + counted:
             took, cpu = time.perf_counter() - since, cpu_seconds() - cpu
     images = counted * work.batch
-    measured = {
+    return {
         "images_per_second": images / took,
         "cpu_seconds_per_1000": 1000 * cpu / images,
         "first_batch_cold_s": first - started,
@@ -53,35 +49,18 @@ def main() -> None:
         "peak_mb": peak_bytes() / 1e6,
         "images": images,
     }
-    print(json.dumps(measured), flush=True)
-    os._exit(0)  # threads and workers of loaders that were left in the middle must not hold up the end
 
 
 def edges(batches: int) -> tuple[int, int]:
-    """With which batch of an epoch to start the clock, and how many to count from there.
+    """The batch of an epoch at which to start the clock, and how many to count from there.
 
-    Not at the ends: some loaders have batches of the next epoch ready before it begins, others start anew.
+    The ends do not count: some loaders have batches of the next epoch ready before it begins, others start anew.
     """
     edge = min(8, (batches - 1) // 3)
     counted = batches - 1 - 2 * edge
     if counted < 1:
         raise ValueError(f"{batches} batches in an epoch are too few to measure: more --samples, or a smaller --batch")
     return edge, counted
-
-
-def _check(images: object, work: object) -> None:
-    from fastgen.bench.contenders import Work
-
-    assert isinstance(work, Work)
-    shape = tuple(getattr(images, "shape", ()))
-    assert shape == (work.batch, 3, work.size, work.size), f"a first batch of shape {shape}"
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        import torch
-
-        torch.cuda.synchronize()
 
 
 def _of_all(measure: Callable[[psutil.Process], float]) -> float:
@@ -109,4 +88,5 @@ def _peak_bytes(process: psutil.Process) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    answer(measured)
+    os._exit(0)  # threads and workers of loaders that were left in the middle must not hold up the end

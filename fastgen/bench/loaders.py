@@ -1,7 +1,6 @@
 """fastgen bench loaders: which loader feeds this machine's device?"""
 
 import importlib.util
-import json
 import statistics
 import tempfile
 from dataclasses import asdict
@@ -12,16 +11,14 @@ import torch
 
 from fastgen.bench.contenders import CONTENDERS, FORMS, Work, default_workers
 from fastgen.bench.photographs import repeated
-from fastgen.bench.results import conclude
-from fastgen.bench.subprocesses import Measured, chosen, in_turn, measure, ratios, shown, values
-from fastgen.report.page import Page
-from fastgen.report.plots import bars
+from fastgen.bench.results import Table, conclude
+from fastgen.bench.subprocesses import Measurement, chosen, in_turn, measure, median_and_range, ratios, values
 from pipelines.baked.bake import bake
 from pipelines.baked.export import export
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.sources import SourceSpec
 
-_USUAL = ("torchvision, PIL", "timm")  # what most people train with
+_USUAL = ("torchvision, PIL", "timm")  # what most people train with: a column each
 
 
 def loaders(
@@ -35,9 +32,8 @@ def loaders(
     size: int,
     batch: int,
 ) -> None:
-    """only: names among CONTENDERS (empty: all). images: class folders of JPEG files, taken over and over until there
-    are `samples` (None: the sample of ImageNet). workers: None for one a core. size: pixels, side of what is
-    delivered. command: what the page says that it was made with.
+    """only: names among CONTENDERS (empty: all). command: as the page quotes it. images, samples: as in `repeated`.
+    workers: None for one a core. size: side of the delivered images in pixels.
 
     Raises UserError for mistakes, SystemExit(1) when a loader failed.
     """
@@ -50,16 +46,10 @@ def loaders(
             present.append(name)
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(present, Path(folder), images, samples, size, batch, workers or default_workers())
-        text = json.dumps(asdict(work))
-        found, failed = in_turn(
-            present,
-            repeats,
-            lambda name: measure("fastgen.bench.loader_process", [name], text),
-        )
+        asked = asdict(work)
+        found, failed = in_turn(present, repeats, lambda name: measure("fastgen.bench.loader_process", name, asked))
     small, raw = FORMS["small"], FORMS["raw"]
-    page = Page("Loaders")
-    page.table(*_table(found, absent | failed, work))
-    for note in (
+    notes = (
         f"Random-resized-crop to {work.size} pixels and flip, batches of {work.batch} as bytes on the {work.device}, "
         f"{samples:,} photographs, {work.workers} threads or worker processes; the middle of "
         "an epoch, after a warm-up; all in turn, each time in a process of its own: median (lowest to highest).",
@@ -68,19 +58,11 @@ def loaders(
         "batches are normalised floats.",
         "First batch, cold: from the start of the process, imports and compilation included; opened: from the made "
         "loader; warm: of a later epoch. Memory: the largest of the process and its workers together.",
-    ):
-        page.text(note)
-    if found:
-        rates = {name: values(measured, "images_per_second") for name, measured in found.items()}
-        page.figure("loaders", bars(rates, "images/s"), "Images a second: median, lowest and highest")
-    described = {name: getattr(work, name) for name in ("size", "batch", "workers", "device")}
-    described["samples"] = samples
-    conclude(
-        page,
-        output / "loaders",
-        command,
-        {"work": described, "measured": found, "failed": failed, "absent": absent},
     )
+    described = {name: asked[name] for name in ("size", "batch", "workers", "device")} | {"samples": samples}
+    figures = {"work": described, "measured": found, "failed": failed, "absent": absent}
+    table = _table(found, absent | failed, work)
+    conclude(output / "loaders", "Loaders", table, notes, command, figures, "Images a second")
 
 
 def _installed(package: str) -> bool:
@@ -93,7 +75,7 @@ def _installed(package: str) -> bool:
 def prepare(
     names: list[str], folder: Path, images: Path | None, samples: int, size: int, batch: int, workers: int
 ) -> Work:
-    """Makes in `folder` what these contenders read."""
+    """Make in `folder` what these contenders read."""
     originals = repeated(images, samples, folder / "originals")
     sets, shards = {}, {}
     needed = {(CONTENDERS[name].of, CONTENDERS[name].reads) for name in names} - {("original", "files")}
@@ -104,31 +86,18 @@ def prepare(
         if (stored, "shards") in needed:
             shards[stored] = str(folder / f"{stored}-shards")
             export(baked, "webdataset", Path(shards[stored]), shard_bytes=32 << 20)
-    return Work(
-        originals=str(originals),
-        sets=sets,
-        shards=shards,
-        size=size,
-        batch=batch,
-        workers=workers,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Work(str(originals), sets, shards, size, batch, workers, device)
 
 
-def _table(found: dict[str, list[Measured]], others: dict[str, str], work: Work) -> tuple[list[str], list[list[str]]]:
-    """With each loader's ratio to the usual ones on original photographs, to the best of these, and ours to the raw
+def _table(found: dict[str, list[Measurement]], others: dict[str, str], work: Work) -> Table:
+    """A row a loader, with its ratio to the best loader of original photographs, to the usual ones, and ours to the raw
     loader of the same files; on a GPU, how many such GPUs these cores could feed at that rate each."""
     peers = [name for name in found if not CONTENDERS[name].ours and CONTENDERS[name].of == "original"]
     rate = {name: statistics.median(values(found[name], "images_per_second")) for name in found}
     best = max(peers, key=lambda name: rate[name], default=None)
-    header = [
-        "loader",
-        "images/s",
-        f"of {best}" if best else "of the best peer",
-        *(f"of {usual}" for usual in _USUAL),
-        "of the raw loader",
-    ]
-    header += ["CPU s / 1,000", "first batch: cold s", "opened s", "warm s", "peak MB"]
+    header = ["loader", "images/s", f"of {best or 'the best peer'}", *(f"of {usual}" for usual in _USUAL)]
+    header += ["of the raw loader", "CPU s / 1,000", "first batch: cold s", "opened s", "warm s", "peak MB"]
     header += ["GPUs fed"] if work.device == "cuda" else []
     rows = []
 
@@ -142,21 +111,21 @@ def _table(found: dict[str, list[Measured]], others: dict[str, str], work: Work)
         rows.append(
             [
                 name,
-                shown(values(measured, "images_per_second")),
+                median_and_range(values(measured, "images_per_second")),
                 ratio(name, best),
                 *(ratio(name, usual) for usual in _USUAL),
                 ratio(name, CONTENDERS[name].against),
-                shown(values(measured, "cpu_seconds_per_1000"), ".2f"),
-                shown(values(measured, "first_batch_cold_s"), ".1f"),
-                shown(values(measured, "first_batch_after_opening_s"), ".2f"),
-                shown(values(measured, "first_batch_warm_s"), ".2f"),
-                shown(values(measured, "peak_mb")),
-                *([shown(_fed(measured, work.workers), ".1f")] if work.device == "cuda" else []),
+                median_and_range(values(measured, "cpu_seconds_per_1000"), ".2f"),
+                median_and_range(values(measured, "first_batch_cold_s"), ".1f"),
+                median_and_range(values(measured, "first_batch_after_opening_s"), ".2f"),
+                median_and_range(values(measured, "first_batch_warm_s"), ".2f"),
+                median_and_range(values(measured, "peak_mb")),
+                *([median_and_range(_fed(measured, work.workers), ".1f")] if work.device == "cuda" else []),
             ]
         )
     return header, rows + [[name, why, *[""] * (len(header) - 2)] for name, why in others.items()]
 
 
-def _fed(measured: list[Measured], cores: int) -> list[float]:
-    """How many devices `cores` could feed, each at the rate that was measured, by the CPU time that it took."""
+def _fed(measured: list[Measurement], cores: int) -> list[float]:
+    """How many devices `cores` could feed at the measured rate each, judged by the CPU time that it took."""
     return [1000 * cores / (one["images_per_second"] * one["cpu_seconds_per_1000"]) for one in measured]

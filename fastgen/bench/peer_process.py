@@ -1,12 +1,10 @@
-"""One loop that trains the MLP 1x512 on CIFAR-10: python -m fastgen.bench.peer_process LOOP STARTED < WORK.json
+"""Measures one loop that trains the MLP 1x512 on CIFAR-10, as `fastgen.bench.subprocesses.measure` starts it.
 
-All do the same work: batches of 128 in random order, central 28x28 pixels, per-image whitening, forward, backward,
-SGD with momentum, in the same precision, on the same device.
+All loops do the same work: batches of 128 in random order, central 28x28 pixels, per-image whitening, forward,
+backward, SGD with momentum, in the same precision, on the same device.
 """
 
-import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision import transforms
 
-BATCH, _WARM_UP = 128, 50
-_SLOW_STEPS = 200  # of loops that decode in Python, at most
+from fastgen.bench.subprocesses import Measurement, answer
+
+BATCH = 128  # images
+_WARM_UP = 50  # steps before the clock starts
+_SLOW_STEPS = 200  # steps at most that are timed of a loop that decodes in Python, so that it ends within minutes
 
 
 def cores() -> int:
@@ -41,15 +42,9 @@ def fastgen(steps: int, precision: str) -> float:
     from fastgen.training.loop import train
 
     with tempfile.TemporaryDirectory() as folder:
-        # The warm-up steps are a small part of the whole and run as fast as the others but for the first, which is
-        # not counted; images_per_second leaves evaluation out.
-        settings = [
-            f"data.batch_size={BATCH}",
-            f"train.precision={precision}",
-            f"train.max_steps={steps + _WARM_UP}",
-            f"run.dir={folder}",
-            "train.stop_at_interpolation=false",
-        ]
+        # images_per_second counts neither the first step nor evaluation; the other warm-up steps are as fast as all.
+        settings = [f"data.batch_size={BATCH}", f"train.precision={precision}", f"train.max_steps={steps + _WARM_UP}"]
+        settings += [f"run.dir={folder}", "train.stop_at_interpolation=false"]
         rate: float = train(load("cifar10_mlp_1x512_random", settings)).images_per_second
         return rate
 
@@ -59,7 +54,7 @@ def _device() -> torch.device:
 
 
 def _step(precision: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """A function that takes one step of a new network on (float images, labels): what every other loop shares."""
+    """A function that takes one step of a new network on (float images, labels). All loops but fastgen's share it."""
     device = _device()
     torch.set_num_threads(cores())
     torch.manual_seed(0)
@@ -188,10 +183,9 @@ LOOPS: dict[str, Callable[[int, str], float]] = {
 }
 
 
-def main() -> None:
-    loop, work = sys.argv[1], json.loads(sys.stdin.read())
-    print(json.dumps({"images_per_second": LOOPS[loop](work["steps"], work["precision"])}), flush=True)
+def measured(loop: str, work: dict[str, Any]) -> Measurement:
+    return {"images_per_second": LOOPS[loop](work["steps"], work["precision"])}
 
 
 if __name__ == "__main__":
-    main()
+    answer(measured)

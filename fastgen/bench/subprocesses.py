@@ -1,5 +1,6 @@
 """Repetitions in turn, each in a process of its own, so that noise of the machine meets all alike."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,19 +14,20 @@ from typing import Any
 from fastgen.terminal import console
 from pipelines.errors import UserError, did_you_mean
 
-Measured = dict[str, Any]
+Measurement = dict[str, Any]  # one process's figures, by names that end in their units
 
 
-def measure(module: str, arguments: list[str], given: str = "", limit_s: float | None = None) -> Measured:
-    """Run `python -m module ARGUMENTS NOW` with `given` as its input; its last line, as JSON.
+def measure(module: str, name: str, work: dict[str, Any], limit_s: float | None = None) -> Measurement:
+    """Run `python -m module NAME STARTED`, which calls `answer`, with `work` as JSON on its input.
 
-    Raises RuntimeError with the last thing that it said where it failed, and where it takes longer than `limit_s`.
+    STARTED: time.time(), just before. Raises RuntimeError with the process's last line of errors where it failed, or
+    where it takes longer than `limit_s`.
     """
-    command = [sys.executable, "-m", module, *arguments, repr(time.time())]
+    command = [sys.executable, "-m", module, name, repr(time.time())]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
         try:
-            output, errors = process.communicate(given, timeout=limit_s)
+            output, errors = process.communicate(json.dumps(work), timeout=limit_s)
         except BaseException as error:  # Ctrl-C too: what it started would disturb what is measured next
             os.killpg(process.pid, signal.SIGKILL)
             if isinstance(error, subprocess.TimeoutExpired):
@@ -34,12 +36,19 @@ def measure(module: str, arguments: list[str], given: str = "", limit_s: float |
     lines = (errors if process.returncode else output).strip().splitlines()
     if process.returncode or not lines:
         raise RuntimeError(lines[-1] if lines else f"exit code {process.returncode}")
-    found: Measured = json.loads(lines[-1])
+    found: Measurement = json.loads(lines[-1])
     return found
 
 
+def answer(measured: Callable[[str, dict[str, Any]], Measurement]) -> None:
+    """The other end of `measure`: print what `measured` finds for NAME and the work, as one line of JSON."""
+    with contextlib.redirect_stdout(sys.stderr):  # what is printed on the way is not the result
+        found = measured(sys.argv[1], json.load(sys.stdin))
+    print(json.dumps(found), flush=True)
+
+
 def chosen(only: list[str], known: Iterable[str]) -> list[str]:
-    """`only`, or all that are known where it is empty. Raises UserError for an unknown name."""
+    """`only`, or all known names where it is empty. Raises UserError for an unknown name."""
     known = list(known)
     for name in only:
         if name not in known:
@@ -48,10 +57,10 @@ def chosen(only: list[str], known: Iterable[str]) -> list[str]:
 
 
 def in_turn(
-    names: Iterable[str], repeats: int, run: Callable[[str], Measured]
-) -> tuple[dict[str, list[Measured]], dict[str, str]]:
-    """What was measured of each name, `repeats` times, and why the others failed, which are not tried again."""
-    found: dict[str, list[Measured]] = {name: [] for name in names}
+    names: Iterable[str], repeats: int, run: Callable[[str], Measurement]
+) -> tuple[dict[str, list[Measurement]], dict[str, str]]:
+    """The measurements of each name, `repeats` of them, and the reasons of those that failed, which run no more."""
+    found: dict[str, list[Measurement]] = {name: [] for name in names}
     failed: dict[str, str] = {}
     screen = console()
     for repeat in range(repeats):
@@ -67,17 +76,17 @@ def in_turn(
     return {name: measured for name, measured in found.items() if name not in failed}, failed
 
 
-def values(measured: list[Measured], key: str) -> list[float]:
+def values(measured: list[Measurement], key: str) -> list[float]:
     return [one[key] for one in measured]
 
 
-def ratios(mine: list[Measured], other: list[Measured], key: str) -> list[float]:
-    """Of neighbours in time: mine over other's, for each repetition."""
+def ratios(mine: list[Measurement], other: list[Measurement], key: str) -> list[float]:
+    """mine over other's in each repetition, where they are neighbours in time."""
     return [a / b for a, b in zip(values(mine, key), values(other, key), strict=True)]
 
 
-def shown(numbers: list[float], form: str = ",.0f") -> str:
-    """Median and range."""
+def median_and_range(numbers: list[float], form: str = ",.0f") -> str:
+    """In words, each number formatted as `form` says; "-" without numbers."""
     if not numbers:
         return "-"
     median = f"{statistics.median(numbers):{form}}"

@@ -1,22 +1,21 @@
 """fastgen bench train: does the data keep up with the network?"""
 
-import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fastgen.bench.photographs import repeated
-from fastgen.bench.results import conclude
-from fastgen.bench.subprocesses import Measured, chosen, in_turn, measure, ratios, shown, values
+from fastgen.bench.results import Table, conclude
+from fastgen.bench.subprocesses import Measurement, chosen, in_turn, measure, median_and_range, ratios, values
 from fastgen.recipe.load import load
-from fastgen.report.page import Page
 
 _SIDES = ("training", "compute", "loader")
 
 
 def workloads(photographs: Path) -> dict[str, tuple[str, list[str]]]:
-    """Name -> recipe and settings. photographs: class folders, for what has ImageNet's shape."""
+    """Name -> recipe and settings. photographs: class folders that the trainings at ImageNet's shape read."""
     batch = 256 if torch.cuda.is_available() else 8
     small = {
         name: (f"cifar10_{name}_random", ["train.evaluate_epochs=1000"])
@@ -48,8 +47,8 @@ def train(
     settings: list[str],
 ) -> None:
     """settings: recipe=NAME to measure this one in place of `workloads`; key=value applies to all. only: names among
-    them (empty: all). images: class folders of JPEG files for those at ImageNet's shape, taken over and over until
-    there are `samples` (None: the sample of ImageNet). command: what the page says that it was made with.
+    them (empty: all). command: as the page quotes it. images, samples: as in `repeated`, for those at ImageNet's shape.
+    steps: timed in each repetition.
 
     Raises UserError for mistakes, SystemExit(1) when one failed.
     """
@@ -58,34 +57,26 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         known: dict[str, tuple[str, list[str]]] = {name: (name, []) for name in given} or workloads(Path(folder))
         names = chosen(only, known)
-        asked: dict[str, tuple[str, str]] = {}
+        asked: dict[str, tuple[str, dict[str, Any]]] = {}
         for name in names:
             recipe, own = known[name]
             load(recipe, [*own, *settings])  # mistakes are told before anything is measured
-            text = {"recipe": recipe, "settings": [*own, *settings], "steps": steps}
-            asked |= {f"{name}: {side}": (side, json.dumps(text)) for side in _SIDES}
+            work = {"recipe": recipe, "settings": [*own, *settings], "steps": steps}
+            asked |= {f"{name}: {side}": (side, work) for side in _SIDES}
         if any(f"data.root={folder}" in known[name][1] for name in names):
             repeated(images, samples, Path(folder))
-        found, failed = in_turn(
-            asked,
-            repeats,
-            lambda one: measure("fastgen.bench.train_process", [asked[one][0]], asked[one][1]),
-        )
-    page = Page("Training beside its limits")
-    page.table(*_table(names, found, failed))
-    for note in (
+        found, failed = in_turn(asked, repeats, lambda one: measure("fastgen.bench.train_process", *asked[one]))
+    notes = (
         "Compute: the recipe's step on one batch that is on the device already; loader: its batches with nothing done "
         "with them. All in turn, each time in a process of its own: median (lowest to highest), ratios of neighbours.",
         "Share of peak: operations of forward and backward over those of a large matrix product in the same precision "
         "on the same device, measured in the same process.",
-    ):
-        page.text(note)
-    conclude(page, output / "train", command, {"measured": found, "failed": failed})
+    )
+    table, figures = _table(names, found, failed), {"measured": found, "failed": failed}
+    conclude(output / "train", "Training beside its limits", table, notes, command, figures)
 
 
-def _table(
-    names: list[str], found: dict[str, list[Measured]], failed: dict[str, str]
-) -> tuple[list[str], list[list[str]]]:
+def _table(names: list[str], found: dict[str, list[Measurement]], failed: dict[str, str]) -> Table:
     header = ["training", "images/s", "of compute", "of loader", "stall %", "GPU busy %", "compute images/s"]
     header += ["loader images/s", "GFLOP/image", "share of peak %", "advice"]
     rows = []
@@ -101,15 +92,15 @@ def _table(
         rows.append(
             [
                 name,
-                shown(values(whole, rate)),
-                shown(ratios(whole, limit, rate), ".2f"),
-                shown(ratios(whole, data, rate), ".3f"),
-                shown([100 * value for value in values(whole, "data_stall_fraction")], ".1f"),
-                shown(busy),
-                shown(values(limit, rate)),
-                shown(values(data, rate)),
+                median_and_range(values(whole, rate)),
+                median_and_range(ratios(whole, limit, rate), ".2f"),
+                median_and_range(ratios(whole, data, rate), ".3f"),
+                median_and_range([100 * value for value in values(whole, "data_stall_fraction")], ".1f"),
+                median_and_range(busy),
+                median_and_range(values(limit, rate)),
+                median_and_range(values(data, rate)),
                 f"{limit[0]['gflop_per_image']:.3g}",
-                shown([100 * value for value in values(limit, "share_of_peak")], ".0f"),
+                median_and_range([100 * value for value in values(limit, "share_of_peak")], ".0f"),
                 whole[-1]["advice"],
             ]
         )

@@ -1,14 +1,10 @@
-"""Measures one side of a training in a process of its own.
+"""Measures one side of a training in a process of its own, as `fastgen.bench.subprocesses.measure` starts it.
 
-    python -m fastgen.bench.train_process SIDE STARTED < {"recipe": ..., "settings": [...], "steps": ...}
-
-SIDE: training (the recipe as it is), compute (its step on one batch that is there already), loader (its batches, with
-nothing done with them). Prints what was measured as one line of JSON.
+training: the recipe as it is. compute: its step on one batch that is there already. loader: its batches, with nothing
+done with them.
 """
 
 import itertools
-import json
-import sys
 import tempfile
 import threading
 import time
@@ -18,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fastgen.bench.subprocesses import Measurement, answer
 from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
@@ -29,10 +26,11 @@ from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.objective import training_loss
 from fastgen.training.optimization import adding_gradients, step_of
 from fastgen.training.watching import Watcher
+from pipelines.backends import Batch
 
-_WARM_UP = 5
-_SECONDS_BETWEEN_READINGS = 0.2  # of the GPU's utilisation, which its driver renews 1 to 6 times a second
-_PRODUCT = {"cpu": 2048, "cuda": 8192}  # side of the matrices whose product measures the device's rate
+_WARM_UP = 5  # steps, or batches, before the clock starts
+_SECONDS_BETWEEN_READINGS = 0.2  # of the GPU's utilisation: its driver renews it 1 to 6 times a second
+_PRODUCT_ROWS = {"cpu": 2048, "cuda": 8192}  # rows of the square matrices whose product measures the device's rate
 
 
 class _StepTimes(Watcher):
@@ -45,7 +43,7 @@ class _StepTimes(Watcher):
         self.ends.append(time.perf_counter())
 
 
-def training(recipe: Recipe, steps: int) -> dict[str, Any]:
+def training(recipe: Recipe, steps: int) -> Measurement:
     times = _StepTimes()
     with utilisation() as used:
         summary = train(recipe, [times])
@@ -57,9 +55,8 @@ def training(recipe: Recipe, steps: int) -> dict[str, Any]:
     }
 
 
-def compute(recipe: Recipe, steps: int) -> dict[str, Any]:
-    """The step as `fastgen.training.loop` takes it, but for clipping, average and metrics, on a batch of noise; and
-    what share of the device's rate that is."""
+def compute(recipe: Recipe, steps: int) -> Measurement:
+    """The loop's step on a batch of noise, without clipping, average and metrics; its share of the device's rate."""
     accelerator = make_accelerator(recipe)
     data = open_data(accelerator, recipe)
     channels, size = data.baked.manifest.channels, data.image_size
@@ -93,7 +90,7 @@ def compute(recipe: Recipe, steps: int) -> dict[str, Any]:
     }
 
 
-def loader(recipe: Recipe, steps: int) -> dict[str, Any]:
+def loader(recipe: Recipe, steps: int) -> Measurement:
     accelerator = make_accelerator(recipe)
     data = open_data(accelerator, recipe)
     stream = _endless(data)
@@ -106,7 +103,7 @@ def loader(recipe: Recipe, steps: int) -> dict[str, Any]:
     return {"images_per_second": images / (time.perf_counter() - started)}
 
 
-def _endless(data: Data) -> Any:
+def _endless(data: Data) -> Iterator[Batch]:
     for epoch in itertools.count():
         yield from data.training(epoch)
 
@@ -123,7 +120,7 @@ def seconds_each(step: Callable[[], object], steps: int, device: torch.device) -
 
 
 def count_flops(network: torch.nn.Module, images: torch.Tensor) -> float:
-    """Of forward and backward over the images, a multiplication with its addition counted as two."""
+    """Operations of forward and backward over the images: a multiplication and an addition count as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     was_training = network.training
@@ -138,7 +135,7 @@ def count_flops(network: torch.nn.Module, images: torch.Tensor) -> float:
 
 def product_rate(device: torch.device, precision: torch.dtype) -> float:
     """Operations a second of a large matrix product: what the device does at best, measured and not printed."""
-    side = _PRODUCT[device.type]
+    side = _PRODUCT_ROWS[device.type]
     a, b = (torch.randn(side, side, device=device, dtype=precision) for _ in range(2))
     best = min(seconds_each(lambda: torch.mm(a, b), 3, device) for _ in range(3))
     return 2 * side**3 / best
@@ -178,15 +175,12 @@ def _wait(device: torch.device) -> None:
 _SIDES = {"training": training, "compute": compute, "loader": loader}
 
 
-def main() -> None:
-    side, asked = sys.argv[1], json.loads(sys.stdin.read())
-    steps = asked["steps"]
+def measured(side: str, work: dict[str, Any]) -> Measurement:
     with tempfile.TemporaryDirectory() as folder:
-        limits = [f"train.max_steps={steps + _WARM_UP}", f"run.dir={folder}", "train.stop_at_interpolation=false"]
-        recipe = load(asked["recipe"], [*asked["settings"], *limits])
-        measured = _SIDES[side](recipe, steps)
-    print(json.dumps(measured), flush=True)
+        limits = [f"train.max_steps={work['steps'] + _WARM_UP}", f"run.dir={folder}"]
+        limits += ["train.stop_at_interpolation=false"]
+        return _SIDES[side](load(work["recipe"], [*work["settings"], *limits]), work["steps"])
 
 
 if __name__ == "__main__":
-    main()
+    answer(measured)

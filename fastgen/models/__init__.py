@@ -1,6 +1,6 @@
-"""The paper's five networks (appendix A), by the names under which timm makes them too.
+"""The paper's five networks (appendix A), by their names in timm.
 
-Their names are known here without importing PyTorch: what only reads a recipe need not wait for it.
+Importing this module imports no PyTorch, so commands that only read a recipe start at once.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from pipelines.registry import Registry
 if TYPE_CHECKING:
     from fastgen.models.base import PaperNetwork
 
-NETWORKS: Registry[str] = Registry("model.name")  # the module that has a function of the network's name
+NETWORKS: Registry[str] = Registry("model.name")  # name -> the module that has the constructor of that name
 NETWORKS.add("fastgen_inception", "fastgen.models.inception")
 NETWORKS.add("fastgen_inception_nobn", "fastgen.models.inception")
 NETWORKS.add("fastgen_alexnet", "fastgen.models.alexnet")
@@ -25,7 +25,7 @@ def is_known(name: str) -> bool:
 
 
 def make(name: str, **arguments: Any) -> "PaperNetwork":
-    """One of NETWORKS, the same as timm.create_model(name, **arguments) makes, without importing timm.
+    """Make one of NETWORKS as timm.create_model(name, **arguments) does, without importing timm.
 
     arguments: num_classes, in_chans, img_size, drop_rate.
     """

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from pipelines.errors import UserError
 
+Size = int | tuple[int, int]  # pixels: the side of a square, or height and width
+
 
 class PaperNetwork(nn.Module):
     """A network with a linear classifier, used the way timm's are.
@@ -47,7 +49,7 @@ class PaperNetwork(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def side_of(img_size: int | tuple[int, int], smallest: int, name: str) -> tuple[int, int]:
+def side_of(img_size: Size, smallest: int, name: str) -> tuple[int, int]:
     """Height and width, at least `smallest` pixels each; raises UserError below that."""
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     if min(height, width) < smallest:

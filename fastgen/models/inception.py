@@ -1,17 +1,17 @@
 """The small Inception of figure 3 (paper, appendix A), with and without batch norm: 1,649,402 parameters each."""
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
 
-from fastgen.models.base import PaperNetwork, side_of
+from fastgen.models.base import PaperNetwork, Size, side_of
 
 
 class ConvModule(nn.Sequential):
     """Convolution with bias, batch norm without parameters of its own, ReLU.
 
-    The biases and the missing scale and shift are what makes the paper's counts agree with and without batch norm.
+    With biases, and without scale and shift, the parameter counts with and without batch norm are both the paper's.
     """
 
     def __init__(self, before: int, after: int, size: int, stride: int, batch_norm: bool) -> None:
@@ -51,25 +51,21 @@ class DownsampleModule(nn.Module):
         return torch.cat([self.three(x), self.pool(x)], dim=1)
 
 
-_MODULES = [(32, 32), (32, 48), (80,), (112, 48), (96, 64), (80, 80), (48, 96), (96,), (176, 160), (176, 160)]
+# Channels of each module's 1x1 and 3x3 convolutions, top to bottom; a downsample module has a 3x3 convolution alone.
+_WIDTHS = [(32, 32), (32, 48), (80,), (112, 48), (96, 64), (80, 80), (48, 96), (96,), (176, 160), (176, 160)]
 
 
 class SmallInception(PaperNetwork):
     """Figure 3, top to bottom. The mean pool takes all that is left (7x7 at 28x28), so other sizes work too."""
 
     def __init__(
-        self,
-        batch_norm: bool = True,
-        num_classes: int = 10,
-        in_chans: int = 3,
-        img_size: int | tuple[int, int] = 28,
-        drop_rate: float = 0.0,
+        self, batch_norm: bool, num_classes: int = 10, in_chans: int = 3, img_size: Size = 28, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
         side_of(img_size, 4, "the small Inception")
         layers: list[nn.Module] = [ConvModule(in_chans, 96, 3, 1, batch_norm)]
         channels = 96
-        for widths in _MODULES:
+        for widths in _WIDTHS:
             module: InceptionModule | DownsampleModule
             if len(widths) == 2:
                 module = InceptionModule(channels, widths[0], widths[1], batch_norm)
@@ -85,9 +81,5 @@ class SmallInception(PaperNetwork):
         return self.body(x).mean((2, 3))
 
 
-def fastgen_inception(**arguments: Any) -> SmallInception:
-    return SmallInception(batch_norm=True, **arguments)
-
-
-def fastgen_inception_nobn(**arguments: Any) -> SmallInception:
-    return SmallInception(batch_norm=False, **arguments)
+fastgen_inception = partial(SmallInception, True)
+fastgen_inception_nobn = partial(SmallInception, False)

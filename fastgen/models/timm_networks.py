@@ -10,12 +10,7 @@ from pipelines.errors import UserError
 
 default_cfgs = generate_default_cfgs(
     {
-        name: {
-            "input_size": (3, 28, 28),
-            "num_classes": 10,
-            "pool_size": None,
-            "classifier": "classifier",
-        }
+        name: {"input_size": (3, 28, 28), "num_classes": 10, "pool_size": None, "classifier": "classifier"}
         for name in NETWORKS
     }
 )

@@ -47,8 +47,8 @@ OPTIMIZERS: Registry[Optimizer] = Registry("optim.name")
 def make_optimizer(network: "torch.nn.Module", spec: OptimSpec) -> "torch.optim.Optimizer":
     """The optimizer of a recipe, in PyTorch's fused form where there is one: one pass over memory for each parameter.
 
-    Weight decay is added to the gradient (but adamw's, which is decoupled), and with optim.decay_all=false applies to
-    tensors of more than one dimension alone, as TensorFlow's slim regularises convolutions and linear layers.
+    sgd and rmsprop add weight decay to the gradient; adamw decouples it. optim.decay_all=false limits it to tensors of
+    more than one dimension, as TensorFlow's slim regularises convolutions and linear layers.
     """
     parameters: list[Any] = list(network.parameters())
     if not spec.decay_all:
@@ -61,14 +61,8 @@ def make_optimizer(network: "torch.nn.Module", spec: OptimSpec) -> "torch.optim.
 def _sgd(parameters: list[Any], spec: OptimSpec) -> "torch.optim.Optimizer":
     import torch
 
-    return torch.optim.SGD(
-        parameters,
-        lr=spec.lr,
-        momentum=spec.momentum,
-        nesterov=spec.nesterov,
-        weight_decay=spec.weight_decay,
-        fused=True,
-    )
+    momentum: dict[str, Any] = {"momentum": spec.momentum, "nesterov": spec.nesterov}
+    return torch.optim.SGD(parameters, lr=spec.lr, weight_decay=spec.weight_decay, fused=True, **momentum)
 
 
 def _adamw(parameters: list[Any], spec: OptimSpec) -> "torch.optim.Optimizer":
@@ -81,12 +75,7 @@ def _rmsprop(parameters: list[Any], spec: OptimSpec) -> "torch.optim.Optimizer":
     from timm.optim import RMSpropTF  # epsilon under the root, mean of squares from 1, rate inside the momentum
 
     return RMSpropTF(
-        parameters,
-        lr=spec.lr,
-        alpha=spec.decay,
-        eps=spec.eps,
-        momentum=spec.momentum,
-        weight_decay=spec.weight_decay,
+        parameters, lr=spec.lr, alpha=spec.decay, eps=spec.eps, momentum=spec.momentum, weight_decay=spec.weight_decay
     )
 
 

@@ -12,8 +12,8 @@ class ScheduleSpec:
     """The learning rate over time (schedule.*).
 
     exponential: lr * factor ** (completed periods), the paper's. constant: lr. cosine: from lr to 0 over the run.
-    every_samples: length of a period (None: an epoch). Stated in samples, a recipe keeps its rate per step
-    when data.limit makes its epochs shorter. warmup_samples: linear from 0 over this many.
+    every_samples: length of a period (None: an epoch). A period in samples keeps its length when data.limit makes the
+    epochs shorter. warmup_samples: the rate grows linearly from 0 over this many.
     """
 
     kind: str = "exponential"
@@ -22,7 +22,7 @@ class ScheduleSpec:
     warmup_samples: int = 0
 
 
-# (spec, position, samples of an epoch, samples of the run) -> what optim.lr is multiplied with
+# (spec, position, samples of an epoch, samples of the run) -> the factor of optim.lr
 SCHEDULES: Registry[Callable[[ScheduleSpec, int, int, int], float]] = Registry("schedule.kind")
 
 
@@ -44,6 +44,5 @@ SCHEDULES.add(
     lambda spec, position, epoch_samples, total: spec.factor ** (position // (spec.every_samples or epoch_samples)),
 )
 SCHEDULES.add(
-    "cosine",
-    lambda spec, position, epoch_samples, total: 0.5 * (1 + math.cos(math.pi * min(1.0, position / total))),
+    "cosine", lambda spec, position, epoch_samples, total: 0.5 * (1 + math.cos(math.pi * min(1.0, position / total)))
 )

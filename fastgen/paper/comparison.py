@@ -21,7 +21,7 @@ class Result:
         return [summary for job in self.jobs if (summary := job.summary) is not None]
 
     def values(self, key: str) -> list[float]:
-        """What the finished runs have for a key of summary.json; those that have nothing there are left out."""
+        """The finished runs' values of a key of summary.json, without nulls."""
         found = (getattr(summary, key) for summary in self.summaries)
         return [value for value in found if value is not None]
 
@@ -29,7 +29,7 @@ class Result:
 def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table that shows paper and ours side by side.
 
-    With several seeds a column says whether the paper's number lies in the interval of `interval`.
+    With several seeds the column "inside" says whether the paper's number lies in our `interval`.
     """
     printed_keys = {key for result in results for key in result.entry.paper}
     several = any(len(result.jobs) > 1 for result in results)

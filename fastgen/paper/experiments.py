@@ -1,10 +1,10 @@
 """The paper's experiments as grids of recipes, and the paper's number for each of their points."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from fastgen.models import is_known
-from fastgen.paper.numbers import Row, table
+from fastgen.paper.numbers import table
 from fastgen.sweeps.grid import Point
 from pipelines.errors import UserError
 from pipelines.registry import Registry
@@ -25,15 +25,16 @@ CONDITIONS = {
 }
 LEVELS = tuple(round(0.1 * i, 1) for i in range(11))
 SMOKE_SAMPLES = 5000
-# A subset and a rate of logging that show a curve within minutes on a CPU.
+# Settings of the small scale: a subset, and a rate of logging, that show a curve within minutes on a CPU.
 _SMOKE = (f"data.limit={SMOKE_SAMPLES}", f"data.limit_test={SMOKE_SAMPLES}", "track.log_steps=10")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of a table, or a curve's point: what it is, the recipe that measures it, and what the paper says.
+    """A row of a table, or a point of a curve, with the recipe that measures it.
 
-    labels: column -> text. paper: key of summary.json -> the paper's number (percent, or a word). level: of corruption.
+    labels: column -> text. paper: key of summary.json -> the paper's number (percent, or a word). level: label
+    corruption in [0, 1].
     """
 
     labels: dict[str, str]
@@ -43,7 +44,7 @@ class Entry:
     level: float | None = None
 
     def point(self, seed: int, more: tuple[str, ...]) -> Point:
-        # A labelling, an order and an initialisation of its own for each seed.
+        # Each seed has a labelling, an order and an initialisation of its own.
         seeds = () if seed == 0 else (f"seed={seed}", f"data.labels.seed={seed}", f"data.pixels.seed={seed}")
         return Point(self.recipe, (*self.settings, *seeds, *more))
 
@@ -55,20 +56,33 @@ class Scope:
     models: list[str] | None
     smoke: bool
 
-    def among(self, known: tuple[str, ...], smoke: tuple[str, ...] | None = None) -> list[str]:
-        """The chosen ones of an experiment's networks. Raises UserError for one that it does not have."""
-        chosen = self.models or list(smoke if self.smoke and smoke else known)
+    @property
+    def settings(self) -> tuple[str, ...]:
+        return _SMOKE if self.smoke else ()
+
+    def among(self, known: Iterable[str], usual: list[str] | None = None, smoke: list[str] | None = None) -> list[str]:
+        """The chosen networks: --models, else `smoke` at the small scale, else `usual`, else all that are known.
+
+        Raises UserError for one that is not.
+        """
+        chosen = self.models or (smoke if self.smoke else None) or usual or list(known)
         for model in chosen:
             if model not in known:
                 raise UserError(f"--models has '{model}', and this experiment has {', '.join(known)}")
         return chosen
+
+    def rows(self, number: int) -> list[dict[str, str]]:
+        """The rows of table `number` in the paper that are of the chosen networks."""
+        rows = table(number)
+        models = self.among(dict.fromkeys(row["model"] for row in rows))
+        return [row for row in rows if row["model"] in models]
 
 
 @dataclass(frozen=True)
 class Experiment:
     """title: what the paper calls it. entries: its rows or points. columns: summary.json's key -> heading.
 
-    seeds: of the runs of each row, where none are asked for. notes: what a reader must know about it.
+    seeds: of each row's runs, unless --seeds names others. notes: what a reader must know.
     """
 
     title: str
@@ -79,45 +93,29 @@ class Experiment:
     notes: tuple[str, ...] = ()
 
 
-def _yes(value: str) -> bool:
-    return value == "yes"
-
-
-def table1_recipe(row: Row) -> str:
-    switches = [name for name, on in (("crop", row["random_crop"]), ("decay", row["weight_decay"])) if _yes(on)]
-    return "_".join(["cifar10", row["model"], row["labels"], *switches])
+def _switched_on(row: dict[str, str], switches: dict[str, str]) -> list[str]:
+    """switches: column of a table -> its name in a recipe's name. Returns the names of the columns that say yes."""
+    return [name for column, name in switches.items() if row[column] == "yes"]
 
 
 def _table1(scope: Scope) -> list[Entry]:
-    rows = table(1)
-    models = scope.among(tuple(dict.fromkeys(row["model"] for row in rows)))
-    return [
-        Entry(
-            {
-                "model": MODELS[row["model"]],
-                "labels": row["labels"],
-                "random crop": row["random_crop"],
-                "weight decay": row["weight_decay"],
-            },
-            table1_recipe(row),
-            _SMOKE if scope.smoke else (),
-            {"train_top1": row["train_acc"], "test_top1": row["test_acc"]},
-        )
-        for row in rows
-        if row["model"] in models
-    ]
+    entries = []
+    for row in scope.rows(1):
+        switches = _switched_on(row, {"random_crop": "crop", "weight_decay": "decay"})
+        labels = {"model": MODELS[row["model"]], "labels": row["labels"]}
+        labels |= {"random crop": row["random_crop"], "weight decay": row["weight_decay"]}
+        paper = {"train_top1": row["train_acc"], "test_top1": row["test_acc"]}
+        recipe = "_".join(["cifar10", row["model"], row["labels"], *switches])
+        entries.append(Entry(labels, recipe, scope.settings, paper))
+    return entries
 
 
 def _table2(scope: Scope) -> list[Entry]:
     scope.among(("inception_v3",))
     entries = []
     for row in table(2):
-        switches = [
-            name
-            for name, on in (("aug", row["data_aug"]), ("dropout", row["dropout"]), ("decay", row["weight_decay"]))
-            if _yes(on)
-        ]
-        # The recipe without a suffix is the first row of its labels: everything on, or for random labels nothing.
+        switches = _switched_on(row, {"data_aug": "aug", "dropout": "dropout", "weight_decay": "decay"})
+        # A recipe without a suffix is the first row of its labels: all switched on for true labels, none for random.
         suffix = {
             "true": {3: "", 1: "_aug" if "aug" in switches else "_decay", 0: "_plain"},
             "random": {2: "_dropout_decay", 1: "_decay", 0: ""},
@@ -126,52 +124,44 @@ def _table2(scope: Scope) -> list[Entry]:
         labels |= {"dropout": row["dropout"], "weight decay": row["weight_decay"]}
         paper = {"train_top1": "top1_train", "train_top5": "top5_train", "test_top1": "top1_test"}
         paper |= {"test_top5": "top5_test", "best_test_top1": "best_top1_test", "best_test_top5": "best_top5_test"}
-        entries.append(
-            Entry(labels, f"imagenet_inception_{row['labels']}{suffix}", (), {k: row[v] for k, v in paper.items()})
-        )
+        recipe = f"imagenet_inception_{row['labels']}{suffix}"
+        entries.append(Entry(labels, recipe, (), {key: row[column] for key, column in paper.items()}))
     return entries
 
 
 def _table4(scope: Scope) -> list[Entry]:
-    rows = table(4)
-    models = scope.among(tuple(dict.fromkeys(row["model"] for row in rows)))
     suffix = {"weight_decay": "decay", "random_cropping": "crop", "augmentation": "augment"}
     return [
         Entry(
             {"regularizer": row["regularizer"].replace("_", " "), "model": MODELS[row["model"]]},
             f"cifar10_{row['model']}_random_{suffix[row['regularizer']]}",
-            _SMOKE if scope.smoke else (),
+            scope.settings,
             {"train_top1": row["train_acc_on_random_labels"]},
         )
-        for row in rows
-        if row["model"] in models
+        for row in scope.rows(4)
     ]
 
 
 def _fig1a(scope: Scope) -> list[Entry]:
-    (model, *others) = scope.among(tuple(MODELS), ("mlp_1x512",)) if scope.models or scope.smoke else ["inception"]
+    model, *others = scope.among(MODELS, usual=["inception"], smoke=["mlp_1x512"])
     if others:
         raise UserError("fig1a shows one network: name one with --models")
+    settings = (*scope.settings, "train.stop_at_interpolation=true")
     return [
-        Entry(
-            {"condition": text, "model": MODELS[model]},
-            f"cifar10_{model}_{condition}",
-            (*(_SMOKE if scope.smoke else ()), "train.stop_at_interpolation=true"),
-        )
+        Entry({"condition": text, "model": MODELS[model]}, f"cifar10_{model}_{condition}", settings)
         for condition, text in CONDITIONS.items()
     ]
 
 
 def _by_corruption(scope: Scope) -> list[Entry]:
-    models = scope.among(("inception", "alexnet", "mlp_1x512"), ("mlp_1x512",))
     return [
         Entry(
             {"model": MODELS[model], "corruption": f"{level:g}"},
             f"cifar10_{model}_partial",
-            (f"data.labels.p={level}", *(_SMOKE if scope.smoke else ())),
+            (f"data.labels.p={level}", *scope.settings),
             level=level,
         )
-        for model in models
+        for model in scope.among(("inception", "alexnet", "mlp_1x512"), smoke=["mlp_1x512"])
         for level in LEVELS
     ]
 
@@ -185,28 +175,22 @@ def _fig2a(scope: Scope) -> list[Entry]:
 
 
 def _fig2b(scope: Scope) -> list[Entry]:
-    models = scope.among(tuple(MODELS), ("mlp_3x512",)) if scope.models or scope.smoke else list(MODELS)[:2]
-    return [Entry({"curve": MODELS[model]}, f"cifar10_{model}_true", _SMOKE if scope.smoke else ()) for model in models]
+    models = scope.among(MODELS, usual=["inception", "inception_nobn"], smoke=["mlp_3x512"])
+    return [Entry({"curve": MODELS[model]}, f"cifar10_{model}_true", scope.settings) for model in models]
 
 
 def _rademacher(scope: Scope) -> list[Entry]:
     """The paper's networks, or any that timm knows."""
     entries = []
     for model in scope.models or (["mlp_1x512"] if scope.smoke else list(MODELS)):
-        if model not in MODELS and not is_known(model):
+        if model in MODELS:  # its own recipe has its learning rate
+            recipe, setting = f"cifar10_{model}_random", "data.labels.kind=rademacher"
+        elif is_known(model):
+            recipe, setting = "rademacher", f"model.name={model}"
+        else:
             raise UserError(f"--models has '{model}', and is one of {', '.join(MODELS)} or a network that timm knows")
-        settings: tuple[str, ...] = (f"model.name={model}",)
-        recipe = "rademacher"
-        if model in MODELS:  # with its own learning rate
-            recipe, settings = f"cifar10_{model}_random", ("data.labels.kind=rademacher",)
-        entries.append(
-            Entry(
-                {"model": MODELS.get(model, model)},
-                recipe,
-                (*settings, *(_SMOKE if scope.smoke else ())),
-                {"rademacher_complexity": "close to 1"},
-            )
-        )
+        labels, paper = {"model": MODELS.get(model, model)}, {"rademacher_complexity": "close to 1"}
+        entries.append(Entry(labels, recipe, (setting, *scope.settings), paper))
     return entries
 
 
@@ -248,7 +232,7 @@ EXPERIMENTS.add(
     ),
 )
 
-# What is computed rather than trained: the module whose STUDY it is, which takes seconds to import.
+# Experiments that are computed, not trained: name -> the module with its STUDY, which takes seconds to import.
 STUDIES: Registry[str] = Registry("experiment")
 STUDIES.add("table3", "fastgen.paper.table3")
 STUDIES.add("theorem1", "fastgen.paper.theorem1")
@@ -260,8 +244,8 @@ def names() -> list[str]:
     return [*EXPERIMENTS, *STUDIES, "all"]
 
 
-# Where a figure is more than 1.5 points from the paper's: what the paper leaves open, varied, and what that moves.
-# Each figure is of one whole run, seed 0, made with `fastgen train recipe=NAME` and the key that is named.
+# Recipe -> which setting, left open by the paper, moves its accuracy, for those more than 1.5 points from the paper's.
+# Each accuracy is of one whole run, seed 0, of `fastgen train recipe=NAME` with the key that is named.
 WHAT_MOVES_IT: dict[str, str] = {
     "cifar10_mlp_3x512_true": (
         "MLP 3x512, true labels: what moves the test accuracy is the batch size, which the paper leaves open; "

@@ -11,11 +11,11 @@ from fastgen.runs.summary import metric
 
 
 def _fig1a(results: list[Result]) -> list[tuple[str, Figure]]:
-    curves = {}
-    for result in results:
-        steps, losses = result.jobs[0].run.curve("train_running_loss_nats", "step")
-        if steps:
-            curves[result.entry.labels["condition"]] = (steps, losses)
+    curves = {
+        result.entry.labels["condition"]: curve
+        for result in results
+        if (curve := result.jobs[0].run.curve("train_running_loss_nats", "step"))[0]
+    }
     return [("Training loss (average over steps) against steps, seed 0", loss_curves(curves))]
 
 

@@ -1,34 +1,30 @@
 """Section 5 of the paper: SGD from zero finds the solution of minimum norm of a linear model."""
 
 from dataclasses import asdict, replace
+from functools import partial
 
 import torch
 from matplotlib.figure import Figure
 
 from fastgen.paper.settings import Settings
-from fastgen.paper.studies import Case, Measured, Row, Study, Told
+from fastgen.paper.studies import Case, Numbers, Row, Study, Tell
 from fastgen.report.plots import against_epochs
-from fastgen.theory.minimum_norm import Fit, LinearProblem, standardised
+from fastgen.theory.minimum_norm import LinearProblem, standardised
 from fastgen.theory.points import load_points
 from pipelines.corruptions import LabelSpec
 
-_SAMPLES = {"mnist": 200, "cifar10": 500}  # well below the dimensions, so that plain SGD arrives
-_OTHERS = 100
+_SAMPLES = {"mnist": 200, "cifar10": 500}  # images: well below the dimensions, so that plain SGD converges
+_OTHERS = 100  # images of other sources
 _SOLUTIONS = ("pseudo-inverse", "SGD from zero", "SGD from random weights")
-
-
-def _cases(models: list[str] | None) -> list[Case]:
-    return [_case(source) for source in models or _SAMPLES]
 
 
 def _case(source: str) -> Case:
     rows = [Row({"points": source, "solution": solution}) for solution in _SOLUTIONS]
     samples = _SAMPLES.get(source, _OTHERS)
-    described = {"source": source, "samples": samples}
-    return Case(source, rows, described, lambda settings, told: _run(source, samples, settings, told))
+    return Case(source, rows, {"source": source, "samples": samples}, partial(_run, source, samples))
 
 
-def _run(source: str, samples: int, settings: Settings, told: Told) -> list[Measured]:
+def _run(source: str, samples: int, settings: Settings, tell: Tell) -> list[Numbers]:
     data = settings.data if settings.data.limit is not None else replace(settings.data, limit=samples)
     points = load_points(data.source(source), LabelSpec())
     labels, test_labels = torch.from_numpy(points.labels), torch.from_numpy(points.test_labels)
@@ -38,37 +34,28 @@ def _run(source: str, samples: int, settings: Settings, told: Told) -> list[Meas
     zero = torch.zeros_like(problem.minimum)
     fits = [problem.measure(problem.minimum, settings.seed)]
     for weights, solution in ((zero, _SOLUTIONS[1]), (problem.start(fits[0].norm, settings.seed), _SOLUTIONS[2])):
-
-        def progress(done: float, solution: str = solution) -> None:
-            told(solution, done)
-
-        fits.append(problem.sgd(weights, settings.sgd.epochs, settings.seed, progress))
+        fits.append(problem.sgd(weights, settings.sgd.epochs, settings.seed, partial(tell, solution)))
     n, d = problem.points.shape
-    return [{**_as_json(fit), "samples": n, "dimensions": d, "manifest_sha256": points.manifest_sha256} for fit in fits]
+    more = {"samples": n, "dimensions": d, "manifest_sha256": points.manifest_sha256}
+    return [{key: value for key, value in asdict(fit).items() if key != "weights"} | more for fit in fits]
 
 
-def _as_json(fit: Fit) -> Measured:
-    return {key: value for key, value in asdict(fit).items() if key != "weights"}
-
-
-def _figures(shown: list[tuple[Row, Measured]]) -> list[tuple[str, Figure]]:
-    named = {f"{row.labels['points']}, {row.labels['solution']}": measured for row, measured in shown}
-    runs = {name: measured for name, measured in named.items() if measured["epochs"]}
-    minima = {name: measured["norm"] for name, measured in named.items() if not measured["epochs"]}
-    distances = {name: (measured["epochs"], measured["distances"]) for name, measured in runs.items()}
-    norms = {name: (measured["epochs"], measured["norms"]) for name, measured in runs.items()}
+def _figures(rows: list[tuple[Row, Numbers]]) -> list[tuple[str, Figure]]:
+    named = {f"{row.labels['points']}, {row.labels['solution']}": numbers for row, numbers in rows}
+    runs = {name: numbers for name, numbers in named.items() if numbers["epochs"]}
+    minima = {name: numbers["norm"] for name, numbers in named.items() if not numbers["epochs"]}
+    distances = {name: (numbers["epochs"], numbers["distances"]) for name, numbers in runs.items()}
+    norms = {name: (numbers["epochs"], numbers["norms"]) for name, numbers in runs.items()}
+    distance = against_epochs(distances, "relative distance", log=True)
     return [
-        (
-            "Distance from the solution of minimum norm, over its norm",
-            against_epochs(distances, "relative distance", log=True),
-        ),
+        ("Distance from the solution of minimum norm, over its norm", distance),
         ("Norm of the weights", against_epochs(norms, "norm", log=False, level=minima)),
     ]
 
 
 STUDY = Study(
     "Section 5: SGD and the solution of minimum norm",
-    _cases,
+    lambda models: [_case(source) for source in models or _SAMPLES],
     {
         "samples": "samples",
         "dimensions": "dimensions",

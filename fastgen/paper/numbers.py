@@ -3,11 +3,9 @@
 import csv
 from pathlib import Path
 
-Row = dict[str, str]
 
-
-def table(number: int) -> list[Row]:
-    """The rows of table 1, 2, 3 or 4: column -> what is printed there ("" where nothing is).
+def table(number: int) -> list[dict[str, str]]:
+    """The rows of table 1, 2, 3 or 4: column -> the printed text ("" for an empty cell).
 
     1: CIFAR-10, training and test accuracy with and without random crops and weight decay, true and random labels.
     2: ImageNet, top-1 and top-5 accuracy with and without augmentation, dropout and weight decay (the last two

@@ -31,10 +31,10 @@ def reproduce(
 ) -> None:
     """Run what is missing of an experiment, a study or "all", and show it.
 
-    settings: key=value, for all trainings. models: None for the experiment's own, as are seeds. smoke: the small scale.
-    jobs: trainings at a time (None: as many as `default_jobs` says). root: finished runs lie in root/runs, named after
-    what they are, and are not repeated. only_show: run nothing, show what is there. command: what the pages say that
-    they were made with. Raises UserError for mistakes, and SystemExit(1) at the end when something failed.
+    settings: key=value, for all trainings. models, seeds: None for the experiment's own. smoke: the small scale. jobs:
+    trainings at a time (None: `default_jobs`). root: finished runs lie in root/runs, and are not repeated. only_show:
+    run nothing, show what is there. command: the command line, which the pages repeat. Raises UserError for mistakes,
+    and SystemExit(1) at the end when something failed.
     """
     if name in STUDIES:
         for option, given in (("--seeds", seeds), ("--scale", smoke), ("--jobs", jobs)):
@@ -58,11 +58,9 @@ def reproduce(
 def _plans(
     name: str, settings: tuple[str, ...], scope: Scope, seeds: tuple[int, ...] | None
 ) -> dict[str, list[tuple[Entry, list[Point]]]]:
-    """Experiment -> its rows, each with its trainings. Raises UserError for what no experiment of that name has."""
-    if own := [setting for setting in settings if setting.startswith(_SEEDS)]:
-        raise UserError(
-            f"{own[0]}: seeds are given as --seeds 0,1,2, each with a labelling, order and start of its own"
-        )
+    """Experiment -> its rows, each with its trainings. Raises UserError for mistakes."""
+    if own := [s for s in settings if s.startswith(_SEEDS)]:
+        raise UserError(f"{own[0]}: seeds are given as --seeds 0,1,2, each with its own labelling, order and start")
     if name == "rademacher" and (own := [s for s in settings if s.startswith("data.labels.")]):
         raise UserError(f"{own[0]}: the labels of this experiment are random signs")
     if name == "all":
@@ -83,7 +81,7 @@ def _plans(
 
 
 def _all_studies(settings: list[str], root: Path, command: str, only_show: bool) -> list[str]:
-    """Each with those of the settings that it reads; the names of those that failed."""
+    """Compute and show each study with those of the settings that it reads. Returns the names of those that failed."""
     failed = []
     for name in STUDIES:
         own = [setting for setting in settings if setting.startswith(find_study(name).keys)]
@@ -120,7 +118,7 @@ def _show(name: str, results: list[Result], root: Path, command: str, smoke: boo
 
 
 def notes(name: str, results: list[Result], smoke: bool) -> list[str]:
-    """What a reader must know about the table: the subset, what failed, and what moves a figure that is far away."""
+    """What a reader must know: the subset, what failed, and which setting moves an accuracy far from the paper's."""
     out = []
     if smoke:
         out.append(
@@ -136,17 +134,12 @@ def notes(name: str, results: list[Result], smoke: bool) -> list[str]:
         for job in result.jobs
         if job.problem
     ]
-    far = {
-        moves
-        for result in results
-        for (recipe, moves) in WHAT_MOVES_IT.items()
-        if not limited and result.entry.recipe == recipe and _far(result)
-    }
-    return out + sorted(far)
+    recipes = set() if limited else {result.entry.recipe for result in results if _far(result)}
+    return out + sorted(moves for recipe, moves in WHAT_MOVES_IT.items() if recipe in recipes)
 
 
 def _far(result: Result) -> bool:
-    """Whether a figure is more than 1.5 points from the paper's."""
+    """Whether an accuracy is more than 1.5 points from the paper's."""
     for key, printed in result.entry.paper.items():
         try:
             if abs(statistics.mean(result.values(key)) - float(printed)) > 1.5:

@@ -1,6 +1,7 @@
 """Settings of the theory's experiments, written key=value as a recipe's are."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,32 +26,25 @@ class DataSettings:
 
 @dataclass
 class KernelSettings:
-    """None: as each row of the table has it. The others as in `KernelSpec`; filters: of the random convolution."""
+    """As in `KernelSpec`."""
 
-    gamma: float | None = None
+    gamma: float | None = None  # None: each row's own, as of ridge and filters
     ridge: float | None = None
-    filters: int | None = None
+    filters: int | None = None  # of the random convolution
     precision: str | None = None  # None: float32, and float64 on a GPU
     panel: int = 3000
     solver: str = "auto"
     memory_gb: float | None = None
 
     def spec(self, gamma: float, ridge: float, on_gpu: bool) -> KernelSpec:
-        return KernelSpec(
-            gamma=gamma if self.gamma is None else self.gamma,
-            ridge=ridge if self.ridge is None else self.ridge,
-            precision=self.precision or ("float64" if on_gpu else "float32"),
-            panel=self.panel,
-            solver=self.solver,
-            memory_gb=self.memory_gb,
-        )
+        usual: dict[str, Any] = {"gamma": gamma, "ridge": ridge, "precision": "float64" if on_gpu else "float32"}
+        given = {key: value for key, value in vars(self).items() if value is not None and key != "filters"}
+        return KernelSpec(**usual | given)
 
 
 @dataclass
 class SgdSettings:
-    """epochs: passes over the points."""
-
-    epochs: int = 3000
+    epochs: int = 3000  # passes over the points
 
 
 @dataclass
@@ -75,12 +69,9 @@ class Settings:
             except OmegaConfBaseException as error:
                 raise UserError(f"{override}: {str(error).splitlines()[0]}") from None
         settings: Settings = OmegaConf.to_object(config)  # type: ignore[assignment]
-        for key, value in (("data.limit", settings.data.limit), ("data.limit_test", settings.data.limit_test)):
-            if value is not None and value < 1:
-                raise UserError(f"{key}={value} must be at least 1")
-        if settings.kernel.filters is not None and settings.kernel.filters < 1:
-            raise UserError(f"kernel.filters={settings.kernel.filters} must be at least 1")
-        settings.kernel.spec(1.0, 0.0, on_gpu=False)  # which checks the others
-        if settings.sgd.epochs < 1:
-            raise UserError(f"sgd.epochs={settings.sgd.epochs} must be at least 1")
+        values = known_keys(settings)
+        for key in ("data.limit", "data.limit_test", "kernel.filters", "sgd.epochs"):
+            if values[key] is not None and values[key] < 1:
+                raise UserError(f"{key}={values[key]} must be at least 1")
+        settings.kernel.spec(1.0, 0.0, on_gpu=False)  # KernelSpec checks the others
         return settings

@@ -8,7 +8,7 @@ import torch
 
 from fastgen.paper.numbers import table
 from fastgen.paper.settings import Settings
-from fastgen.paper.studies import Case, Measured, Row, Study, Told
+from fastgen.paper.studies import Case, Numbers, Row, Study, Tell
 from fastgen.theory.features import ConvolutionSpec, GaborSpec, gabor, pixels
 from fastgen.theory.kernels import KernelResult, kernel_machine
 from fastgen.theory.points import Points, load_points
@@ -21,58 +21,56 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-# Bandwidths, chosen on 5,000 (MNIST) or 2,000 (CIFAR-10) training samples held out from 8,000 others.
+# Bandwidths, chosen by the error on 5,000 (MNIST) or 2,000 (CIFAR-10) training samples, held out from 8,000 others.
 _MNIST_GAMMA = 0.02  # for pixels in [0, 1]
 _GABOR_GAMMA = 1.0
 _CIFAR_GAMMA = 0.01
-_CONVOLUTION = [(1.0, 0.0), (0.25, 0.01)]  # gamma in units of the reciprocal mean squared distance, and ridge
-_FILTERS = 2000  # what a machine with two cores computes in a quarter of an hour; the paper has 32,000
+_CONVOLUTION = [(1.0, 0.0), (0.25, 0.01)]  # (gamma, ridge); gamma in units of 1 / mean squared distance
+_FILTERS = 2000  # two cores compute them in a quarter of an hour; the paper has 32,000
 
 
-def _pixel_row(points: Points, settings: Settings, gamma: float, told: Told) -> list[Measured]:
-    return [_exact(pixels(points.images), pixels(points.test_images), points, settings, gamma, told)]
+def _pixel_row(points: Points, settings: Settings, gamma: float, tell: Tell) -> Numbers:
+    return _exact(pixels(points.images), pixels(points.test_images), points, settings, gamma, tell)
 
 
-def _gabor_row(points: Points, settings: Settings, gamma: float, told: Told) -> list[Measured]:
+def _gabor_row(points: Points, settings: Settings, gamma: float, tell: Tell) -> Numbers:
     started = time.perf_counter()
-    told("wavelets", 0.0)
+    tell("wavelets", 0.0)
     train, test = (gabor(images, GaborSpec(), _device()) for images in (points.images, points.test_images))
     seconds = time.perf_counter() - started
-    measured = _exact(train, test, points, settings, gamma, told)
-    return [{**measured, "seconds": seconds + measured["seconds"]}]
+    numbers = _exact(train, test, points, settings, gamma, tell)
+    return {**numbers, "seconds": seconds + numbers["seconds"]}
 
 
 def _exact(
-    train: torch.Tensor, test: torch.Tensor, points: Points, settings: Settings, gamma: float, told: Told
-) -> Measured:
+    train: torch.Tensor, test: torch.Tensor, points: Points, settings: Settings, gamma: float, tell: Tell
+) -> Numbers:
     on = _device()
     labels, truth = (torch.from_numpy(found).to(on) for found in (points.labels, points.test_labels))
     spec = settings.kernel.spec(gamma, 0.0, on.type == "cuda")
-    result = kernel_machine(train.to(on), labels, test.to(on), truth, points.classes, spec, told)
-    return _measured(result, points, spec.gamma, spec.ridge)
+    result = kernel_machine(train.to(on), labels, test.to(on), truth, points.classes, spec, tell)
+    return _numbers(result, points, spec.gamma, spec.ridge)
 
 
-def _measured(result: KernelResult, points: Points, gamma: float, ridge: float) -> Measured:
+def _numbers(result: KernelResult, points: Points, gamma: float, ridge: float) -> Numbers:
     return {**asdict(result), "gamma": gamma, "ridge": ridge, "manifest_sha256": points.manifest_sha256}
 
 
-def _convolution_rows(settings: Settings, told: Told) -> list[Measured]:
+def _convolution_rows(settings: Settings, tell: Tell) -> list[Numbers]:
     points = load_points(settings.data.source("cifar10"), LabelSpec())
     on = _device()
-    layer = ConvolutionSpec(
-        filters=_FILTERS if settings.kernel.filters is None else settings.kernel.filters, seed=settings.seed
-    )
-    spec = settings.kernel.spec(1.0, 0.0, on.type == "cuda")
+    given = settings.kernel
+    layer = ConvolutionSpec(filters=given.filters or _FILTERS, seed=settings.seed)
+    spec = given.spec(1.0, 0.0, on.type == "cuda")
     if spec.solver == "iterative":
         raise UserError("kernel.solver=iterative needs all features at once, which a random convnet's are too many for")
-    given = settings.kernel
     machines = [
         (gamma if given.gamma is None else given.gamma, ridge if not ridge or given.ridge is None else given.ridge)
         for gamma, ridge in _CONVOLUTION
     ]
-    results = convolution_machine(points, layer, spec, machines, on, told)
+    results = convolution_machine(points, layer, spec, machines, on, tell)
     return [
-        {**_measured(result, points, gamma, ridge), "filters": layer.filters}
+        {**_numbers(result, points, gamma, ridge), "filters": layer.filters}
         for result, (gamma, ridge) in zip(results, machines, strict=True)
     ]
 
@@ -86,10 +84,10 @@ def _table3(models: list[str] | None) -> list[Case]:
         for row in table(3)
     }
 
-    def single(key: tuple[str, str, str], gamma: float, features: Callable[..., list[Measured]]) -> Case:
-        def run(settings: Settings, told: Told) -> list[Measured]:
-            found = features(load_points(settings.data.source(key[0]), LabelSpec()), settings, gamma, told)
-            return [{**measured, "filters": None} for measured in found]
+    def single(key: tuple[str, str, str], gamma: float, features: Callable[..., Numbers]) -> Case:
+        def run(settings: Settings, tell: Tell) -> list[Numbers]:
+            points = load_points(settings.data.source(key[0]), LabelSpec())
+            return [{**features(points, settings, gamma, tell), "filters": None}]
 
         row = rows[key]
         norms = {("mnist", "none"): "about 220", ("mnist", "gabor_filters"): "about 390"}
@@ -103,12 +101,7 @@ def _table3(models: list[str] | None) -> list[Case]:
         "mnist": single(("mnist", "none", "none"), _MNIST_GAMMA, _pixel_row),
         "mnist_gabor": single(("mnist", "gabor_filters", "none"), _GABOR_GAMMA, _gabor_row),
         "cifar10": single(("cifar10", "none", "none"), _CIFAR_GAMMA, _pixel_row),
-        "cifar10_convnet": Case(
-            "cifar10-random_convnet",
-            convolution,
-            described,
-            _convolution_rows,
-        ),
+        "cifar10_convnet": Case("cifar10-random_convnet", convolution, described, _convolution_rows),
     }
     for model in models or []:
         if model not in cases:

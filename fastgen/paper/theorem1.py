@@ -1,26 +1,23 @@
 """Theorem 1 (section 4, appendix C) on real images: random labels, represented exactly."""
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from fastgen.paper.settings import Settings
-from fastgen.paper.studies import Case, Measured, Row, Study, Told
+from fastgen.paper.studies import Case, Numbers, Row, Study, Tell
 from fastgen.report.plots import along_projection
 from fastgen.theory.expressivity import DeepFiniteSampleNetwork, FiniteSampleNetwork
 from fastgen.theory.points import load_points
 from pipelines.corruptions import LabelSpec
 
 _SOURCES = ("mnist", "cifar10")
-_DEPTHS = (3, 10, 100)
-_SHOWN = 24  # points in the figure
-_DEEP_BLOCK_BYTES = 1 << 26
-
-
-def _cases(models: list[str] | None) -> list[Case]:
-    return [_case(source) for source in models or _SOURCES]
+_DEPTHS = (3, 10, 100)  # layers
+_POINTS = 24  # points in the figure
+_DEEP_BLOCK_BYTES = 1 << 26  # of a deep network's activations (float64): bounds the images evaluated at a time
 
 
 def _case(source: str) -> Case:
@@ -28,17 +25,15 @@ def _case(source: str) -> Case:
         return Row({"points": source, "targets": targets, "depth": str(depth)})
 
     rows = [row("random signs", 2), row("random labels", 2), *(row("random labels", depth) for depth in _DEPTHS)]
-    return Case(
-        source, rows, {"source": source, "depths": _DEPTHS}, lambda settings, told: _run(source, settings, told)
-    )
+    return Case(source, rows, {"source": source, "depths": _DEPTHS}, partial(_run, source))
 
 
-def _run(source: str, settings: Settings, told: Told) -> list[Measured | None]:
-    out: list[Measured | None] = []
+def _run(source: str, settings: Settings, tell: Tell) -> list[Numbers | None]:
+    out: list[Numbers | None] = []
     for labels in (LabelSpec(kind="rademacher", seed=settings.seed), LabelSpec(kind="random", seed=settings.seed)):
         points = load_points(settings.data.source(source), labels)
         targets = 2.0 * points.labels - 1 if labels.signs else np.eye(points.classes)[points.labels]
-        told(f"fitting {labels.kind}", 0.0)
+        tell(f"fitting {labels.kind}", 0.0)
         started = time.perf_counter()
         network = FiniteSampleNetwork.fit(points.images, targets, settings.seed)
         seconds = time.perf_counter() - started
@@ -54,7 +49,7 @@ def _run(source: str, settings: Settings, told: Told) -> list[Measured | None]:
             "dimensions": len(network.direction),
             "manifest_sha256": points.manifest_sha256,
         }
-        figure = {"shown": _shown(network, images, targets[:, None])} if labels.signs else {}
+        figure = {"shown": _neighbours(network, images, targets[:, None])} if labels.signs else {}
         out.append({**shallow, **_tested(network, images, targets, 1000), "seconds": seconds, **figure})
         if labels.signs:
             continue
@@ -63,7 +58,7 @@ def _run(source: str, settings: Settings, told: Told) -> list[Measured | None]:
                 out.append(None)
                 continue
             deep = DeepFiniteSampleNetwork(network, depth)
-            told(f"depth {depth}", _DEPTHS.index(depth) / len(_DEPTHS))
+            tell(f"depth {depth}", _DEPTHS.index(depth) / len(_DEPTHS))
             block = max(1, _DEEP_BLOCK_BYTES // (8 * deep.width))
             found = _tested(deep, images, targets, block)
             out.append({**shallow, **found, "connections": deep.connections, "width": deep.width, "seconds": seconds})
@@ -71,8 +66,8 @@ def _run(source: str, settings: Settings, told: Told) -> list[Measured | None]:
 
 
 @torch.no_grad()
-def _tested(network: torch.nn.Module, images: torch.Tensor, targets: np.ndarray, block: int) -> Measured:
-    """The largest error, and how many of the labels are recovered, by the largest output or its sign: percent."""
+def _tested(network: torch.nn.Module, images: torch.Tensor, targets: np.ndarray, block: int) -> Numbers:
+    """The largest error, and the percentage of labels that the largest output, or the output's sign, recovers."""
     outputs = torch.cat([network(part) for part in images.split(block)]).numpy()
     wanted = targets.reshape(outputs.shape)
     if outputs.shape[1] == 1:
@@ -83,11 +78,11 @@ def _tested(network: torch.nn.Module, images: torch.Tensor, targets: np.ndarray,
 
 
 @torch.no_grad()
-def _shown(network: FiniteSampleNetwork, images: torch.Tensor, targets: np.ndarray) -> Measured:
-    """Neighbouring points in the middle, and the function between them, as the figure draws them."""
+def _neighbours(network: FiniteSampleNetwork, images: torch.Tensor, targets: np.ndarray) -> Numbers:
+    """Neighbouring points in the middle of the projection, and the network's function between them."""
     z = torch.cat([part.flatten(1).to(torch.float64) @ network.direction for part in images.split(1000)])
     order = z.argsort()
-    middle = order[max(0, (len(order) - _SHOWN) // 2) :][:_SHOWN]
+    middle = order[max(0, (len(order) - _POINTS) // 2) :][:_POINTS]
     at, first = z[middle], float(z[middle[0]])
     grid = torch.linspace(first, float(at[-1]), 2000, dtype=torch.float64)
     grid = torch.cat([grid, at, network.thresholds[(network.thresholds > first) & (network.thresholds < at[-1])]])
@@ -98,19 +93,19 @@ def _shown(network: FiniteSampleNetwork, images: torch.Tensor, targets: np.ndarr
     }
 
 
-def _figures(shown: list[tuple[Row, Measured]]) -> list[tuple[str, Figure]]:
+def _figures(rows: list[tuple[Row, Numbers]]) -> list[tuple[str, Figure]]:
     panels = {
-        row.labels["points"]: (tuple(measured["shown"]["curve"]), tuple(measured["shown"]["points"]))
-        for row, measured in shown
-        if "shown" in measured
+        row.labels["points"]: (tuple(numbers["shown"]["curve"]), tuple(numbers["shown"]["points"]))
+        for row, numbers in rows
+        if "shown" in numbers
     }
-    title = f"The network with random signs for targets, along {_SHOWN} neighbouring images"
+    title = f"The network with random signs for targets, along {_POINTS} neighbouring images"
     return [(f"{title} of {name}", along_projection({name: panel})) for name, panel in panels.items()]
 
 
 STUDY = Study(
     "Theorem 1: finite-sample expressivity",
-    _cases,
+    lambda models: [_case(source) for source in models or _SOURCES],
     {
         "samples": "n",
         "dimensions": "d",

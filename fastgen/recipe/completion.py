@@ -1,4 +1,4 @@
-"""What may follow an unfinished recipe=NAME or key=value, for the completion of a command line."""
+"""Completion of recipe=NAME and key=value on a command line."""
 
 from collections.abc import Iterable
 
@@ -32,10 +32,10 @@ _NAMES: dict[str, Iterable[str]] = {
 
 
 def completions(setting: str) -> list[str]:
-    """Settings that begin with `setting`: keys, or where one is chosen, its values as far as they have names.
+    """Settings that begin with `setting`: keys, or after "key=" the values that have names.
 
-    A key that is the only one comes with its values or its default, so that the shell does not take it for a whole word
-    and go on to the next. After a comma comes another of the values (fastgen sweep).
+    Where only one key fits, the settings have its values or its default: the shell would take a lone "key=" for a whole
+    word. After a comma comes another value (fastgen sweep).
     """
     key, equals, value = setting.partition("=")
     if equals:

@@ -14,6 +14,8 @@ from fastgen.recipe.validation import validate
 from pipelines.corruptions import LabelSpec
 from pipelines.errors import UserError, did_you_mean
 
+_KNOWN = known_keys()
+
 
 def recipes_folder() -> Path:
     """The shipped recipes: inside the package in a wheel, beside it in a checkout."""
@@ -28,14 +30,15 @@ def known_recipes() -> list[str]:
 def load(name: str, overrides: list[str] | None = None) -> Recipe:
     """The resolved and validated recipe. name: one of `known_recipes()`, or a path. overrides: "key=value".
 
-    From here on a corruption has one spelling: a run's recipe.yaml, the manifest and the label column's name say the
-    same. Raises UserError: unknown recipe or key (with the nearest), wrong type, settings that contradict each other.
+    It spells each corruption in one way, that of the manifest and of the label column's name. Raises UserError: unknown
+    recipe or key (with the nearest), wrong type, settings that contradict each other.
     """
     path = _find(name)
     config = OmegaConf.structured(Recipe)
     for origin, values in _chain(path, ()):
-        called = values.pop("recipe", path.stem)  # the file itself comes last; a run's recipe.yaml says whose it is
-        _apply(config, values, origin)
+        called = values.pop("recipe", path.stem)  # a run's recipe.yaml names its recipe; the file itself comes last
+        for key, value in leaves(Recipe, values):
+            _set(config, key, value, origin)
     for override in overrides or []:
         key, equals, text = override.partition("=")
         if not equals:
@@ -72,7 +75,10 @@ def _find(name: str) -> Path:
 
 
 def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The file's bases first, then itself. `base:` names one file or several, beside it or shipped."""
+    """The file's bases first, then itself. `base:` names one file or several, beside it or shipped.
+
+    below: the files that have this one as a base.
+    """
     if path.resolve() in below:
         raise UserError(f"{path}: is its own base, by way of {' -> '.join(p.name for p in below)}")
     values = _read_yaml(path.read_text(), str(path))
@@ -87,28 +93,21 @@ def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str,
 
 
 def _read_yaml(text: str, origin: str) -> Any:
-    """YAML whose scalars stay text: the schema knows their types. So `kind: true` and `wandb: off` are the words
-    that they look like, and 1e-3 is a number, none of which plain YAML 1.1 says."""
+    """YAML whose scalars stay text, as the schema knows their types: YAML 1.1 would read `kind: true` and `wandb: off`
+    as booleans, and 1e-3 as a word."""
     try:
         return yaml.load(text, yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{origin}: no valid YAML: {_first_line(error)}") from None
 
 
-def _apply(config: Any, values: dict[str, Any], origin: str) -> None:
-    for key, value in leaves(Recipe, values):
-        _set(config, key, value, origin)
-
-
 def _set(config: Any, key: str, value: Any, origin: str) -> None:
-    known = known_keys()
-    if key not in known and not key.startswith("model.options."):
-        groups = {k.rpartition(".")[0] for k in known} - {""}
-        if key in groups:
+    if key not in _KNOWN and not key.startswith("model.options."):
+        if any(known.startswith(f"{key}.") for known in _KNOWN):
             raise UserError(f"{origin}: {key} is a group of keys, set one of them: {key}.*=...")
-        near = did_you_mean(key, known).partition("known:")[0]
+        near = did_you_mean(key, _KNOWN).partition("known:")[0]
         raise UserError(f"{origin}: unknown key '{key}'; {near}`fastgen train --help` lists all keys")
-    if key.startswith("model.options"):  # timm's keys, whose types are not known here
+    if key.startswith("model.options"):  # timm's keys: the schema does not know their types
         value = _plain(value)
     elif key == "bake.columns":
         value = [_label_spec(item, origin) for item in value]

@@ -1,4 +1,4 @@
-"""What a recipe says: the typed schema, its defaults and its dotted keys."""
+"""The typed schema of a recipe, its defaults and its dotted keys."""
 
 import dataclasses
 import typing
@@ -74,20 +74,22 @@ class TrainSpec:
     """The training loop (train.*)."""
 
     epochs: int = 100
-    max_steps: int | None = None  # optimizer steps, if that is reached first
+    max_steps: int | None = None  # optimizer steps: the run ends there, if before its last epoch
     stop_at_interpolation: bool = False  # end when every training sample is classified as labelled
     evaluate_epochs: int = 1  # evaluate every this many epochs
-    checks_per_epoch: int = 1  # with stop_at_interpolation, evaluations in an epoch once nearly all is fitted
+    checks_per_epoch: int = (
+        1  # with stop_at_interpolation, evaluations in an epoch once the training set is nearly fitted
+    )
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
     compile: bool | None = None  # torch.compile (None: on a GPU)
     channels_last: bool | None = None  # memory format of convolutions (None: on)
     accumulate: int = 1  # micro-batches per optimizer step
     label_smoothing: float = 0.0
     aux_weight: float = 0.0  # of an auxiliary classifier's loss (model.options.aux_logits=true)
-    ema: float = 0.0  # decay of a moving average of the weights, which is then what is evaluated
+    ema: float = 0.0  # decay of a moving average of the weights, which evaluations then use (0: none)
     dynamics: bool = False  # record every training sample in every epoch, into RUN_DIR/dynamics
     threads: int | None = None  # CPU threads of a process (None: its share of the cores)
-    timeout_minutes: float = 10.0  # a process that others wait for so long is taken for lost
+    timeout_minutes: float = 10.0  # a process that others wait for longer is taken for lost
 
 
 @dataclass
@@ -95,8 +97,8 @@ class RunSpec:
     """Where the run lives, and how it continues (run.*)."""
 
     dir: str | None = None  # None: runs/RECIPE-NNN, a new number for each run
-    resume: bool = False  # continue from the last checkpoint in run.dir (None: the latest such folder)
-    checkpoint_minutes: float = 5.0  # between checkpoints; there is one at the end and at a signal in any case
+    resume: bool = False  # continue from the last checkpoint in run.dir (None: in the newest folder)
+    checkpoint_minutes: float = 5.0  # between checkpoints; the end of the run and a signal make one in any case
     keep_checkpoints: int = 2
 
 
@@ -137,7 +139,7 @@ class Recipe:
 
 
 def leaves(schema: type | None, values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values, down to where the schema has no further keys."""
+    """Dotted keys and values of nested mappings. A mapping that the schema takes as a value is not taken apart."""
     types = typing.get_type_hints(schema) if schema else {}
     for key, value in values.items():
         inner = types.get(key)
@@ -147,14 +149,7 @@ def leaves(schema: type | None, values: dict[str, Any], prefix: str = "") -> Ite
             yield f"{prefix}{key}", value
 
 
-def known_keys(schema: Any = None, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key with its default."""
-    found: dict[str, Any] = {}
+def known_keys(schema: Any = None) -> dict[str, Any]:
+    """Every dotted key with its default, or with its value in `schema`."""
     schema = schema or Recipe()
-    for item in fields(schema):
-        value = getattr(schema, item.name)
-        if is_dataclass(value):
-            found |= known_keys(value, f"{prefix}{item.name}.")
-        elif prefix or item.name != "recipe":
-            found[f"{prefix}{item.name}"] = value
-    return found
+    return {key: value for key, value in leaves(type(schema), dataclasses.asdict(schema)) if key != "recipe"}

@@ -28,7 +28,7 @@ def finish(page: Page, path: Path) -> None:
 
 
 def machine() -> str:
-    """What a figure was measured on, in words."""
+    """The machine that measures, in words."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     cores = len(os.sched_getaffinity(0))
     return (

@@ -46,7 +46,7 @@ class Page:
         self._markdown.append(text)
 
     def code(self, text: str, folded: str | None = None) -> None:
-        """Preformatted text. folded: behind a heading that opens it, and in the HTML alone."""
+        """Preformatted text. folded: a heading that opens it; the text is then in the HTML alone."""
         block = f"<pre>{html.escape(text)}</pre>"
         if folded is None:
             self._markdown.append("\n".join("    " + line for line in text.splitlines()))
@@ -55,7 +55,7 @@ class Page:
         self._html.append(block)
 
     def table(self, header: list[str], rows: list[list[str]]) -> None:
-        """rows: as long as the header each."""
+        """rows: each as long as the header."""
         assert all(len(row) == len(header) for row in rows)
         self.tables.append((header, rows))
         cells = [[f"<th>{html.escape(cell)}</th>" for cell in header]]
@@ -65,12 +65,12 @@ class Page:
         self._markdown.append(markdown_table(header, rows))
 
     def figure(self, name: str, figure: Figure, caption: str) -> None:
-        """name: of the files that `write` leaves beside the page, unique in it."""
+        """name: of the figure's files beside the page; unique on it."""
         assert name not in self.figures, f"two figures are named {name}"
         self.figures[name] = figure
         drawing = _svg(figure)
         drawing = drawing[drawing.index("<svg") :]
-        # All drawings share the page's ids.
+        # The drawings on a page share its ids, so each figure's ids begin with its name.
         drawing = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
         caption = html.escape(caption)
         self._html.append(f'<figure id="figure-{name}">{drawing}<figcaption>{caption}</figcaption></figure>')

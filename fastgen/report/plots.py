@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from fastgen.runs.run import Curve
 
-matplotlib.rcParams["svg.hashsalt"] = "fastgen"  # or the ids in an SVG are new every time
-matplotlib.rcParams["svg.fonttype"] = "none"  # letters as text, which can be searched, and not as outlines
+matplotlib.rcParams["svg.hashsalt"] = "fastgen"  # the same ids in an SVG every time
+matplotlib.rcParams["svg.fonttype"] = "none"  # letters as text that can be searched, not as outlines
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; markers too, for print without colour.
+# Okabe and Ito's colours, which colour-blind readers tell apart. The markers are for print without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -37,8 +37,7 @@ def loss_curves(curves: dict[str, Curve]) -> Figure:
     for (name, (steps, losses)), style in zip(curves.items(), _styles(), strict=False):
         every = max(1, len(steps) // 8)
         axes.plot(steps, losses, label=name, markevery=every, markersize=4, **style)
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
+    axes.set(xlim=(0, None), ylim=(0, None))
     _legend(axes, len(curves))
     return figure
 
@@ -46,15 +45,14 @@ def loss_curves(curves: dict[str, Curve]) -> Figure:
 def against_corruption(series: dict[str, Series], ylabel: str) -> Figure:
     """Figures 1b and 1c: something against the level of label corruption (fraction), a line for each network.
 
-    A band shows lowest and highest of several seeds.
+    A band reaches from the lowest to the highest of several seeds.
     """
     figure, axes = _figure("label corruption", ylabel)
     for (name, line), style in zip(series.items(), _styles(), strict=False):
         axes.plot(line.x, line.mean, markersize=5, label=name, **style)
         if line.low != line.high:
             axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.2, linewidth=0)
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(bottom=0)
+    axes.set(xlim=(-0.03, 1.03), ylim=(0, None))
     _legend(axes, len(series))
     return figure
 
@@ -62,17 +60,21 @@ def against_corruption(series: dict[str, Series], ylabel: str) -> Figure:
 def accuracy_curves(curves: dict[str, tuple[Curve, Curve]]) -> Figure:
     """Figure 2: accuracy (percent) against steps: (training, test) for each name, training solid, test dashed.
 
-    The best test accuracy so far, which early stopping would keep, is dotted.
+    Dotted: the best test accuracy so far, which early stopping would keep.
     """
     figure, axes = _figure("steps", "accuracy (%)")
     for (name, (training, test)), colour in zip(curves.items(), itertools.cycle(COLOURS), strict=False):
         axes.plot(*training, color=colour, label=f"{name}, training")
         if test[0]:
             axes.plot(*test, color=colour, linestyle="--", label=f"{name}, test")
-            best = [max(test[1][: i + 1]) for i in range(len(test[1]))]
-            axes.plot(test[0], best, color=colour, linestyle=":", label=f"{name}, best test so far")
-    axes.set_ylim(0, 102)
-    axes.set_xlim(left=0)
+            axes.plot(
+                test[0],
+                list(itertools.accumulate(test[1], max)),
+                color=colour,
+                linestyle=":",
+                label=f"{name}, best test so far",
+            )
+    axes.set(xlim=(0, None), ylim=(0, 102))
     _legend(axes, 3 * len(curves))
     return figure
 
@@ -82,8 +84,7 @@ def parts_curves(parts: dict[str, Curve]) -> Figure:
     figure, axes = _figure("epoch", "accuracy (%)")
     for (name, curve), style in zip(parts.items(), _styles(), strict=False):
         axes.plot(*curve, markersize=3, label=name, **style)
-    axes.set_ylim(0, 102)
-    axes.set_xlim(left=0)
+    axes.set(xlim=(0, None), ylim=(0, 102))
     _legend(axes, len(parts))
     return figure
 
@@ -140,8 +141,7 @@ def _figure(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

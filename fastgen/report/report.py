@@ -12,9 +12,9 @@ from pipelines.errors import UserError
 
 
 def report(paths: list[Path], output: Path | None = None, wandb: bool = False) -> None:
-    """paths: run directories, or folders of them. output: an HTML file (None: report.html).
+    """Write a page about runs. paths: run directories, or folders of them. output: an HTML file (None: report.html).
 
-    wandb: make a W&B report of them instead, and print its link. Raises UserError for mistakes.
+    wandb: make a W&B report instead, and print its link. Raises UserError for mistakes.
     """
     runs = find_runs(paths)
     if wandb:
@@ -51,9 +51,7 @@ def _run_section(page: Page, number: int, name: str, run: Run) -> None:
     page.heading(name)
     page.code(run.command)
     page.table(*data_of(run))
-    parts = {text: run.curve(key, "epoch") for key, text in run.parts.items()}
-    parts = {text: curve for text, curve in parts.items() if curve[0]}
-    if parts:
+    if parts := {text: curve for key, text in run.parts.items() if (curve := run.curve(key, "epoch"))[0]}:
         page.figure(f"run{number}", parts_curves(parts), f"{name}: accuracy on each part, in evaluation mode")
     else:
         page.text("Not evaluated yet.")

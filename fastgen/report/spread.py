@@ -1,4 +1,4 @@
-"""How far runs spread that differ in their seeds alone."""
+"""The spread of runs that differ in their seeds alone."""
 
 import statistics
 
@@ -8,7 +8,7 @@ from scipy.special import stdtrit  # Student's t; scipy.stats takes a second to 
 def interval(values: list[float]) -> tuple[float, float] | None:
     """Where one more run would lie with 95 % confidence, if runs spread normally (Student's t); None for one value.
 
-    The paper's number is one run, so this, and not the mean's narrower interval, is what it is compared with.
+    The paper's number is of one run, so it is compared with this interval, not with the mean's narrower one.
     """
     if len(values) < 2:
         return None

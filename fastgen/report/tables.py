@@ -20,12 +20,12 @@ _SUMMARY = {
     "interpolation_epoch": "fitted at epoch",
     "images_per_second": "images/s",
 }
-_OF_SIGNS = ("rademacher_complexity",)  # shown where some run has it
+_OF_SIGNS = ("rademacher_complexity",)  # the keys of _SUMMARY that make a column only where some run has them
 _SEEDS = ("seed", "data.labels.seed", "data.pixels.seed")
 
 
 def names(runs: list[Run]) -> list[str]:
-    """Folder names, with as much of the path before them as it takes to tell them apart."""
+    """Folder names, each with the fewest of its parents that tell them apart."""
     for parts in range(1, 5):
         found = ["/".join(run.folder.resolve().parts[-parts:]) for run in runs]
         if len(set(found)) == len(found):
@@ -38,7 +38,7 @@ def title(runs: list[Run]) -> str:
 
 
 def results(runs: list[Run]) -> Table:
-    """A row for each run: what it is, and what came of it."""
+    """A row for each run: its settings and its results."""
     keys = [key for key in _SUMMARY if key not in _OF_SIGNS or any(_of(run, key) is not None for run in runs)]
     header = ["run", "labels", "model", "seed", "state", *(_SUMMARY[key] for key in keys), "minutes"]
     return header, [
@@ -78,7 +78,7 @@ def over_seeds(runs: list[Run]) -> Table | None:
 
 
 def data_of(run: Run) -> Table:
-    """What it was trained on, from its manifest."""
+    """The data that a run was trained on, from its manifest."""
     specification, split = run.manifest.specification, run.manifest.splits["train"]
     column = run.labels.column_name
     changed = split.columns[column].changed if column in split.columns else 0

@@ -1,11 +1,12 @@
 """fastgen report --wandb: the report as a W&B report, whose curves W&B draws from what the runs logged.
 
-It names runs by the ids that their folders hold, so it may be made before runs that logged offline are synced: they
-appear in it once they are. Needs the extra `reports` (wandb-workspaces, which calls its Python interface a preview;
+It names runs by the ids in their folders, so runs that logged offline appear in it as soon as they are synced.
+Needs the extra `reports` (wandb-workspaces, whose Python interface is a preview;
 https://docs.wandb.ai/ref/wandb_workspaces/reports).
 """
 
 import contextlib
+import importlib
 import io
 import json
 import shlex
@@ -19,7 +20,8 @@ from fastgen.runs.run import Run
 from fastgen.runs.summary import metric
 from pipelines.errors import UserError
 
-_LONGEST_TITLE = 128  # which W&B accepts
+_LONGEST_TITLE = 128  # characters: W&B refuses a longer one
+_ACCURACY: dict[str, Any] = {"title_y": "accuracy (%)", "range_y": (0, 100)}  # of a plot
 
 
 def publish(runs: list[Run]) -> str:
@@ -33,7 +35,7 @@ def publish(runs: list[Run]) -> str:
         if not entity:
             raise UserError("W&B knows no entity to put the report in; train with track.entity=NAME, or `wandb login`")
         report = build(runs, project, entity)
-        with contextlib.redirect_stderr(io.StringIO()):  # it tells the link, as the caller does
+        with contextlib.redirect_stderr(io.StringIO()):  # it prints the link, as the caller does
             report.save()
     except (wandb.errors.Error, OSError, ValueError) as error:
         raise UserError(f"W&B did not take the report: {error}; is `wandb login` done, and is it reached?") from error
@@ -55,20 +57,13 @@ def where(runs: list[Run]) -> tuple[str, str | None]:
 
 
 def build(runs: list[Run], project: str, entity: str) -> Any:
-    """The report, a wandb_workspaces.reports.v2.Report, not saved. Needs no network."""
+    """The report (wandb_workspaces.reports.v2.Report), not saved yet. Needs no network."""
     reports = _package()
     called = title(runs)
-    blocks = [
-        reports.H1("Results"),
-        reports.MarkdownBlock(markdown_table(*results(runs))),
-        *(
-            [reports.H2("Over seeds"), reports.MarkdownBlock(markdown_table(*seeds))]
-            if (seeds := over_seeds(runs))
-            else []
-        ),
-        reports.H1("Learning curves"),
-        _grid(reports, runs, _curves(reports)),
-    ]
+    blocks = [reports.H1("Results"), reports.MarkdownBlock(markdown_table(*results(runs)))]
+    if seeds := over_seeds(runs):
+        blocks += [reports.H2("Over seeds"), reports.MarkdownBlock(markdown_table(*seeds))]
+    blocks += [reports.H1("Learning curves"), _grid(reports, runs, _curves(reports))]
     for name, run in zip(names(runs), runs, strict=True):
         blocks += [
             reports.H1(name),
@@ -88,63 +83,45 @@ def build(runs: list[Run], project: str, entity: str) -> Any:
 
 
 def _grid(reports: ModuleType, runs: list[Run], panels: list[Any]) -> Any:
-    # W&B looks a run set's project up over the network as soon as it is named; without, it is the report's own.
-    # "ID" is the run's id in W&B.
+    # A run set without a project has the report's; with one, W&B would look it up over the network.
     ids = [(run.folder / WANDB_ID).read_text().strip() for run in runs]
-    shown = reports.Runset(name=", ".join(names(runs))[:100], filters=f'Metric("ID") in {json.dumps(ids)}')
-    return reports.PanelGrid(runsets=[shown], panels=panels)
+    chosen = reports.Runset(name=", ".join(names(runs))[:100], filters=f'Metric("ID") in {json.dumps(ids)}')
+    return reports.PanelGrid(runsets=[chosen], panels=panels)
 
 
 def _curves(reports: ModuleType) -> list[Any]:
     """All runs together, as figures 1a and 2 draw them."""
-    wide = {"w": 12, "h": 9}
+    loss, accuracies = ["train_running_loss_nats"], [metric("train_top1"), metric("test_top1")]
+    left, right = _halves(reports)
     return [
         reports.LinePlot(
-            title="Training loss",
-            x="Step",
-            y=["train_running_loss_nats"],
-            title_x="steps",
-            title_y="average loss (nats)",
-            layout=reports.Layout(x=0, y=0, **wide),
+            title="Training loss", x="Step", y=loss, title_x="steps", title_y="average loss (nats)", layout=left
         ),
         reports.LinePlot(
-            title="Accuracy: training and test",
-            x="Step",
-            y=[metric("train_top1"), metric("test_top1")],
-            title_x="steps",
-            title_y="accuracy (%)",
-            range_y=(0, 100),
-            layout=reports.Layout(x=12, y=0, **wide),
+            title="Accuracy: training and test", x="Step", y=accuracies, title_x="steps", layout=right, **_ACCURACY
         ),
     ]
 
 
 def _parts(reports: ModuleType, run: Run) -> list[Any]:
     """One run: accuracy on the clean and on the corrupted part, and the sample images that it logged."""
+    left, right = _halves(reports)
+    title = "Accuracy on each part, in evaluation mode"
+    images = "The first training images; under each its true -> given label"
     return [
-        reports.LinePlot(
-            title="Accuracy on each part, in evaluation mode",
-            x="epoch",
-            y=list(run.parts),
-            title_x="epoch",
-            title_y="accuracy (%)",
-            range_y=(0, 100),
-            layout=reports.Layout(x=0, y=0, w=12, h=9),
-        ),
-        reports.MediaBrowser(
-            title="The first training images; under each its true -> given label",
-            media_keys=[SAMPLES],
-            num_columns=1,
-            layout=reports.Layout(x=12, y=0, w=12, h=9),
-        ),
+        reports.LinePlot(title=title, x="epoch", y=list(run.parts), title_x="epoch", layout=left, **_ACCURACY),
+        reports.MediaBrowser(title=images, media_keys=[SAMPLES], num_columns=1, layout=right),
     ]
+
+
+def _halves(reports: ModuleType) -> tuple[Any, Any]:
+    """Where two panels lie side by side."""
+    return reports.Layout(x=0, y=0, w=12, h=9), reports.Layout(x=12, y=0, w=12, h=9)
 
 
 def _package() -> ModuleType:
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # it announces itself
-            from wandb_workspaces.reports import v2
+        with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice
+            return importlib.import_module("wandb_workspaces.reports.v2")
     except ImportError as error:
         raise UserError("--wandb needs wandb-workspaces: pip install 'fastgen[reports]'") from error
-    module: ModuleType = v2
-    return module

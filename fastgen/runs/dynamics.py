@@ -23,7 +23,7 @@ from pipelines.errors import UserError
 
 FOLDER = "dynamics"
 MEASURES = ("loss_nats", "probability", "margin", "correct_given", "correct_true", "seen")
-MOST_PROBABILITIES = 1 << 26  # samples x classes (256 MiB): above that no pred_probs.npy
+MOST_PROBABILITIES = 1 << 26  # samples x classes (256 MiB of float32): a larger set has no pred_probs.npy
 _FLAGS = ("correct_given", "correct_true", "seen")
 _LABELS, _SAMPLES, _PROBABILITIES = "labels.parquet", "samples.parquet", "pred_probs.npy"
 
@@ -40,10 +40,7 @@ def write_labels(folder: Path, given: np.ndarray, true: np.ndarray) -> None:
 def write_epoch(folder: Path, epoch: int, measures: np.ndarray) -> None:
     """measures: float32 (samples, len(MEASURES)); rows that were not seen become nulls, but for the column seen."""
     unseen = measures[:, MEASURES.index("seen")] == 0
-    columns: dict[str, Any] = {
-        "index": np.arange(len(measures)),
-        "epoch": np.full(len(measures), epoch, np.int32),
-    }
+    columns: dict[str, Any] = {"index": np.arange(len(measures)), "epoch": np.full(len(measures), epoch, np.int32)}
     for name, values in zip(MEASURES, measures.T, strict=True):
         typed = values.astype(bool) if name in _FLAGS else values
         columns[name] = pa.array(typed, mask=None if name == "seen" else unseen)
@@ -56,7 +53,7 @@ def write_probabilities(folder: Path, probabilities: np.ndarray) -> None:
 
 
 def forget_from(folder: Path, epoch: int) -> None:
-    """Delete what the folder tells of `epoch` and later ones."""
+    """Delete the files of `epoch` and later ones, and those over all epochs."""
     for number, path in _epochs(folder):
         if number >= epoch:
             path.unlink()
@@ -156,13 +153,11 @@ def show(run_dir: Path) -> None:
     table = Table("median of", "clean", "corrupted", "AUROC")
     parts = [samples.filter(pc.equal(samples["corrupted"], corrupted)) for corrupted in (False, True)]
     table.add_row("samples", *(f"{len(part):,}" for part in parts), "")
-    never = [f"{part['first_learned_epoch'].null_count:,}" for part in parts]
-    table.add_row("never learned", *never, "")
+    table.add_row("never learned", *(f"{part['first_learned_epoch'].null_count:,}" for part in parts), "")
     areas = separation(samples)
     for name in ("first_learned_epoch", "forgetting_count", "aum", "confidence", "variability"):
         area = areas.get(name)
-        medians = [_median(part[name]) for part in parts]
-        table.add_row(name, *medians, "" if area is None else f"{area:.3f}")
+        table.add_row(name, *(_median(part[name]) for part in parts), "" if area is None else f"{area:.3f}")
     console().print(table)
     print(f"one row per sample: {run_dir / FOLDER / _SAMPLES}")
 
@@ -206,9 +201,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _write_table(path: Path, columns: pa.Table | dict[str, Any]) -> None:
     table = columns if isinstance(columns, pa.Table) else pa.table(columns)
-    # Measured numbers hardly repeat, so dictionaries and compression would cost time and save little of the space.
-    numbers = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
-    _atomically(path, lambda file: pq.write_table(table, file, use_dictionary=numbers))
+    # Floats hardly repeat: dictionaries of them would cost time and save little space.
+    repeating = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    _atomically(path, lambda file: pq.write_table(table, file, use_dictionary=repeating))
 
 
 def _atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:

@@ -6,46 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.recipe.load import load
-from fastgen.recipe.schema import Recipe, leaves
+from fastgen.recipe.schema import Recipe
 from pipelines.backends import BACKENDS
 from pipelines.baked.manifest import MANIFEST, Manifest
 from pipelines.durable import write_atomically
 from pipelines.errors import UserError
+from pipelines.provenance import made_by
 
-# What may differ between a run and its continuation: how long, how observed, on which machine.
+# Keys that may differ between a run and its continuation: how long, how observed, on which machine.
 _FREE = (
-    "run.",
-    "track.",
-    "train.epochs",
-    "train.max_steps",
-    "train.threads",
-    "train.timeout_minutes",
-    "data.backend",
-    "data.workers",
-    "data.stage",
-    "data.shards",
-    "data.root",
-    "bake.workers",
-)
+    "run.", "track.", "train.epochs", "train.max_steps", "train.threads", "train.timeout_minutes", "data.backend",
+    "data.workers", "data.stage", "data.shards", "data.root", "bake.workers",
+)  # fmt: skip
 RECIPE = "recipe.yaml"
 MADE_BY = "made_by.json"
-_RUNS = Path("runs")
-# What a run's result depends on beside its recipe and its data, as pip knows it.
+_RUNS = Path("runs")  # where runs without run.dir lie
+# The packages that a run's result depends on, by pip's names.
 PACKAGES = ("torch", "timm", "accelerate", "numpy", *(b.distribution for b in BACKENDS.values() if b.distribution))
 WANDB_ID = "wandb_id.txt"  # a file of the run directory: the run's id in W&B
 SAMPLES = "samples"  # the key of the sample images in W&B
 
 
 def choose(recipe: Recipe) -> Path:
-    """The folder of this run: made, empty, or (with run.resume) the one to continue.
+    """The folder of this run: a new empty one, or with run.resume the one to continue. For the main process alone.
 
-    Raises UserError when run.dir is in use, when there is nothing to resume, or the recipe differs from the
-    run's. Called by the main process alone.
+    Raises UserError when run.dir is in use, when there is nothing to resume, or the recipe differs from the run's.
     """
     if recipe.run.resume:
-        folder = Path(recipe.run.dir) if recipe.run.dir else _latest(recipe.recipe)
-        if folder is None or not (folder / RECIPE).is_file():
-            raise UserError(f"run.resume=true, but there is no run to resume in {folder or _RUNS}")
+        last = _last_number(recipe.recipe)
+        folder = Path(recipe.run.dir) if recipe.run.dir else _numbered(recipe.recipe, last) if last else _RUNS
+        if not (folder / RECIPE).is_file():
+            raise UserError(f"run.resume=true, but there is no run to resume in {folder}")
         _check_same(recipe, folder)
         return folder
     if recipe.run.dir is None:
@@ -59,38 +50,30 @@ def choose(recipe: Recipe) -> Path:
 
 def decisive_settings(recipe: Recipe) -> dict[str, Any]:
     """What decides a run's result: all keys but where it lives, how it is observed and on which machine it runs."""
-    several = ("train.epochs", "train.max_steps")  # which may change when a run goes on, and then make another one
-    return {key: value for key, value in recipe.flat().items() if key in several or not key.startswith(_FREE)}
+    lengths = ("train.epochs", "train.max_steps")  # a continuation may change them; the result is another one then
+    return {key: value for key, value in recipe.flat().items() if key in lengths or not key.startswith(_FREE)}
 
 
-def flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Dotted key -> value of a parsed recipe.yaml."""
-    return dict(leaves(Recipe, settings))
-
-
-def note_maker(folder: Path, step: int, made_by: dict[str, str]) -> None:
+def note_maker(folder: Path, step: int) -> None:
     """Add to made_by.json that this code computes the steps after `step`."""
     path = folder / MADE_BY
     before = json.loads(path.read_text()) if path.exists() else []
-    write_atomically(path, json.dumps([*before, {"after_step": step, **made_by}], indent=1) + "\n")
+    write_atomically(path, json.dumps([*before, {"after_step": step, **made_by(*PACKAGES)}], indent=1) + "\n")
 
 
-def _numbered(name: str) -> list[Path]:
-    pattern = re.compile(re.escape(name) + r"-\d{3,}")
-    found = [p for p in _RUNS.glob(f"{name}-*") if pattern.fullmatch(p.name)]
-    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]))
+def _numbered(name: str, number: int) -> Path:
+    return _RUNS / f"{name}-{number:03d}"
 
 
-def _latest(name: str) -> Path | None:
-    found = _numbered(name)
-    return found[-1] if found else None
+def _last_number(name: str) -> int:
+    """The number of the newest folder without run.dir; 0 where there is none."""
+    matches = (re.fullmatch(re.escape(name) + r"-(\d{3,})", path.name) for path in _RUNS.glob(f"{name}-*"))
+    return max((int(match[1]) for match in matches if match), default=0)
 
 
 def _new_numbered(name: str) -> Path:
     while True:
-        last = _latest(name)
-        number = int(last.name.rpartition("-")[2]) + 1 if last else 1
-        folder = _RUNS / f"{name}-{number:03d}"
+        folder = _numbered(name, _last_number(name) + 1)
         try:
             folder.mkdir(parents=True)
             return folder
@@ -99,7 +82,7 @@ def _new_numbered(name: str) -> Path:
 
 
 def _check_same(recipe: Recipe, folder: Path) -> None:
-    # How it was watched is free, and W&B may be missing here.
+    # Tracking is free to differ, and W&B may be missing on this machine.
     before = load(str(folder / RECIPE), ["track.wandb=off"]).flat()
     for key, value in recipe.flat().items():
         if not key.startswith(_FREE) and before.get(key) != value:

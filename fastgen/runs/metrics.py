@@ -13,8 +13,8 @@ METRICS = "metrics.jsonl"
 class MetricsFile:
     """metrics.jsonl: one object a line, units in the keys. Only the main process has one.
 
-    step: where the run begins or goes on; evaluated: whether it has been evaluated there. What the file tells of later
-    is about to be repeated, and left out.
+    step: where the run begins or goes on. evaluated: whether it was evaluated there. Lines of later steps and
+    evaluations are deleted, as the run is about to repeat them.
     """
 
     def __init__(self, folder: Path, step: int, evaluated: bool) -> None:
@@ -39,7 +39,7 @@ def _evaluates(line: dict[str, Any]) -> bool:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run directory's metrics.jsonl, none where it has no such file.
 
-    The last line may be cut where a process was killed, and is left out then.
+    A last line that a killed process left incomplete is skipped.
     """
     try:
         lines = (folder / METRICS).read_text().splitlines()

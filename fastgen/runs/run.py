@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from fastgen.recipe.load import known_recipes, load
-from fastgen.recipe.schema import Recipe
-from fastgen.runs.folder import RECIPE, flat
+from fastgen.recipe.schema import Recipe, leaves
+from fastgen.runs.folder import RECIPE
 from fastgen.runs.metrics import read_metrics
 from fastgen.runs.summary import FINISHED, Summary, metric
 from pipelines.baked.manifest import MANIFEST, BakedSet, Manifest
@@ -28,9 +28,9 @@ PARTS = {
     metric("train_top1_corrupted_part_true_labels"): "corrupted part, true labels",
     metric("test_top1"): "test",
 }
-MACHINE_KEYS = ("run.", "track.")  # they say where a run lives and how it is watched
+MACHINE_KEYS = ("run.", "track.")  # keys that say where a run lives and how it is watched
 _CORRUPTIONS = ("data.labels", "data.pixels")
-_PLAIN = re.compile(r"[\w./+-]+")  # text that YAML takes for itself
+_PLAIN = re.compile(r"[\w./+-]+")  # text that needs no quotes in YAML
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Dotted key -> value of recipe.yaml."""
-        return flat(yaml.safe_load((self.folder / RECIPE).read_text()))
+        return dict(leaves(Recipe, yaml.safe_load((self.folder / RECIPE).read_text())))
 
     @cached_property
     def summary(self) -> Summary | None:
@@ -77,7 +77,7 @@ class Run:
         name, default = self.settings["recipe"], Recipe().flat()
         known = name in known_recipes()
         usual = load(name).flat() if known else default
-        # Of another kind of corruption all is said but what follows from the kind, as that true labels have no level.
+        # With another kind of corruption, all its keys are named, less those that follow from the kind.
         other = tuple(f"{key}." for key in _CORRUPTIONS if self.settings[f"{key}.kind"] != usual[f"{key}.kind"])
         changed = {
             key: f"{key}={value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value)}"
@@ -94,7 +94,7 @@ class Run:
 
     @property
     def command(self) -> str:
-        """What runs it again."""
+        """The command that runs it again."""
         name = self.settings["recipe"]
         where = name if name in known_recipes() else str(self.folder / RECIPE)
         changes = self.changes if name in known_recipes() else []

@@ -1,4 +1,4 @@
-"""What an evaluation measures and what came of a run: the one place that knows their names and units.
+"""The results of an evaluation and of a run: the one place that knows their names and units.
 
 summary.json has the fields of `Summary`; a line of metrics.jsonl has those of `Evaluation`, with the unit behind
 the name.
@@ -24,8 +24,8 @@ def _measured(unit: str) -> Any:
 class Evaluation:
     """Loss (nats, against the given label) and accuracy (percent) over every sample exactly once, in evaluation mode.
 
-    clean_part, corrupted_part: the training samples whose given label is, or is not, the true one. true_labels: against
-    those. None where there is nothing to measure: no test split, an empty part, signs for labels.
+    clean_part, corrupted_part: over the training samples whose given label is, or is not, the true one. true_labels:
+    against true labels. None where there is nothing to measure: no test split, an empty part, signs for labels.
     """
 
     train_loss: float | None = _measured("nats")
@@ -52,7 +52,7 @@ def metric(name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary(Evaluation):
-    """summary.json: the last evaluation, and what came of the run.
+    """summary.json: the last evaluation and the results of the run.
 
     status: FINISHED or INTERRUPTED (by a signal; a checkpoint is there). params: weights and biases. epochs: trained,
     also parts of one. best_*: percent, over all evaluations. interpolation_epoch: at which the training set was fitted;
@@ -87,7 +87,7 @@ class Summary(Evaluation):
 
     @staticmethod
     def read(folder: Path) -> "Summary | None":
-        """Of a run directory; None while the run has not ended. Raises UserError for a file that is none."""
+        """The summary of a run directory; None while the run has not ended. Raises UserError for a damaged file."""
         path = folder / SUMMARY
         try:
             return Summary(**json.loads(path.read_text()))

@@ -19,7 +19,7 @@ from fastgen.runs.folder import RECIPE
 from fastgen.runs.run import Run
 from fastgen.runs.summary import Summary
 from fastgen.sweeps.grid import Point
-from fastgen.sweeps.launchers import Preloaded
+from fastgen.sweeps.launchers import Launcher
 from fastgen.training.stopping import StopSignal
 from pipelines.baked.bake import bake
 from pipelines.corruptions import LabelSpec
@@ -100,19 +100,19 @@ def run_points(
         running: dict[str, Job] = {}
         watched = 0.0
         try:
-            with Preloaded(_modules(waiting), root / "logs" / "preloaded.txt", keep=lock) as trainings:
+            with Launcher(_modules(waiting), lock) as launcher:
                 while (waiting or running) and stop.received is None:
-                    while waiting and free:
-                        job = waiting.pop(0)
-                        _start(job, free.pop(0), trainings)
-                        running[job.folder.name] = job
-                    for name, code in trainings.ended():
-                        job = running.pop(name)
-                        free.append(job.cores)
-                        _finish(job, code)
                     if time.monotonic() - watched > _WATCH_SECONDS:
                         watch(all_jobs)
                         watched = time.monotonic()
+                    while waiting and free:
+                        job = waiting.pop(0)
+                        _start(job, free.pop(0), launcher)
+                        running[job.folder.name] = job
+                    for name, code in launcher.ended():
+                        job = running.pop(name)
+                        free.append(job.cores)
+                        _finish(job, code)
                     time.sleep(_POLL_SECONDS if running else 0)
         finally:
             for job in running.values():
@@ -151,14 +151,15 @@ def bake_together(jobs: list[Job]) -> None:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[int]:
-    """Hold the lock of `root`; its file descriptor. Trainings inherit it, so those that outlive a killed sweep keep
-    another one out until they have written their checkpoints."""
-    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+def _locked(root: Path) -> Iterator[Path]:
+    """Keep other sweeps out of `root`; its lock file. After an exclusive lock this holds a shared one, as each training
+    does, so those that outlive a killed sweep keep another one out until they have written their checkpoints."""
+    path = root / ".lock"
+    with open(path, "ab+") as file:
         for left in range(_LOCK_SECONDS * 10, -1, -1):
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # fails if another came between the two
                 break
             except BlockingIOError:
                 if not left:
@@ -166,9 +167,7 @@ def _locked(root: Path) -> Iterator[int]:
                         f"another process is running points in {root}; wait for it, or name another folder"
                     ) from None
                 time.sleep(0.1)
-        yield handle
-    finally:
-        os.close(handle)
+        yield path
 
 
 def _modules(jobs: list[Job]) -> list[str]:
@@ -177,12 +176,12 @@ def _modules(jobs: list[Job]) -> list[str]:
     return ["fastgen.training.loop", "torch._dynamo", *(["timm"] if of_timm else [])]
 
 
-def _start(job: Job, cores: tuple[int, ...], trainings: Preloaded) -> None:
+def _start(job: Job, cores: tuple[int, ...], launcher: Launcher) -> None:
     resume = (job.folder / RECIPE).is_file()
     if not resume and job.folder.exists():
         shutil.rmtree(job.folder)  # it died before it had begun
     settings = [*job.point.settings, f"run.dir={job.folder}", *(["run.resume=true"] if resume else [])]
-    trainings.start(job.folder.name, [f"recipe={job.point.recipe}", *settings], job.log, cores)
+    launcher.start(job.folder.name, [f"recipe={job.point.recipe}", *settings], job.log, cores)
     job.state, job.cores = RUNNING, cores
 
 

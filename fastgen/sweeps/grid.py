@@ -1,4 +1,4 @@
-"""Points of a sweep: a recipe with settings, and what tells one point from another."""
+"""Points of a sweep: a recipe with settings, and the folder name of each."""
 
 import hashlib
 import itertools
@@ -25,7 +25,7 @@ class Point:
 
     @cached_property
     def folder_name(self) -> str:
-        """The same for equal experiments, however they are written: the recipe's name and a digest of all it says."""
+        """The recipe's name and a digest of all its keys: equal experiments have one name, however they are written."""
         digest = hashlib.sha256(json.dumps(decisive_settings(self.load()), sort_keys=True).encode()).hexdigest()[:10]
         return f"{Path(self.recipe).stem}-{digest}"
 
@@ -40,15 +40,14 @@ class Grid:
 
     @property
     def points(self) -> list[Point]:
-        """In the order in which they were written, the last key fastest; equal experiments once, as true labels have
-        no seed. Raises UserError for an unknown key, and for a value that is given twice."""
+        """In the order of the command line, the last key fastest. Equal experiments (true labels with several seeds)
+        are one point. Raises UserError for an unknown key, and for a value that is given twice."""
         for key, values in self.varied.items():
             if len(set(values)) < len(values):
                 raise UserError(f"the sweep has the same point twice: {key}={max(values, key=values.count)}")
         points: dict[str, Point] = {}
-        for combination in itertools.product(
-            *([f"{key}={value}" for value in self.varied[key]] for key in self.varied)
-        ):
+        settings = ([f"{key}={value}" for value in values] for key, values in self.varied.items())
+        for combination in itertools.product(*settings):
             point = Point(self.recipe, (*self.fixed, *combination))
             points.setdefault(point.folder_name, point)
         return list(points.values())

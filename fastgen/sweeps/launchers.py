@@ -1,141 +1,134 @@
-"""A process that has imported what trainings need, and starts each of them as a copy of itself.
+"""Starts trainings as copies of a process that has imported what they need: multiprocessing's forkserver.
 
 Importing PyTorch, its compiler (which its optimizers ask for) and the rest takes about four seconds of a core. A copy
 of a process that has done so, a fork, begins at once and shares its memory. What cannot be copied is a device in use
-and threads at work, so this process only imports. For all else a training is as if it had been started on its own: its
-log, cores, environment, signals, exit code, and what it computes, bit for bit. (NumPy's linear algebra,
-which trainings hardly use, keeps as many threads as this process has cores.)
+and threads at work, so the forkserver only imports. For all else a training is as if it had been started on its own:
+its log, cores, environment, signals, exit code, and what it computes, bit for bit. (NumPy's linear algebra, which
+trainings hardly use, keeps as many threads as the forkserver has cores.)
 
-Those who started it talk to it over a pipe: they send (name, arguments, log, cores), and hear (name, exit code).
+A process has one forkserver, as long as it lives: what the first sweep preloads stays, and a later one that needs more
+imports it in each training. joblib's loky would import everything anew in each, or train several in one process.
 """
 
-import ctypes
+import atexit
+import fcntl
 import importlib
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-import warnings
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
-_POLL_SECONDS = 0.1
-_Request = tuple[str, list[str], str, tuple[int, ...]]
+from fastgen.errors import exit_code
+
+_FORKSERVER = multiprocessing.get_context("forkserver")
+# What a terminal or a cluster sends to all processes at once: the sweep alone should hear it, and stop its trainings.
+_GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
-class Preloaded:
+class Launcher:
     """A context manager: within it trainings can be started; at its end those that still run are stopped.
 
-    modules: names of what is imported beforehand. log: a file for what the process itself says, which is nothing unless
-    it fails. keep: a file descriptor that stays open as long as it or a training lives, whatever becomes of this one.
+    modules: names of what is imported beforehand. lock: a file on which each training holds a shared lock as long as it
+    lives, whatever becomes of this process; nobody may hold an exclusive one meanwhile.
     """
 
-    def __init__(self, modules: list[str], log: Path, keep: int) -> None:
-        self._modules, self._log, self._keep = modules, log, keep
+    def __init__(self, modules: list[str], lock: Path) -> None:
+        self._modules, self._lock = modules, lock
+        self._running: dict[str, BaseProcess] = {}
 
-    def __enter__(self) -> "Preloaded":
-        self._connection, theirs = Pipe()
-        with theirs, open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "fastgen.sweeps.launchers", str(theirs.fileno()), *self._modules],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which then asks its trainings to stop
-                preexec_fn=_end_with_parent,
-                pass_fds=[theirs.fileno(), self._keep],
-            )
+    def __enter__(self) -> "Launcher":
+        _FORKSERVER.set_forkserver_preload(self._modules)
+        resource_tracker.ensure_running()  # which the forkserver needs, and whose start unblocks signals
+        former = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)  # in the forkserver, too, for all its life
+        forkserver.ensure_running()
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()  # and its trainings with it: SIGTERM, upon which they leave a checkpoint
-        try:
-            while True:  # they hold the other end of the pipe until they have ended
-                self._connection.recv()
-        except (EOFError, ConnectionError):
-            self._connection.close()
-        self._process.wait()
+        for process in self._running.values():
+            process.terminate()  # SIGTERM, upon which it leaves a checkpoint
+        for process in self._running.values():
+            process.join()
 
     def start(self, name: str, arguments: list[str], log: Path, cores: tuple[int, ...]) -> None:
-        """Start `fastgen train ARGUMENTS` on these cores; what it says is added to `log`. name: for `ended`."""
-        request: _Request = (name, arguments, str(log), cores)
+        """Start `fastgen train ARGUMENTS` on these cores; what it says is added to `log`. name: for `ended`.
+
+        The first call returns once the forkserver has imported everything. Raises RuntimeError if it has ended.
+        """
+        work = (arguments, log, cores, dict(os.environ), self._modules, self._lock)
+        process = _FORKSERVER.Process(target=_train, args=work, name=name)
         try:
-            self._connection.send(request)
-        except ConnectionError:
-            raise self._failure() from None
+            with _no_main_module():
+                process.start()
+        except (EOFError, ConnectionError):
+            raise RuntimeError("the process that starts trainings has ended; what it said is above") from None
+        self._running[name] = process
 
     def ended(self) -> list[tuple[str, int]]:
         """Name and exit code (negative: the signal that killed it) of each training that ended since the last call."""
-        found = []
-        try:
-            while self._connection.poll():
-                found.append(self._connection.recv())
-        except (EOFError, ConnectionError):
-            raise self._failure() from None
+        codes = [(name, process.exitcode) for name, process in self._running.items()]
+        found = [(name, code) for name, code in codes if code is not None]
+        for name, _ in found:
+            del self._running[name]
         return found
 
-    def _failure(self) -> RuntimeError:
-        return RuntimeError(
-            f"the process that starts trainings has ended; what it said: {self._log.read_text()[-2000:]}"
-        )
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """multiprocessing would import the program's main module in every process, which no training needs."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
-def _end_with_parent() -> None:
-    """Ask the kernel for a SIGTERM when the parent has ended, however that ended."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def _serve(connection: Connection) -> int:
-    """Start what is asked for and tell what has ended, until the other side has. In each copy: train."""
-    running: dict[int, str] = {}
-    while True:
-        if connection.poll(_POLL_SECONDS):
-            try:
-                request: _Request = connection.recv()
-            except EOFError:
-                return 0
-            own = os.getpid()
-            pid = os.fork()
-            if not pid:
-                return _train(own, *request)
-            running[pid] = request[0]
-        for pid in list(running):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                connection.send((running.pop(pid), os.waitstatus_to_exitcode(status)))
-
-
-def _train(parent: int, name: str, arguments: list[str], log: str, cores: tuple[int, ...]) -> int:
-    _end_with_parent()
-    if os.getppid() != parent:
-        return 1  # it ended before the kernel was asked
+def _train(
+    arguments: list[str],
+    log: Path,
+    cores: tuple[int, ...],
+    environment: dict[str, str],
+    modules: list[str],
+    lock: Path,
+) -> None:
+    os.setsid()  # the terminal's signals reach the sweep alone
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    fcntl.flock(os.open(lock, os.O_RDWR), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.sched_setaffinity(0, cores)
+    os.environ.clear()
+    os.environ.update(environment)
+    for module in modules:
+        importlib.import_module(module)
     import torch
 
-    from fastgen import cli
+    from fastgen.recipe.load import parse
+    from fastgen.training.loop import train
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(cores))  # which it counts when it is imported
     sys.argv = ["fastgen", "train", *arguments]
-    return cli.main(sys.argv[1:])
+    try:
+        sys.exit(exit_code(lambda: train(parse(arguments))))
+    finally:
+        atexit._run_exitfuncs()  # W&B writes a run that fails in one; multiprocessing calls them from Python 3.13 on
 
 
-def main() -> int:
-    """python -m fastgen.sweeps.launchers FILE_DESCRIPTOR MODULE ..."""
-    # Python 3.12 counts the idle threads of OpenBLAS and jemalloc, which see to forks themselves.
-    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-    with Connection(int(sys.argv[1])) as connection:
-        for module in sys.argv[2:]:
-            importlib.import_module(module)
-        return _serve(connection)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _end_with_parent() -> None:
+    """Send this process a SIGTERM when its parent has ended, however that ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

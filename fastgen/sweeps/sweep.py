@@ -6,7 +6,6 @@ import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.live import Live
@@ -24,11 +23,9 @@ _RESULTS = ("train_top1", "test_top1", "interpolation_epoch", "epochs", "wall_se
 def sweep(
     settings: list[str], jobs: int | None = None, output: Path | None = None, wandb_file: Path | None = None
 ) -> None:
-    """Train all points of a grid. settings: recipe=NAME key=value key=a,b,c ... jobs: at a time (None: as many as
-    `default_jobs` says). output: a folder (None: named after the points). wandb_file: write the grid there as a W&B
-    sweep, and train nothing.
-
-    Raises UserError for mistakes, and SystemExit(1) at the end when points failed.
+    """Train all points of a grid. settings: recipe=NAME key=value key=a,b,c ... jobs: trainings at a time (None:
+    `default_jobs`). output: a folder (None: named after the points). wandb_file: write the grid there as a W&B sweep,
+    and train nothing. Raises UserError for mistakes, and SystemExit(1) at the end when points failed.
     """
     grid = Grid.parse(settings)
     points = grid.points
@@ -57,20 +54,16 @@ def tell_failures(jobs: list[Job]) -> None:
 
 def wandb_sweep(grid: Grid) -> str:
     """The grid as a W&B sweep file (its grid search; agents start `python -m fastgen.cli train`)."""
-    parameters: dict[str, Any] = {
-        key: {"values": [yaml.safe_load(value) for value in values]} for key, values in grid.varied.items()
-    }
+    parameters = {key: {"values": [yaml.safe_load(value) for value in values]} for key, values in grid.varied.items()}
     command = ["${env}", "python", "-m", "fastgen.cli", "train", f"recipe={grid.recipe}", "track.wandb=online"]
-    return yaml.safe_dump(
-        {
-            "program": "fastgen",
-            "method": "grid",
-            "metric": {"name": "test_top1_percent", "goal": "maximize"},
-            "parameters": parameters,
-            "command": [*command, *grid.fixed, "${args_no_hyphens}"],
-        },
-        sort_keys=False,
-    )
+    sweep = {
+        "program": "fastgen",
+        "method": "grid",
+        "metric": {"name": "test_top1_percent", "goal": "maximize"},
+        "parameters": parameters,
+        "command": [*command, *grid.fixed, "${args_no_hyphens}"],
+    }
+    return yaml.safe_dump(sweep, sort_keys=False)
 
 
 def results_csv(grid: Grid, jobs: list[Job]) -> str:
@@ -79,15 +72,15 @@ def results_csv(grid: Grid, jobs: list[Job]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*grid.varied, "state", *_RESULTS, "run_dir"])
     for job in jobs:
-        results = ["" if (value := getattr(job.summary, key, None)) is None else value for key in _RESULTS]
+        results = [getattr(job.summary, key, None) for key in _RESULTS]  # None: an empty cell
         writer.writerow([*grid.label(job.point).values(), job.state, *results, job.folder])
     return out.getvalue()
 
 
 class LiveTable:
-    """All points with what is known of them: redrawn on a terminal, a line for each change elsewhere.
+    """All points with their states and results: redrawn on a terminal, elsewhere a line for each change.
 
-    columns, label: headings and texts that tell one point from another.
+    columns, label: headings, and a job's texts below them.
     """
 
     def __init__(self, columns: list[str], label: Callable[[Job], list[str]]) -> None:
@@ -123,7 +116,7 @@ class LiveTable:
         return table
 
     def _known(self, job: Job) -> list[str]:
-        """Epoch, training and test accuracy, fitted epoch; of the last evaluation while it runs."""
+        """Epoch, training and test accuracy, epoch of interpolation; of the last evaluation while it runs."""
         if job.state == FAILED:
             return ["", job.problem[:60], "", ""]
         if summary := job.summary:

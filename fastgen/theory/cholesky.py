@@ -22,7 +22,7 @@ def panel_bounds(n: int, height: int) -> list[tuple[int, int]]:
 
 
 def panel_bytes(n: int, height: int, dtype: torch.dtype) -> int:
-    """Of all panels of an n x n matrix."""
+    """Memory of all panels of an n x n matrix."""
     return dtype.itemsize * sum((end - start) * end for start, end in panel_bounds(n, height))
 
 
@@ -45,7 +45,7 @@ def factor(panels: Panels, progress: Progress = lambda done: None) -> None:
             if left:
                 block.addmm_(panel[:, :left], above[:, :left].mT, alpha=-1)
             if k < i:
-                # From the left and with a copy of the diagonal block: a third less time than from the right, in place.
+                # Solving from the left, with a copy of the diagonal block, takes a third less time than from the right.
                 diagonal = above[:, left:right].contiguous()
                 block.copy_(torch.linalg.solve_triangular(diagonal, block.mT, upper=False).mT)
             else:

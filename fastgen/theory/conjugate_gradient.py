@@ -7,7 +7,7 @@ import torch
 
 from pipelines.errors import UserError
 
-_MOST_ITERATIONS = 2000
+_MOST_ITERATIONS = 2000  # beyond, the preconditioner is too weak, and an error says how to do without so many
 Linear = Callable[[torch.Tensor], torch.Tensor]
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from pipelines.errors import UserError
 from pipelines.randomness import stream
 
-_DIRECTIONS = 8  # of which the one with the largest smallest gap is taken
-_PLACE = 0.25  # of a threshold between its neighbours, from the lower one
-_BLOCK_BYTES = 1 << 27
+_DIRECTIONS = 8  # random ones to project on: the best keeps neighbouring points furthest apart
+_PLACE = 0.25  # fraction of the gap between two points at which their threshold lies: a smaller one damps errors more
+_BLOCK_BYTES = 1 << 27  # of points as float64 that are projected at a time
 
 
 class FiniteSampleNetwork(nn.Module):
@@ -105,10 +105,10 @@ class DeepFiniteSampleNetwork(nn.Module):
 
     @property
     def connections(self) -> int:
-        """Weights and biases of all layers that are not zero by construction, those that are fixed to 1 or -1 too.
+        """How many weights and biases of all layers are not zero by construction; those fixed to 1 or -1 count, too.
 
-        d of the projection; for each threshold its bias, its weight to the unit and those to the outputs (to their
-        positive and to their negative parts, in all layers but the last); and what carrying on takes.
+        d for the projection; for each threshold its bias, its weight to the unit and those to the outputs (to their
+        positive and to their negative parts, in all layers but the last); and those that carry sums to the next layer.
         """
         hidden, outputs = len(self.thresholds), self.coefficients[0].shape[1]
         total = len(self.direction)
@@ -148,7 +148,7 @@ def _directions(d: int, seed: int) -> np.ndarray:
 
 
 def _smallest_gap(projected: np.ndarray) -> float:
-    """Between two neighbours, in units of their distance from first to last; of one point infinite."""
+    """The smallest gap between two neighbours over the distance from first to last; infinite for one point."""
     ordered = np.sort(projected)
     if len(ordered) == 1:
         return np.inf
@@ -159,8 +159,7 @@ def _different(points: np.ndarray, targets: np.ndarray, projected: np.ndarray) -
     """One row of each set of equal points: int64, increasing. Raises UserError where their targets differ."""
     order = np.lexsort(projected.T)
     same = np.flatnonzero((np.diff(projected[order], axis=0) == 0).all(1))
-    dropped = []
-    conflicts = []
+    dropped, conflicts = [], []
     for row in same:
         first, second = sorted(order[row : row + 2])
         if not np.array_equal(points[first], points[second]):
@@ -169,9 +168,9 @@ def _different(points: np.ndarray, targets: np.ndarray, projected: np.ndarray) -
         if not np.array_equal(targets[first], targets[second]):
             conflicts.append(f"{first} and {second}")
     if conflicts:
-        shown = ", ".join(conflicts[:5]) + (", ..." if len(conflicts) > 5 else "")
+        some = ", ".join(conflicts[:5]) + (", ..." if len(conflicts) > 5 else "")
         raise UserError(
-            f"{len(conflicts)} pairs of equal points have different targets, which no function fits: points {shown}; "
+            f"{len(conflicts)} pairs of equal points have different targets, which no function fits: points {some}; "
             "leave one of each pair out"
         )
     return np.setdiff1d(np.arange(len(points)), dropped)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from pipelines.randomness import uniforms_of
 
-_TOGETHER = 500  # images at a time
+_IMAGES_AT_ONCE = 500  # whose responses are in memory together
 
 
 def pixels(images: np.ndarray) -> torch.Tensor:
@@ -67,8 +67,8 @@ def gabor(images: np.ndarray, spec: GaborSpec, device: torch.device) -> torch.Te
     bank = gabor_bank(spec).to(device)
     radius = bank.shape[-1] // 2
     out = []
-    for start in range(0, len(images), _TOGETHER):
-        x = torch.from_numpy(np.ascontiguousarray(images[start : start + _TOGETHER])).to(device)
+    for start in range(0, len(images), _IMAGES_AT_ONCE):
+        x = torch.from_numpy(np.ascontiguousarray(images[start : start + _IMAGES_AT_ONCE])).to(device)
         x = x.permute(0, 3, 1, 2).float().mean(1, keepdim=True).div(255)
         real, imaginary = F.conv2d(x, bank, padding=radius).unflatten(1, (-1, 2)).unbind(2)
         moduli = F.avg_pool2d((real.square() + imaginary.square()).sqrt(), spec.pool)
@@ -140,10 +140,10 @@ class RandomConvolution:
             chosen = slice(start, min(start + filters, self.spec.filters))
             width = 2 * (chosen.stop - chosen.start) * self.spec.regions**2
             out = torch.empty(len(images), width, device=self._device)
-            # On a CPU few images' responses stay in its cache: with 4 at a time twice as fast as with 32.
-            together = _TOGETHER if self._device.type == "cuda" else 4
-            for first in range(0, len(images), together):
-                part = images[first : first + together]
+            # The responses of few images stay in a CPU's cache: 4 at a time are twice as fast as 32.
+            count = _IMAGES_AT_ONCE if self._device.type == "cuda" else 4
+            for first in range(0, len(images), count):
+                part = images[first : first + count]
                 out[first : first + len(part)] = self._features(part, chosen)
             yield out
 

@@ -17,9 +17,9 @@ from fastgen.theory.memory import available_bytes, peak_bytes
 from pipelines.errors import UserError
 from pipelines.randomness import permutation
 
-_CHECKED_ROWS = 1024  # of the equations, drawn at random, on which the residual is measured
-_BLOCK = 1000  # test points at a time
-Progress = Callable[[str, float], None]  # what is being done, and the fraction of it that is
+_CHECKED_ROWS = 1024  # equations, drawn at random, on which the residual is measured
+_BLOCK = 1000  # test points whose kernel with all points is in memory together
+Progress = Callable[[str, float], None]  # told the name of a stage and the fraction of it that is done
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def kernel_machine(
     """
     started = time.perf_counter()
     exact = _fits(len(train), train.device, spec)
-    if not exact:  # conjugate gradients need the digits, and keep no matrix that would take the memory
+    if not exact:  # conjugate gradients need the digits, and keep no matrix, so there is memory for them
         spec = replace(spec, precision="float64")
     train, test = train.to(spec.dtype), test.to(spec.dtype)
     gaussian = Gaussian(train, spec.gamma)
@@ -199,7 +199,7 @@ def one_hot(labels: torch.Tensor, classes: int, dtype: torch.dtype) -> torch.Ten
 
 
 def needed_bytes(n: int, spec: KernelSpec) -> int:
-    """Of the exact solution, beside the points: the panels, and the equations that are checked."""
+    """Memory of the exact solution beside the points: the panels, and the equations that are checked."""
     height = min(spec.panel, n)
     work = 3 * height * height + min(_CHECKED_ROWS, n) * n
     return cholesky.panel_bytes(n, height, spec.dtype) + work * spec.dtype.itemsize
@@ -211,19 +211,15 @@ def _fits(n: int, device: torch.device, spec: KernelSpec) -> bool:
         return False
     need, free = needed_bytes(n, spec), budget_bytes(device, spec)
     if need > free and spec.solver == "exact":
-        raise UserError(does_not_fit(n, need, free))
+        raise UserError(
+            f"the kernel matrix of {n:,} points needs {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: use fewer "
+            "(data.limit), kernel.precision=float32, or kernel.solver=iterative"
+        )
     return need <= free
 
 
 def budget_bytes(device: torch.device, spec: KernelSpec) -> int:
     return available_bytes(device) if spec.memory_gb is None else int(spec.memory_gb * 1e9)
-
-
-def does_not_fit(n: int, need: int, free: int) -> str:
-    return (
-        f"the kernel matrix of {n:,} points needs {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: use fewer "
-        "(data.limit), kernel.precision=float32, or kernel.solver=iterative"
-    )
 
 
 def _solve_iteratively(gaussian: Gaussian, targets: torch.Tensor, spec: KernelSpec, progress: Progress) -> Solution:

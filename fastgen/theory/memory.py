@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
-# The container's limit and use, which psutil does not know.
+# The container's limit and use in bytes, which psutil does not know.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 
 

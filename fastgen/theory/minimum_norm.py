@@ -6,7 +6,7 @@ From elsewhere it keeps what its start has outside the span. The loss is (1 / 2n
 Hessian is X^T X / n at every w: curvature does not tell the solutions apart.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,17 +16,17 @@ from torch import Tensor
 from pipelines.errors import UserError
 from pipelines.randomness import permutation, stream
 
-_DIRECTIONS = 3  # in which the Hessian is compared
+_DIRECTIONS = 3  # random ones, in which the Hessians at two solutions are compared
 
 
 @dataclass
 class Fit:
     """A linear solution.
 
-    weights: float64 (d, k). norm: of the weights. distance: from the solution of minimum norm, and outside: of the
+    weights: float64 (d, k). norm: of the weights. distance: from the solution of minimum norm, and outside: norm of the
     part outside the points' span, both over the norm of the solution of minimum norm. residual: the largest
     |<w, x_i> - y_i|. test_error: percent, by the largest output. hessian_change: the largest |H(w) v - H(0) v| over
-    |H(0) v|, over random directions v. epochs, distances, norms: on the way there, by SGD.
+    |H(0) v|, over random directions v. epochs: those at which SGD's distances and norms were taken.
     """
 
     weights: Tensor
@@ -72,30 +72,31 @@ class LinearProblem:
     def sgd(
         self, weights: Tensor, epochs: int, seed: int, progress: Callable[[float], None] = lambda done: None
     ) -> Fit:
-        """SGD with one point a step, each once an epoch in random order, and step size 1 / max |x|^2, with which
-        every step comes nearer to every solution. weights: (d, k), where it begins."""
+        """SGD from weights (d, k) with one point a step, each once an epoch in random order. With step size
+        1 / max |x|^2 every step comes nearer to every solution."""
         weights = weights.clone()
         rate = 1 / float(self.points.square().sum(1).max())
         rows, targets = self.points.unbind(), self.targets.unbind()
-        shown, distances, norms = [], [], []
+        watched_epochs, distances, norms = [], [], []
         watched = {round(1.2**i) for i in range(100)} | {epochs}
         for epoch in range(1, epochs + 1):
             for i in permutation(len(rows), seed, "theory/order", epoch).tolist():
                 x = rows[i]
                 weights.addr_(x, torch.mv(weights.mT, x).sub_(targets[i]), alpha=-rate)
             if epoch in watched:
-                shown.append(epoch)
+                watched_epochs.append(epoch)
                 distances.append(self._distance(weights))
                 norms.append(float(weights.norm()))
             progress(epoch / epochs)
         found = self.measure(weights, seed)
-        found.epochs, found.distances, found.norms = shown, distances, norms
+        found.epochs, found.distances, found.norms = watched_epochs, distances, norms
         return found
 
     def measure(self, weights: Tensor, seed: int = 0) -> Fit:
         wrong = (self._test @ weights).argmax(1).ne(self._test_labels).double().mean()
         changes = []
-        for direction in self._random_directions(seed):
+        for k in range(_DIRECTIONS):
+            direction = self.start(1.0, seed + k + 1)
             reference = self.curvature(torch.zeros_like(weights), direction)
             changes.append(float((self.curvature(weights, direction) - reference).norm() / reference.norm()))
         return Fit(
@@ -119,10 +120,6 @@ class LinearProblem:
 
     def _distance(self, weights: Tensor) -> float:
         return float((weights - self.minimum).norm() / self.minimum.norm())
-
-    def _random_directions(self, seed: int) -> Iterator[Tensor]:
-        for k in range(_DIRECTIONS):
-            yield self.start(1.0, seed + k + 1)
 
 
 def standardised(images: np.ndarray) -> Tensor:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.baked.bake import BakeSpec, bake
-from pipelines.baked.beton import RAW
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
 from pipelines.sources import SourceSpec
@@ -35,7 +34,7 @@ def load_points(source: SourceSpec, labels: LabelSpec) -> Points:
     parts: dict[str, np.ndarray] = {}
     for split, column, prefix in (("train", labels.column_name, ""), ("val", "label_true", "test_")):
         beton = baked.splits[split]
-        if beton.fixed_size is None or not (beton.mode == RAW).all():
+        if beton.fixed_size is None or not beton.raw.all():
             raise UserError(f"data.source={source.source}: its images differ in size; use cifar10, mnist or digits")
         parts[f"{prefix}images"] = beton.raw_images()[..., : baked.manifest.channels]
         parts[f"{prefix}labels"] = np.array(beton.columns[column], np.int64)

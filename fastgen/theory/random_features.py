@@ -22,9 +22,9 @@ from fastgen.theory.kernels import (
 from fastgen.theory.points import Points
 from pipelines.errors import UserError
 
-_FILTERS = 250  # at a time
-_BLOCK = 1000  # test points at a time
-_SPREAD = 0.01  # of the mean standard deviation, added to each feature's before dividing by it
+_FILTERS = 250  # whose features of all images are in memory together
+_BLOCK = 1000  # test points whose kernel with all points is in memory together
+_SPREAD = 0.01  # fraction of the mean standard deviation that is added to each feature's before dividing by it
 
 
 def convolution_machine(

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is evaluated in their stead."""
+"""An exponential moving average of the weights. Evaluations use it in place of the weights."""
 
 import copy
 
@@ -10,9 +10,7 @@ class WeightAverage:
     with d = min(decay, (1 + n) / (10 + n)) after n steps, so that the first weights are forgotten soon.
 
     Floating-point buffers (batch norm's statistics) are averaged too, as TensorFlow's Inception does.
-
-    Not by torch.optim.swa_utils.AveragedModel, which waits for the device twice in every update: it copies its number
-    of updates to the device, or reads it from there (and at its first update it copies the weights).
+    torch.optim.swa_utils.AveragedModel waits for the device in every update, because it counts them there.
     """
 
     def __init__(self, network: torch.nn.Module, decay: float) -> None:

@@ -19,15 +19,17 @@ from pipelines.durable import write_atomically
 from pipelines.errors import UserError
 
 POSITION = "position.json"
+# What reading a file raises that is cut, changed or of another model.
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, UnpicklingError, SafetensorError)
 
 
 @dataclass
 class Position:
-    """Where a run stands: its steps, which nothing else counts, and what is known there.
+    """Where a run stands. `step` is the run's only counter.
 
-    evaluated_step: at which `evaluation` was made, the last one; 0: never. best_*: percent, over all evaluations.
+    evaluation: the last one, made at step evaluated_step (0: none yet). best_*: percent, over all evaluations.
     nearly: whether the last epoch fitted nearly all samples. running: the meter's totals. seconds: of training and
-    evaluation so far. world_size: processes that wrote it.
+    evaluation so far. world_size: number of processes that wrote this checkpoint.
     """
 
     steps_per_epoch: int
@@ -45,7 +47,7 @@ class Position:
 
     @property
     def epoch(self) -> int:
-        """That of the next step, from 0."""
+        """The epoch of the next step, from 0."""
         return self.step // self.steps_per_epoch
 
     @property
@@ -55,7 +57,7 @@ class Position:
 
     @property
     def epochs(self) -> float:
-        """Trained so far, also parts of one."""
+        """Epochs trained so far, with a fraction for the last one."""
         return round(self.step / self.steps_per_epoch, 4)
 
     def record(self, evaluation: Evaluation) -> None:
@@ -78,7 +80,7 @@ def save(accelerator: Accelerator, folder: Path, position: Position, keep: int) 
     """Write a checkpoint aside, rename it, and delete all but the latest `keep`. Called by all processes."""
     final = folder / f"step_{position.step:08d}"
     text = json.dumps(asdict(position), indent=1)
-    if final.exists():  # of the same weights; what is known of them may have become more
+    if final.exists():  # it holds these weights already; the position may know more about them by now
         if accelerator.is_main_process:
             write_atomically(final / POSITION, text)
         return
@@ -111,22 +113,13 @@ def restore(accelerator: Accelerator, checkpoint: Path) -> Position:
     try:
         position = Position.read(checkpoint / POSITION)
         accelerator.load_state(str(checkpoint))
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        EOFError,
-        UnpicklingError,
-        SafetensorError,
-    ) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{checkpoint} cannot be restored: {reason}; delete it to resume from the one before"
         ) from error
     if position.world_size != accelerator.num_processes:
-        # No generator state belongs to a process that did not exist; give each a fresh one of its own.
+        # The checkpoint has no generator state for processes that did not exist: each process begins a fresh one.
         torch.manual_seed(position.step * 65537 + accelerator.process_index)
     return position
 

@@ -1,4 +1,4 @@
-"""The data of a run: its baked set or an export of it, one engine per split, and how batches become network inputs."""
+"""The data of a run: its baked set or an export, one engine per split, and how batches become network inputs."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -46,20 +46,17 @@ class Data:
     def training(self, epoch: int, step: int = 0) -> Generator[Batch]:
         """This process's batches of an epoch (from 0), from its optimizer step `step` (from 0) on."""
         self.sampler.epoch, self.sampler.offset = epoch, step * self.sampler.batch_size
-        return self.engines["train"].batches(
-            self.sampler,
-            self.spec.labels.column_name,
-            self._view(self.spec.progressive.size(epoch, self.image_size), epoch),
-        )
+        view = self._view(self.spec.progressive.size(epoch, self.image_size), epoch)
+        return self.engines["train"].batches(self.sampler, self.spec.labels.column_name, view)
 
     def compile(self) -> None:
-        """Fuse what makes training batches network inputs into few kernels: once for each size of images, of which
-        torch.compile takes up to eight."""
+        """Fuse the preparation of training batches into few kernels, anew for each image size (torch.compile allows
+        eight)."""
         self.prepare = torch.compile(self.prepare, dynamic=False)
 
     @property
     def transfer_seconds(self) -> float:
-        """How long this process has been busy with moving training batches to the device so far."""
+        """Seconds that this process has spent so far on moving training batches to the device."""
         return self.engines["train"].transfer_seconds
 
     def evaluation(self, split: str) -> Generator[Batch]:
@@ -81,7 +78,7 @@ class Data:
 def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     """Bake on first use (one process bakes, the others wait), then open on every process.
 
-    With data.shards nothing is baked: the export in that folder is streamed, which must be what the recipe describes.
+    data.shards: open this export instead. Raises UserError when it is not the recipe's set.
     """
     data = recipe.data
 
@@ -99,8 +96,9 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
         return baked.path, baked.sha256
 
     path, sha256 = on_main(accelerator, path_and_hash)
-    opened = Export.open if data.shards is not None else BakedSet.open
-    baked = open_everywhere(accelerator, opened, path, sha256, data.stage)
+    opened: Callable[..., BakedSet | Export] = BakedSet.open if data.shards is None else Export.open
+    stage = Path(data.stage) if data.stage else None
+    baked = everywhere(accelerator, lambda: opened(staged(path, stage) if stage else path, expect=sha256))
     image_size, crop = _sizes(baked, data)
     data.normalize.validate(baked.manifest.channels)
     sampler = Sampler(
@@ -112,10 +110,11 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
         micro_batches=recipe.train.accumulate,
     )
     device: torch.device = accelerator.device
+    workers = data.workers or share_of_cores()
     return Data(
         baked=baked,
         engines={
-            split: open_engine(data.backend, stored, device, baked.manifest.channels, data.workers or share_of_cores())
+            split: open_engine(data.backend, stored, device, baked.manifest.channels, workers)
             for split, stored in baked.splits.items()
         },
         spec=data,
@@ -126,19 +125,8 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     )
 
 
-def open_everywhere(
-    accelerator: Accelerator,
-    opened: Callable[..., BakedSet | Export],
-    path: Path,
-    sha256: str,
-    stage: str | None,
-) -> BakedSet | Export:
-    """The set on every process, copied to the folder `stage` of each machine first if one is given."""
-    return everywhere(accelerator, lambda: opened(staged(path, Path(stage)) if stage else path, expect=sha256))
-
-
 def _sizes(baked: BakedSet | Export, data: DataSpec) -> tuple[int, int | None]:
-    """Side of the network's input, and to what the baked images are cropped (None: the view has resized them)."""
+    """Side of the network's input, and of the crop of the baked images (None: the view resizes them); pixels."""
     if data.view.fraction is not None:
         assert data.image_size is not None, "validate has seen to it"
         return data.image_size, None

@@ -11,20 +11,16 @@ from fastgen.training.data import Data
 from fastgen.training.objective import logits_of
 from pipelines.backends import Batch
 
-_COUNTERS = 8
-_OF_GIVEN_LABELS = ("loss", "top1", "top5")
-_OF_TRUE_LABELS = (
-    "top1_true_labels", "top1_clean_part", "top1_corrupted_part", "top1_corrupted_part_true_labels",
-)  # fmt: skip
+_OF_GIVEN_LABELS = {"loss", "top1", "top5"}  # the others compare with true labels
 
 
 def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Data) -> Evaluation:
     """`evaluate` on the training set and on the test set.
 
-    A set without test split, or whose labels are signs, has nothing of the test set; signs have nothing of what
-    compares with true labels.
+    Without a test split, the test set's fields are None. With signs for labels, they and all that compares with true
+    labels are None.
     """
-    # DDP spreads batch-norm statistics at the next training forward; evaluation comes before that.
+    # DDP would spread batch-norm statistics at the next training forward, which is after this evaluation.
     if accelerator.num_processes > 1:
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, src=0)
@@ -35,11 +31,8 @@ def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Da
             continue  # its labels are classes
         found = evaluate(accelerator, network, data.evaluation(split), data.prepare_eval)
         assert found["count"] == stored.samples, f"{found['count']} of {stored.samples} {split} samples evaluated"
-        if split == "train":
-            wanted = _OF_GIVEN_LABELS if signs else (*_OF_GIVEN_LABELS, *_OF_TRUE_LABELS)
-            result |= {f"train_{key}": found[key] for key in wanted}
-        else:
-            result |= {f"test_{key}": found[key] for key in _OF_GIVEN_LABELS}
+        wanted = found.keys() - {"count"} if split == "train" and not signs else _OF_GIVEN_LABELS
+        result |= {f"{split}_{key}": found[key] for key in wanted}
     return Evaluation(**result)
 
 
@@ -52,17 +45,14 @@ def evaluate(
 ) -> dict[str, float | None]:
     """Evaluate this process's shard, add up over the processes, and return the same numbers on each of them.
 
-    model: the network itself and not its DDP wrapper, whose forward communicates and so would hang where the
-    processes have different numbers of batches. prepare: (images uint8, sample index) -> network input.
+    model: the network itself. Its DDP wrapper communicates in each forward, and would hang where the processes have
+    different numbers of batches. prepare: (images uint8, sample index) -> network input.
 
-    Returns count (samples), loss (mean cross-entropy in nats against the given label), top1 and top5
-    (percent, given label), top1_true_labels (percent, true label), and top1_clean_part, top1_corrupted_part,
-    top1_corrupted_part_true_labels (percent), where the corrupted part is the samples whose given label differs
-    from the true one; None for an empty part.
+    Returns count (samples) and, in percent but for the loss, the fields of `Evaluation` without their split.
     """
     was_training = model.training
     model.eval()
-    sums = torch.zeros(_COUNTERS, dtype=torch.float64, device=accelerator.device)
+    sums = torch.zeros(8, dtype=torch.float64, device=accelerator.device)
     for batch in batches:
         with accelerator.autocast():
             logits = logits_of(model(prepare(batch.images, batch.index)))

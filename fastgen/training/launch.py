@@ -1,4 +1,4 @@
-"""Processes: the Accelerator, the traps of launching, threads, and deciding together when to stop."""
+"""Processes: the Accelerator, the traps of launching, threads, and what all processes decide and do together."""
 
 import ctypes
 import os
@@ -19,17 +19,17 @@ from fastgen.recipe.schema import Recipe
 from pipelines.errors import UserError
 
 T = TypeVar("T")
-_PR_SET_PDEATHSIG = 1
-# What gloo and NCCL say, for which PyTorch has no one class.
+_PR_SET_PDEATHSIG = 1  # prctl's option: the signal that this process gets when its parent ends (linux/prctl.h)
+# Parts of the messages of gloo and NCCL when a process is lost: PyTorch has no one class for these errors.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "imed out", "NCCL")
-CONTINUE, CHECKPOINT, STOP = 0, 1, 2  # what the processes agree to do next, in rising urgency
+CONTINUE, CHECKPOINT, STOP = 0, 1, 2  # what the processes agree to do next, the most urgent last
 
 
-def check_launcher() -> None:
-    """Refuse the launch that silently starts one process where several were asked for.
+def _refuse_lone_process() -> None:
+    """Raises UserError for a launch that asked for several processes and started one.
 
     `accelerate launch --cpu --num_processes 2` exports MASTER_ADDR for two processes and then starts one, without
-    WORLD_SIZE (accelerate.utils.launch.prepare_simple_launcher_cmd_env). Raises UserError with the remedy.
+    WORLD_SIZE (accelerate.utils.launch.prepare_simple_launcher_cmd_env).
     """
     if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         raise UserError(
@@ -37,8 +37,11 @@ def check_launcher() -> None:
             "use a shipped configuration: accelerate launch --config_file recipes/accelerate/cpu_2.yaml ..., "
             "or unset MASTER_ADDR"
         )
+
+
+def _end_with_launcher() -> None:
+    """Let the kernel send SIGTERM when accelerate's launcher for one process ends: it passes no signal on itself."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ:
-        # accelerate's launcher for one process dies of a SIGTERM without passing it on: ask the kernel to.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -48,7 +51,12 @@ def share_of_cores() -> int:
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
-    """The Accelerator of a recipe: its device, precision, accumulation and tracker."""
+    """The Accelerator of a recipe: its device, precision, accumulation and tracker.
+
+    Raises UserError for a launch that started other processes than it was asked for.
+    """
+    _refuse_lone_process()
+    _end_with_launcher()
     gpu = torch.cuda.is_available()
     precision = recipe.train.precision
     if precision == "auto":
@@ -62,7 +70,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.train.timeout_minutes))],
     )
-    # By what `backward` divides. As an argument an environment variable would override it, and not the loop.
+    # `backward` divides by it. Passed as an argument, an environment variable of accelerate would override it.
     accelerator.gradient_accumulation_steps = recipe.train.accumulate
     expected = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != expected:
@@ -70,27 +78,24 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"WORLD_SIZE={expected} processes were started, but {accelerator.num_processes} joined the run; "
             "launch with one of recipes/accelerate/*.yaml"
         )
-    if not gpu:
-        # accelerate's launcher sets OMP_NUM_THREADS=1, which would leave all cores but one idle.
-        torch.set_num_threads(recipe.train.threads or share_of_cores())
-    elif recipe.train.threads:
-        torch.set_num_threads(recipe.train.threads)
-    # The same seed everywhere, as initial weights must agree. Dropout then draws the same masks in every process.
+    # On a CPU in any case: accelerate's launcher sets OMP_NUM_THREADS=1, which would leave all cores but one idle.
+    if threads := recipe.train.threads or (0 if gpu else share_of_cores()):
+        torch.set_num_threads(threads)
+    # All processes have the same seed, as their initial weights must agree. So they draw the same dropout masks.
     set_seed(recipe.seed)
     return accelerator
 
 
 @contextmanager
 def noticing_lost_processes(accelerator: Accelerator, folder: Path) -> Iterator[None]:
-    """Turns what the communication library says when a process is gone into a LostProcess with the remedy."""
+    """A context that turns the communication library's error for a lost process into LostProcess with the remedy."""
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        if accelerator.num_processes == 1 or not (
-            isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in _LOST)
-        ):
+        lost = isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in _LOST)
+        if accelerator.num_processes == 1 or not lost:
             raise
+        reason = str(error).strip().partition("\n")[0]
         raise LostProcess(
             f"process {accelerator.process_index} of {accelerator.num_processes} lost another one ({reason}): it or "
             f"its machine ended, or did not answer for train.timeout_minutes. The run in {folder} ends; "
@@ -99,15 +104,14 @@ def noticing_lost_processes(accelerator: Accelerator, folder: Path) -> Iterator[
 
 
 class Agreement:
-    """Lets all processes take the same decision at the same step.
+    """Lets all processes take the same decision at the same step: the most urgent wish of any process wins.
 
-    A signal may reach one process only, and clocks differ, but a checkpoint or an end must happen at one step
-    everywhere. Every `interval` steps the most urgent wish of any process wins.
+    A signal may reach one process only, and clocks differ, but a checkpoint or an end needs all processes.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
-        # Alone there is nothing to ask. On a GPU the answer costs a synchronisation, so it is asked for rarely.
+        # Steps. On a GPU agreeing makes the loop wait for the device, so the processes agree seldom.
         self._interval = 20 if accelerator.num_processes > 1 and accelerator.device.type == "cuda" else 1
 
     def reach(self, wish: int, step: int) -> int:
@@ -142,10 +146,10 @@ def everywhere(accelerator: Accelerator, work: Callable[[], T]) -> T:
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Do `work` in the main process and give its result to all; a UserError of it is raised in all.
+    """Do `work` in the main process and return its result in all. Its error ends all, the others with a UserError.
 
-    The others hear from the main process every 20 seconds meanwhile, so that hours of baking are not taken for a
-    dead process by the communication time-out, and a dead one is still noticed.
+    The main process sends a message every 20 seconds meanwhile: the communication time-out would else take hours of
+    baking for a lost process.
     """
     if accelerator.num_processes == 1:
         return work()
@@ -162,7 +166,6 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
             broadcast_object_list([("waiting", None)])
     error = future.exception()
     if error is not None:
-        # Whatever it was, it ends the run everywhere, told by the main process in full.
         broadcast_object_list([("error", str(error))])
         raise error
     broadcast_object_list([("done", future.result())])

@@ -1,4 +1,4 @@
-"""The training loop: `train` reads from top to bottom, `update` is one optimizer step, `steps` says which are left."""
+"""The training loop: `train` runs it, `steps` yields the steps that are left, and `update` takes one."""
 
 import math
 import time
@@ -10,6 +10,7 @@ import torch
 
 from fastgen.optim.schedules import learning_rate
 from fastgen.recipe.schema import Recipe
+from fastgen.runs.folder import PACKAGES
 from fastgen.runs.summary import FINISHED, INTERRUPTED, Summary
 from fastgen.training import checkpoints
 from fastgen.training.evaluation import evaluate_splits
@@ -18,22 +19,23 @@ from fastgen.training.network import parameter_count
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import adding_gradients
 from fastgen.training.prepare import Training, prepare
-from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAITING, advice
+from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAIT, advice
 from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
+from pipelines.provenance import made_by
 
-_NEARLY_ALL = 98.0  # percent: running accuracy of an epoch from which the exact one is worth measuring
+_NEARLY_ALL = 98.0  # percent: from this running accuracy of an epoch on, evaluations are made more often
 
 
 def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
     """Run a recipe to its end, or to a signal, and return what summary.json holds.
 
-    watchers: further ones, told of each batch, step and epoch. Raises UserError for mistakes in the recipe or its data,
+    watchers: the caller's own, beside the loop's. Raises UserError for mistakes in the recipe or its data,
     ArithmeticError when the loss stops being finite, SystemExit after a signal.
     """
     run = prepare(recipe, watchers)
     with running(run), closing(steps(run)) as remaining:
-        if evaluation_is_due(run):  # a signal came before it
+        if evaluation_is_due(run):  # a signal ended the run between a step and its evaluation
             evaluate(run)
         for step in remaining:
             update(run, step)
@@ -56,8 +58,8 @@ def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step to take: its learning rate, its epoch (int64 scalar on the device: an int would be compiled for
-    each), and the stream that has its micro-batches next."""
+    """An optimizer step to take. epoch: int64 scalar on the device (torch.compile would compile anew for each int).
+    batches: the stream that yields its micro-batches next."""
 
     learning_rate: float
     epoch: torch.Tensor
@@ -65,12 +67,12 @@ class Step:
 
 
 def steps(run: Training) -> Generator[Step]:
-    """All steps that are left, up to the run's end. Each epoch has a stream, which ends with it or with this."""
+    """All steps that are left. Each epoch opens a stream of batches, and closes it at its end or at the run's."""
     recipe, position, sampler = run.recipe, run.position, run.data.sampler
     total_samples = run.total_steps * recipe.data.batch_size
     while position.step < run.total_steps and not fitted(run):
         epoch, device_epoch = position.epoch, torch.tensor(position.epoch, device=run.accelerator.device)
-        run.clock.enter(WAITING)
+        run.clock.enter(WAIT)
         with closing(run.data.training(epoch, position.step_in_epoch)) as batches:
             while position.epoch == epoch and position.step < run.total_steps and not fitted(run):
                 at = epoch * sampler.samples + position.step_in_epoch * recipe.data.batch_size
@@ -84,11 +86,11 @@ def update(run: Training, step: Step) -> None:
     for group in run.optimizer.param_groups:
         group["lr"] = step.learning_rate
     for micro in range(recipe.train.accumulate):
-        clock.enter(WAITING)
+        clock.enter(WAIT)
         transferred = data.transfer_seconds
         batch = next(step.batches)
         clock.enter(AUGMENT)
-        clock.move(data.transfer_seconds - transferred, WAITING, HOST_TO_DEVICE)
+        clock.move(data.transfer_seconds - transferred, WAIT, HOST_TO_DEVICE)
         images = data.prepare(batch.images, batch.index, step.epoch)
         clock.enter(STEP)
         with adding_gradients(accelerator, run.network, last=micro == recipe.train.accumulate - 1):
@@ -113,7 +115,7 @@ def update(run: Training, step: Step) -> None:
 
 @contextmanager
 def running(run: Training) -> Iterator[None]:
-    """Signals are caught, progress is shown, and a lost process is noticed."""
+    """A context that catches signals, shows progress and notices a lost process."""
     with run.signal, run.display, noticing_lost_processes(run.accelerator, run.folder):
         run.display.say(
             f"{run.recipe.recipe} in {run.folder}: {run.recipe.model.name}, {parameter_count(run.bare):,} parameters, "
@@ -129,7 +131,7 @@ def fitted(run: Training) -> bool:
 
 
 def log_progress(run: Training, step: Step) -> None:
-    """Running loss and accuracy, rate and speed since the last such line."""
+    """Log the loss and accuracy since the last such line, the learning rate and the speed."""
     run.clock.enter(LOG)
     loss, top1 = run.meter.take_line()
     check_finite(run, loss)
@@ -141,7 +143,7 @@ def log_progress(run: Training, step: Step) -> None:
 
 
 def end_epoch(run: Training, step: Step) -> None:
-    """Close the stream, so that its memory is free for an evaluation, and write down what the epoch was."""
+    """Close the stream, so that its memory is free for an evaluation, and tell the watchers."""
     step.batches.close()
     run.clock.enter(LOG)
     run.meter.wait()
@@ -151,7 +153,7 @@ def end_epoch(run: Training, step: Step) -> None:
 
 
 def agree(run: Training) -> int:
-    """Continue, write a checkpoint, or stop: the same on all processes, of which a signal may reach one alone."""
+    """Continue, write a checkpoint, or stop: all processes decide the same, though a signal may reach one alone."""
     minutes = (time.monotonic() - run.saved_at) / 60
     due = run.accelerator.is_main_process and minutes > run.recipe.run.checkpoint_minutes
     wish = STOP if run.signal.received else CHECKPOINT if due else CONTINUE
@@ -159,7 +161,7 @@ def agree(run: Training) -> int:
 
 
 def evaluation_is_due(run: Training) -> bool:
-    """At the end of some epochs and of the run; within an epoch, too, once the training set is nearly fitted."""
+    """Whether to evaluate now: at the end of some epochs and of the run, and more often once nearly all is fitted."""
     position, settings = run.position, run.recipe.train
     if position.step in (0, position.evaluated_step):
         return False
@@ -190,7 +192,7 @@ def save(run: Training) -> None:
 
 
 def check_finite(run: Training, loss: float | None) -> None:
-    """Raises ArithmeticError when training diverged: nothing measured after that means anything."""
+    """Raises ArithmeticError when training diverged: no later measurement would mean anything."""
     if loss is not None and not math.isfinite(loss):
         raise ArithmeticError(
             f"the loss is {loss} at step {run.position.step}: training diverged. Lower optim.lr (now "
@@ -199,7 +201,7 @@ def check_finite(run: Training, loss: float | None) -> None:
 
 
 def finish(run: Training) -> Summary:
-    """The last checkpoint, summary.json, and the end of what was started."""
+    """Write the last checkpoint and summary.json, and end the trackers."""
     run.clock.enter(LOG)
     run.meter.wait()
     run.clock.enter(None)
@@ -231,7 +233,7 @@ def finish(run: Training) -> Summary:
         device=run.accelerator.device.type,
         manifest_sha256=run.data.baked.sha256,
         run_dir=str(run.folder),
-        made_by=run.made_by,
+        made_by=made_by(*PACKAGES),
     )
     if run.metrics is not None:
         summary.write(run.folder)

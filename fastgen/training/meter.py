@@ -6,8 +6,8 @@ from accelerate import Accelerator
 from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
 
-# Adding up takes a few small operations: in each step they would be percents of a small network. So micro-batches are
-# kept until there are so many of them, or so many logits (4 MB of float32).
+# Adding up takes a few small operations on the device. In each step they would cost percents of a small network's
+# time, so the meter keeps micro-batches until it has this many of them, or this many logits (4 MB of float32).
 _MOST_BATCHES, _MOST_LOGITS = 64, 1 << 20
 
 
@@ -18,33 +18,29 @@ class Meter(Watcher):
     """
 
     def __init__(self, accelerator: Accelerator, restored: list[list[float]]) -> None:
-        """restored: `totals` to go on from, or nothing."""
+        """restored: the `totals` of a checkpoint, or an empty list."""
         self._accelerator = accelerator
         self._sums = torch.zeros(2, 3, dtype=torch.float64, device=accelerator.device)
-        if restored and accelerator.is_main_process:  # they are totals over all processes
+        if restored and accelerator.is_main_process:  # totals are sums over all processes
             self._sums += torch.tensor(restored, dtype=torch.float64, device=accelerator.device)
-        self._losses: list[torch.Tensor] = []
-        self._logits: list[torch.Tensor] = []
-        self._labels: list[torch.Tensor] = []
+        self._pending: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []  # loss, logits, labels
 
     def batch(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> None:
-        self._losses.append(loss)
-        self._logits.append(logits)
-        self._labels.append(batch.label)
-        if len(self._losses) == _MOST_BATCHES or len(self._losses) * logits.numel() >= _MOST_LOGITS:
+        self._pending.append((loss, logits, batch.label))
+        if len(self._pending) == _MOST_BATCHES or len(self._pending) * logits.numel() >= _MOST_LOGITS:
             self._sum_up()
 
     def _sum_up(self) -> None:
-        if self._losses:
-            counts = torch.tensor([len(labels) for labels in self._labels], dtype=torch.float64)
+        if self._pending:
+            losses, logits, labels = zip(*self._pending, strict=True)
+            counts = torch.tensor([len(each) for each in labels], dtype=torch.float64)
             counts = counts.to(self._sums.device, non_blocking=True)
-            losses = torch.stack(self._losses).double()
-            correct = (torch.cat(self._logits).argmax(1) == torch.cat(self._labels)).sum()
-            self._sums += torch.stack([losses @ counts, correct.double(), counts.sum()])
-            self._losses, self._logits, self._labels = [], [], []
+            correct = (torch.cat(logits).argmax(1) == torch.cat(labels)).sum()
+            self._sums += torch.stack([torch.stack(losses).double() @ counts, correct.double(), counts.sum()])
+            self._pending = []
 
     def wait(self) -> None:
-        """Until the device has done all that it was given: the loop runs ahead of it."""
+        """Wait until the device has done all its work. The loop runs ahead of it."""
         if self._sums.device.type == "cuda":
             torch.cuda.synchronize(self._sums.device)
 

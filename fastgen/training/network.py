@@ -17,27 +17,24 @@ def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, d
     """
     spec = recipe.model
     arguments = {"num_classes": classes, "in_chans": channels, "drop_rate": spec.dropout, **spec.options}
+    # models.make needs no timm, which takes seconds to import; but only timm understands options.
+    make = models.make if spec.name in models.NETWORKS and not spec.options else _make_by_timm
     try:
-        network = _make(spec.name, image_size, arguments, own=not spec.options)
+        network = make(spec.name, img_size=image_size, **arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         raise UserError(
             f"model.name={spec.name} cannot be made for {channels} x {image_size} x {image_size} images and "
             f"{classes} classes with model.options={spec.options}: {error}"
         ) from error
     network = network.to(device)
-    if recipe.train.channels_last is not False:
-        network = network.to(memory_format=torch.channels_last)
-    return network
+    return network if recipe.train.channels_last is False else network.to(memory_format=torch.channels_last)
 
 
-def _make(name: str, image_size: int, arguments: dict[str, Any], own: bool) -> torch.nn.Module:
-    """own: make the paper's networks without timm, which takes seconds to import (and knows options of its own)."""
-    if own and name in models.NETWORKS:
-        return models.make(name, img_size=image_size, **arguments)
+def _make_by_timm(name: str, *, img_size: int, **arguments: Any) -> torch.nn.Module:
     import timm
 
     try:
-        return timm.create_model(name, img_size=image_size, **arguments)
+        return timm.create_model(name, img_size=img_size, **arguments)
     except TypeError as error:
         if "img_size" not in str(error):
             raise

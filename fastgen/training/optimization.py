@@ -9,19 +9,18 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 
 def adding_gradients(accelerator: Accelerator, network: torch.nn.Module, last: bool) -> AbstractContextManager[None]:
-    """In this context the gradients of a micro-batch are added to those of the step's earlier ones; with its last one
-    the processes share them.
+    """A context that adds a micro-batch's gradients to the step's earlier ones.
 
-    As accelerate's `accumulate`, but the caller counts: that one finds out anew each time what the loop knows.
+    last: the processes share the sum, as this is the step's last micro-batch. accelerate's own `accumulate` would count
+    micro-batches a second time.
     """
     return nullcontext() if last else accelerator.no_sync(network)
 
 
 def step_of(accelerator: Accelerator, optimizer: AcceleratedOptimizer) -> Callable[[], object]:
-    """What takes a step of a prepared optimizer, to be called when the gradients of all micro-batches are there.
+    """The function that takes a step of a prepared optimizer.
 
-    Accelerate's own step also searches the disk for a package each time (70 microseconds). Only scaling the loss needs
-    it.
+    Accelerate's own step searches the disk for a package in each call (70 microseconds). Only loss scaling needs it.
     """
     step: Callable[[], object] = optimizer.step if accelerator.scaler is not None else optimizer.optimizer.step
     return step

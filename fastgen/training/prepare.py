@@ -1,4 +1,4 @@
-"""From a recipe to a training that is about to begin, or to go on: processes, data, network, files."""
+"""From a recipe to a training that can begin or go on: processes, data, network, files."""
 
 import sys
 import time
@@ -20,7 +20,7 @@ from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.checkpoints import Position
 from fastgen.training.data import Data, open_data
-from fastgen.training.launch import CONTINUE, Agreement, check_launcher, make_accelerator, on_main
+from fastgen.training.launch import CONTINUE, Agreement, make_accelerator, on_main
 from fastgen.training.meter import Meter
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.optimization import step_of
@@ -31,15 +31,15 @@ from fastgen.training.tracking import Display, start_wandb
 from fastgen.training.watching import Watcher
 from pipelines.baked.manifest import MANIFEST
 from pipelines.durable import write_atomically
-from pipelines.provenance import made_by
 
 
 @dataclass
 class Training:
     """A training on this process.
 
-    bare: the network itself; network: as accelerate wraps it for several processes; measured: what is evaluated, the
-    average of its weights or itself. position: the only thing that counts. metrics: of the main process alone.
+    bare: the network itself. network: the same as accelerate wraps it for several processes. measured: the network to
+    evaluate, `average`'s or `bare`. position: the only counter. metrics: the main process's file, None in the others.
+    started: time.perf_counter() at the start, less the seconds before a resume.
     """
 
     recipe: Recipe
@@ -61,24 +61,21 @@ class Training:
     metrics: MetricsFile | None
     display: Display
     agreement: Agreement
-    made_by: dict[str, str]
-    started: float  # time.perf_counter()
-    seconds_before: float  # in the processes that this one continues
+    started: float
     signal: StopSignal = field(default_factory=StopSignal)
     saved_at: float = field(default_factory=time.monotonic)
     decision: int = CONTINUE
 
     @property
     def wall_seconds(self) -> float:
-        return round(self.seconds_before + time.perf_counter() - self.started, 3)
+        return round(time.perf_counter() - self.started, 3)
 
     def log(self, line: dict[str, Any]) -> None:
-        """Add a line, with where and when, to metrics.jsonl and to W&B."""
-        position = self.position
-        line = {"step": position.step, "epoch": position.epochs, "wall_seconds": self.wall_seconds, **line}
+        """Add a line, with its position and time, to metrics.jsonl and to W&B."""
+        line = {"step": self.position.step, "epoch": self.position.epochs, "wall_seconds": self.wall_seconds, **line}
         if self.metrics is not None:
             self.metrics.write(line)
-        self.accelerator.log(line, step=position.step)
+        self.accelerator.log(line, step=self.position.step)
 
 
 def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
@@ -88,7 +85,6 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
     """
     # ------------------------------------------------------------ processes and run directory
     started = time.perf_counter()
-    check_launcher()
     accelerator = make_accelerator(recipe)
     folder = on_main(accelerator, lambda: run_folder.choose(recipe))
 
@@ -120,16 +116,14 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
 
     # ------------------------------------------------------------ what is written and shown
     main = accelerator.is_main_process
-    made = made_by(*run_folder.PACKAGES)
     if main:
-        run_folder.note_maker(folder, position.step, made)
+        run_folder.note_maker(folder, position.step)
         write_atomically(folder / run_folder.RECIPE, recipe.to_yaml())
         write_atomically(folder / MANIFEST, (data.baked.path / MANIFEST).read_text())
-    evaluated = position.evaluated_step == position.step
-    metrics = MetricsFile(folder, position.step, evaluated) if main else None
     start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
     meter, clock = Meter(accelerator, position.running), Clock(recipe.data.batch_size)
     display = Display(main, total_steps, position.step)
+    evaluated = position.evaluated_step == position.step
     return Training(
         recipe=recipe,
         accelerator=accelerator,
@@ -147,10 +141,8 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
         clock=clock,
         recorder=recorder,
         watchers=[each for each in (meter, recorder, clock, display, *watchers) if each is not None],
-        metrics=metrics,
+        metrics=MetricsFile(folder, position.step, evaluated) if main else None,
         display=display,
         agreement=Agreement(accelerator),
-        made_by=made,
-        started=started,
-        seconds_before=position.seconds,
+        started=started - position.seconds,
     )

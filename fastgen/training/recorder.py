@@ -1,8 +1,8 @@
 """Records what each training sample did in each epoch, on the device and almost for free.
 
-What is recorded is what the training step computed anyway: the logits in training mode, with augmentation and dropout,
-before the step's update. That is how Toneva et al., Pleiss et al. and Swayamdipta et al. (`fastgen.runs.dynamics`)
-define their measures, and why no further pass over the data is needed.
+The recorder reads the logits that the training step computed: in training mode, with augmentation and dropout, before
+the step's update. Toneva et al., Pleiss et al. and Swayamdipta et al. (`fastgen.runs.dynamics`) define their measures
+on these logits, so no further pass over the data is needed.
 """
 
 from pathlib import Path
@@ -17,26 +17,26 @@ from fastgen.training.data import Data
 from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
 
-# Measuring takes a dozen small operations: in each step they would be percents of a small network. So micro-batches are
-# kept until they have so many logits (16 MB of float32).
+# Measuring takes a dozen small operations on the device. In each step they would cost percents of a small network's
+# time, so the recorder keeps micro-batches until they have this many logits (16 MB of float32).
 _MOST_LOGITS = 1 << 22
 _SEEN = files.MEASURES.index("seen")
 
 
 class Recorder(Watcher):
-    """One row per training sample, at its sample index. Rows that this process has not seen in this epoch are zero, so
-    that a sum over the processes, each of which sees other samples, is exact.
+    """One row per training sample, at its sample index. One process trains on a sample in an epoch; in the others its
+    row is zero, so that the sum over the processes is exact.
 
     measures: float32 (samples, len(MEASURES)), of this epoch. latest: float32 (samples, classes), the probabilities
-    when each sample was last trained on (NaN: never); None where the set has too many samples and classes to keep them.
+    when each sample was last trained on (NaN: never); None for a set above MOST_PROBABILITIES.
     """
 
     def __init__(self, accelerator: Accelerator, data: Data, run_dir: Path) -> None:
         self._accelerator, self._folder = accelerator, run_dir / files.FOLDER
         columns = data.baked.splits["train"].columns
-        in_order = np.argsort(columns["index"])
-        self._given, self._true = (columns[name][in_order] for name in (data.spec.labels.column_name, "clean_label"))
-        samples, classes = len(in_order), data.classes
+        rows = np.argsort(columns["index"])
+        self._given, self._true = (columns[name][rows] for name in (data.spec.labels.column_name, "clean_label"))
+        samples, classes = len(rows), data.classes
         on_device = {"dtype": torch.float32, "device": accelerator.device}
         self._measures = torch.zeros(samples, len(files.MEASURES), **on_device)
         keep = samples * classes <= files.MOST_PROBABILITIES
@@ -44,48 +44,44 @@ class Recorder(Watcher):
         self._pending: list[tuple[torch.Tensor, ...]] = []  # logits, label, clean label, index
 
     def start(self, epoch: int) -> None:
-        """Begin, or go on, in `epoch` (from 0); what the files tell of later ones is about to be repeated."""
+        """Begin, or go on, in `epoch` (from 0). It and later ones are recorded anew, so their files are deleted."""
         if self._accelerator.is_main_process:
             files.write_labels(self._folder, self._given, self._true)
             files.forget_from(self._folder, epoch + 1)
 
     def batch(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> None:
-        """Starts nothing on the device until many have come together."""
-        self._pending.append((logits, batch.label, batch.clean_label, batch.index))  # and not the images
+        """Keep what measuring needs; measure when _MOST_LOGITS have come together."""
+        self._pending.append((logits, batch.label, batch.clean_label, batch.index))
         if len(self._pending) * logits.numel() >= _MOST_LOGITS:
             self._work_off()
 
     def epoch(self, epoch: int) -> None:
-        """Write it, and start the next one."""
-        latest = self._write(epoch)
+        """Write the epoch's file, and begin the next epoch."""
+        self._latest = self._write(epoch)
         self._measures.zero_()
-        self._latest = latest
 
     def _write(self, epoch: int) -> torch.Tensor | None:
-        """Epoch `epoch` (from 0), all processes' samples together. Returns `latest` over all processes."""
+        """Write all processes' samples of `epoch` (from 0). Returns `latest` over all processes."""
         measures, latest = self._merged()
         if self._accelerator.is_main_process:
             files.write_epoch(self._folder, epoch + 1, measures.cpu().numpy())
         return latest
 
     def finish(self, epoch: int, offset: int) -> None:
-        """The end of the run, `offset` samples into `epoch` (from 0): that part of an epoch, and what all add up to."""
-        if offset:
-            self._write(epoch)
-        _, latest = self._merged()
+        """End the run `offset` steps into `epoch` (from 0): write that part of the epoch, and one row per sample."""
+        latest = self._write(epoch) if offset else self._merged()[1]
         if self._accelerator.is_main_process:
             if latest is not None:
                 files.write_probabilities(self._folder, latest.cpu().numpy())
             files.write_samples(self._folder.parent)
 
     def state_dict(self) -> dict[str, Any]:
-        """The same on every process, each of which must ask."""
-        measures, latest = self._merged()
-        return {"measures": measures, "latest": latest}
+        """The same on every process. Called by all processes."""
+        return dict(zip(("measures", "latest"), self._merged(), strict=True))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue, on any number of processes."""
-        if self._accelerator.is_main_process:
+        if self._accelerator.is_main_process:  # the state is the sum over all processes
             self._measures.copy_(state["measures"])
         if self._latest is not None:
             self._latest.copy_(state["latest"])
@@ -111,8 +107,7 @@ class Recorder(Watcher):
 
 
 def measure(logits: torch.Tensor, label: torch.Tensor, clean_label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is recorded of a batch, in the order of MEASURES: float32 (B, len(MEASURES)), and all classes'
-    probabilities: float32 (B, classes).
+    """A batch's measures, float32 (B, len(MEASURES)), and the probabilities of all classes, float32 (B, classes).
 
     logits: float32 (B, classes). label, clean_label: int64 (B,), given and true.
     """

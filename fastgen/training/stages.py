@@ -6,26 +6,27 @@ from fastgen.training.checkpoints import Position
 from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
 
-WAITING, HOST_TO_DEVICE, AUGMENT, STEP = "waiting", "host_to_device", "augment", "step"
+# The stages of a training, by the names that summary.json has for them. WAIT: the step waits for a batch.
+WAIT, HOST_TO_DEVICE, AUGMENT, STEP = "waiting", "host_to_device", "augment", "step"
 EVALUATE, LOG, SAVE = "evaluate", "log", "save"
-_STAGES = (WAITING, HOST_TO_DEVICE, AUGMENT, STEP, EVALUATE, LOG, SAVE)
-_STALLED = 0.05  # fraction of the loop's time: who waits longer for batches is told what makes the loader faster
-_SHORT = 15.0  # seconds: in a shorter run the evaluation and the checkpoint at its end weigh too much to advise on them
-_MUCH = 0.2  # fraction of the whole time: an evaluation or checkpoint that takes more should be made less often
+_STAGES = (WAIT, HOST_TO_DEVICE, AUGMENT, STEP, EVALUATE, LOG, SAVE)
+_STALLED = 0.05  # fraction of the loop's time: above it, waiting for batches bounds the training
+_SHORT = 15.0  # seconds: the evaluation and the checkpoint at the end dominate a shorter run, and advise nothing
+_MUCH = 0.2  # fraction of the whole time: above it, evaluations or checkpoints should be made less often
 
 
 class Clock(Watcher):
-    """A clock that always belongs to one stage: entering the next one ends it. Times are those of this process.
+    """This process's seconds in each stage. Entering a stage ends the one before.
 
-    They count from the second step on, as the first one compiles and allocates. What a GPU does runs behind: its time
-    shows where the process next waits for it, in `log` (which reads the metrics) or in `waiting` (where a loader's
-    memory is reused), and starting the work is what `augment` and `step` show.
+    The count begins after the first step, which compiles and allocates. A GPU works behind the process: its time
+    appears where the process waits for it, in `log` (which reads the metrics) or in `waiting` (where a loader reuses
+    memory), while `augment` and `step` hold the time that launching the work took.
 
-    seconds: in each stage. samples: trained on meanwhile, by all processes.
+    samples: trained on since the count began, by all processes.
     """
 
     def __init__(self, batch_size: int) -> None:
-        """batch_size: the global batch, of all processes."""
+        """batch_size: global, over all processes."""
         self.seconds = dict.fromkeys(_STAGES, 0.0)
         self.samples = 0
         self._batch_size, self._first = batch_size, True
@@ -33,14 +34,14 @@ class Clock(Watcher):
         self._mark = 0.0
 
     def enter(self, stage: str | None) -> None:
-        """Begin `stage` (None: nothing that is counted)."""
+        """Begin `stage` (None: time that is not counted)."""
         now = time.perf_counter()
         if self._stage is not None:
             self.seconds[self._stage] += now - self._mark
         self._stage, self._mark = stage, now
 
     def move(self, seconds: float, before: str, after: str) -> None:
-        """Count `seconds` that were counted as the stage `before` as `after`."""
+        """Move `seconds` from the stage `before` to `after`."""
         self.seconds[before] -= seconds
         self.seconds[after] += seconds
 
@@ -52,7 +53,7 @@ class Clock(Watcher):
 
     @property
     def fractions(self) -> dict[str, float]:
-        """Of the time that was counted; empty where none was."""
+        """Each stage's part of the counted time; empty where nothing was counted."""
         total = sum(self.seconds.values())
         return {stage: round(seconds / total, 4) for stage, seconds in self.seconds.items()} if total else {}
 
@@ -64,7 +65,7 @@ class Clock(Watcher):
     @property
     def stall_fraction(self) -> float:
         """The part of the loop's time in which the step waited for a batch."""
-        return (self.seconds[WAITING] + self.seconds[HOST_TO_DEVICE]) / self._loop_seconds if self.samples else 0.0
+        return (self.seconds[WAIT] + self.seconds[HOST_TO_DEVICE]) / self._loop_seconds if self.samples else 0.0
 
     @property
     def _loop_seconds(self) -> float:
@@ -74,22 +75,19 @@ class Clock(Watcher):
 def advice(clock: Clock, backend: str, device: str) -> str:
     """One sentence: what bounds this training, and the remedy."""
     seconds, fractions = clock.seconds, clock.fractions
-    loop = seconds[WAITING] + seconds[HOST_TO_DEVICE] + seconds[AUGMENT] + seconds[STEP]
+    loop = seconds[WAIT] + seconds[HOST_TO_DEVICE] + seconds[AUGMENT] + seconds[STEP]
     if not fractions or not clock.samples or not loop:
         return "too short to say what bounds it"
     rate = clock.samples / loop
     computing = seconds[AUGMENT] + seconds[STEP] + seconds[LOG]
-    if seconds[WAITING] > _STALLED * loop:
+    if seconds[WAIT] > _STALLED * loop:
         told = f"the loader delivers {rate:,.0f} images/s, the {device} takes {clock.samples / computing:,.0f}"
         return f"{told}: {BACKENDS[backend].when_slow}"
     if seconds[HOST_TO_DEVICE] > _STALLED * loop:
         share = 100 * seconds[HOST_TO_DEVICE] / loop
         others = " or ".join(name for name, other in BACKENDS.items() if other.decodes_on_gpu)
         return f"copying batches to the {device} takes {share:.0f} % of the loop: data.backend={others} decodes on it"
-    for stage, remedy in (
-        (EVALUATE, "raise train.evaluate_epochs"),
-        (SAVE, "raise run.checkpoint_minutes"),
-    ):
+    for stage, remedy in ((EVALUATE, "raise train.evaluate_epochs"), (SAVE, "raise run.checkpoint_minutes")):
         if fractions[stage] > _MUCH and sum(seconds.values()) > _SHORT:
             return f"{100 * fractions[stage]:.0f} % of the time goes into stage '{stage}': {remedy}"
     if device == "cpu" and seconds[AUGMENT] > seconds[STEP]:

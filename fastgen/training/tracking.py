@@ -1,21 +1,13 @@
-"""What a run tells while it runs: W&B through Accelerate's tracker, a progress bar and lines to read."""
+"""What a run reports while it runs: to W&B through Accelerate's tracker, and on the terminal."""
 
 import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from accelerate import Accelerator
 from PIL import Image
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import SAMPLES, WANDB_ID
@@ -38,7 +30,7 @@ def start_wandb(
     identifier = folder / WANDB_ID
     new = not identifier.exists()
     if accelerator.is_main_process and new:
-        # An agent of a W&B sweep waits for the run whose id it has chosen.
+        # An agent of a W&B sweep chooses the run's id, and waits for that run.
         identifier.write_text(os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8])
     level = "" if labels.p in (None, 1) else f"-{labels.p:g}"
     settings = {
@@ -58,7 +50,7 @@ def start_wandb(
 
 
 class Display(Watcher):
-    """A progress bar with rate and time left on a terminal; lines for evaluations everywhere. Main process only."""
+    """A progress bar with rate and time left on a terminal, and a line for each evaluation. Main process only."""
 
     def __init__(self, enabled: bool, total_steps: int, done_steps: int) -> None:
         self._enabled = enabled
@@ -80,9 +72,7 @@ class Display(Watcher):
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def step(self, position: Position) -> None:

@@ -1,4 +1,4 @@
-"""Who is told what happens in the loop: the meter, the recorder, the display, benchmarks, tests."""
+"""The interface of all that watches the loop: the meter, the recorder, the display, benchmarks, tests."""
 
 import torch
 
@@ -7,7 +7,7 @@ from pipelines.backends import Batch
 
 
 class Watcher:
-    """Told of each micro-batch, optimizer step and epoch, in this order. What it does is part of the loop's time."""
+    """The loop calls these methods after each micro-batch, optimizer step and epoch, in this order, and waits."""
 
     def batch(self, batch: Batch, logits: torch.Tensor, loss: torch.Tensor) -> None:
         """A micro-batch has its gradients. logits (B, classes) in training mode, loss () the mean in nats; detached."""

@@ -38,11 +38,11 @@ class Batch:
 
 
 class Engine(Protocol):
-    """What a backend module's `open_engine(stored, device, channels, threads)` returns."""
+    """What a backend module's `open_engine(stored, device, channels, threads)` returns: its class, called."""
 
     @property
     def transfer_seconds(self) -> float:
-        """How long this process has been busy with moving decoded batches to the device so far, within `batches`."""
+        """How long `batches` has been busy so far, in this process, with moving decoded batches to the device."""
         ...
 
     def batches(self, sampler: Sampler, label: str, view: View | None = None) -> Generator[Batch]:
@@ -66,12 +66,12 @@ def check_one_size(stored: Beton | Shards, view: View | None) -> None:
 
 @dataclass(frozen=True)
 class Backend:
-    """What others know of a backend, and may know without its package.
+    """What others know of a backend without importing its package.
 
     module: has `open_engine`. when_slow: what to do where it is the limit of a training. streams_exports: it reads the
-    shards of an export, too. decodes_on_gpu: images reach the GPU as files. works_in_torch: in PyTorch's threads.
-    package: what its module imports beside what fastgen needs anyway, with the name that pip knows it by (distribution)
-    and how to install it.
+    shards of an export, too. decodes_on_gpu: images reach the GPU as files. works_in_torch: it works in PyTorch's
+    threads. package: what its module imports beside fastgen's own needs; pip's name for it (distribution); how to
+    install it.
     """
 
     module: str
@@ -124,7 +124,7 @@ def open_engine(
     """Open a baked file, or a split of an export (for a backend that streams those), with the backend `name`.
 
     channels: 3, or 1 for sets baked from grayscale images (a .beton always stores three).
-    threads: loader threads (None: the cores this process may use). As many as cores: dali takes two for each on a CPU.
+    threads: loader threads (None: the cores this process may use). Of all cores of a CPU, dali runs two on each.
     Raises UserError for an unknown backend, one whose package is missing, or a file it cannot stream.
     """
     backend = BACKENDS[name]

@@ -1,9 +1,8 @@
 """NVIDIA DALI over a baked file or the shards of an export, fed with image files and regions in our sampler's order.
 
-Order, shards, position and crops are the sampler's and the view's; DALI decodes the regions alone, on a GPU with
-its hardware decoder, and resizes. Its hazards that matter here, and what is done about them: its own shuffling is
-local and its shards can overlap (it is given the samples, and decides nothing); a damaged image ends the pipeline
-without a name (it is looked for and named).
+The sampler and the view decide order, shards, position and crops; DALI only decodes the regions, on a GPU with its
+hardware decoder, and resizes them. Its own shuffling is local and its shards can overlap, so it is given the samples
+and decides nothing. A damaged image ends its pipeline without a name, so it is looked for and named.
 
 Source: DALI's documentation of external_source, decoders.image_slice and resize.
 """
@@ -27,8 +26,8 @@ from pipelines.sampler import Sampler
 from pipelines.view.regions import View
 
 _AHEAD = 3  # batches that DALI prepares before they are asked for
-# Where it has all cores of a CPU. DALI decodes a whole batch before it resizes it, and this process computes on the
-# same cores: with one thread for each, they waited for the last image for 7 to 10 % of the time.
+# Threads for each core, where DALI has all cores of a CPU. It decodes a whole batch before it resizes it, and this
+# process computes on the same cores: with one thread for each, they waited for the last image 7 to 10 % of the time.
 _THREADS_A_CORE = 2
 
 Fed = tuple[list[np.ndarray], np.ndarray, np.ndarray]  # encoded images, starts and shapes of their regions
@@ -61,7 +60,7 @@ class DALIEngine:
             return
         check_one_size(self._stored, view)
         labels_of_batches = self._columns.of(rows_of_batches, label)
-        held: deque[Fed] = deque(maxlen=_AHEAD + 3)  # as long as this stream, which ends later than what feeds it
+        held: deque[Fed] = deque(maxlen=_AHEAD + 3)  # DALI reads these and holds no reference to them
 
         def fed() -> Iterator[Fed]:
             for batch in self.feed(rows_of_batches, view):
@@ -82,7 +81,7 @@ class DALIEngine:
                     pixels = pixels[:, :1].contiguous(memory_format=torch.channels_last)
                 yield Batch(pixels, *labels)
         finally:
-            del pipeline  # before what it may still be reading
+            del pipeline  # before `held`, which it may still be reading
 
     def _pipeline(self, source: Iterator[Fed], batch_size: int, view: View | None) -> Pipeline:
         gpu = self.device.type == "cuda"
@@ -156,5 +155,4 @@ class DALIEngine:
         )
 
 
-def open_engine(stored: Beton | Shards, device: torch.device, channels: int, threads: int | None) -> DALIEngine:
-    return DALIEngine(stored, device, channels, threads)
+open_engine = DALIEngine

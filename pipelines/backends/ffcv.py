@@ -29,13 +29,13 @@ from pipelines.prefetch import Prefetcher
 from pipelines.sampler import Sampler
 from pipelines.view.regions import View
 
-# Pixels that a thread decodes at a time at least, in bytes: copying fewer takes less time than waking another thread.
+# Bytes of pixels that a thread decodes at a time, at least: to copy fewer takes less time than to wake another thread.
 _PIECE_BYTES = 1 << 20
 
 
 class _Piece(NamedTuple):
-    """Some images of a batch. batch: memory for all of it, uint8 (B, H, W, 3); images: these ones', a view of it; rows:
-    int64 (n,); regions: int32 (n, 4), or None where the images are decoded whole."""
+    """Some images of a batch. batch: memory of the whole batch, uint8 (B, H, W, 3). images: a view of these images in
+    it. rows: int64 (n,). regions: int32 (n, 4), or None where the images are decoded whole."""
 
     batch: torch.Tensor
     images: np.ndarray
@@ -44,7 +44,7 @@ class _Piece(NamedTuple):
 
 
 class FFCVEngine:
-    """The threads are the engine's, as FFCV's decoder keeps memory for each thread that ever called it."""
+    """Has its threads for good, as FFCV's decoder keeps memory for each thread that ever called it."""
 
     def __init__(self, beton: Beton, device: torch.device, channels: int, threads: int | None) -> None:
         self._beton, self.device, self._channels = beton, device, channels
@@ -114,8 +114,8 @@ class FFCVEngine:
         return piece.batch
 
     def _decode_again(self, piece: _Piece, at: int) -> None:
-        """Where FFCV's decoder complained, let Pillow judge: it decodes files that merely draw a warning (bytes too
-        many before a marker), as it did when they were baked, and raises for damaged ones."""
+        """Let Pillow judge an image of which FFCV's decoder complained: as in the bake, it decodes files that merely
+        draw a warning (bytes too many before a marker), and raises for damaged ones."""
         image = self._beton.image(int(piece.rows[at]))
         if piece.regions is not None:
             top, left, height, width = piece.regions[at]
@@ -124,5 +124,4 @@ class FFCVEngine:
         piece.images[at] = image
 
 
-def open_engine(beton: Beton, device: torch.device, channels: int, threads: int | None) -> FFCVEngine:
-    return FFCVEngine(beton, device, channels, threads)
+open_engine = FFCVEngine

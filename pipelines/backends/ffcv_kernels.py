@@ -1,8 +1,8 @@
 """The machine code that decodes images: our loops around the C functions of FFCV's library, cached on disk.
 
-Threads run them over some images at a time, without the interpreter lock. numba's own threads would be libgomp's, as
-PyTorch's are: with more of both than cores libgomp no longer lets them wait busily, which made the training of a deep
-network on a CPU a tenth slower.
+Threads of Python run them over some images at a time, without the interpreter lock. numba's own threads would be
+libgomp's, as PyTorch's are. Where both together are more than the cores, libgomp's threads no longer wait busily, and a
+deep network trains a tenth slower on a CPU.
 
 FFCV compiles its own loops with numba in every process (9 to 17 seconds), and numba cannot cache them: they hold
 pointers of this process (ctypes) and other compiled functions in closures. These loops are plain functions of this
@@ -72,8 +72,8 @@ _arithmetic = numba.njit(nogil=True, error_model="numpy", fastmath=True)
 def _filter(before, after, starts, weights):  # type: ignore[no-untyped-def]
     """The triangle that resizes `before` pixels to `after`, as wide as a pixel of the coarser side.
 
-    Writes for each new pixel where its old ones start, int32 (after,), and their weights, float32 (after, most), zero
-    behind the last; returns how many there are at most.
+    Writes for each new pixel the start of its old ones, int32 (after,), and their weights, float32 (after, most), zero
+    behind the last. Returns how many old pixels a new one has at most.
     """
     scale = before / after
     reach = max(scale, 1.0)
@@ -98,7 +98,7 @@ def _filter(before, after, starts, weights):  # type: ignore[no-untyped-def]
 def _across(line, starts, weights, most, out):  # type: ignore[no-untyped-def]
     """Resize one row of RGB pixels, float32 (3 * pixels,). Reads up to `most` pixels behind its end, with weight 0.
 
-    Indices without sign spare the check for negative ones, and let the compiler use vectors.
+    Unsigned indices spare the check for negative ones, and so let the compiler use vectors.
     """
     for x in range(len(starts)):
         at, to = np.uintp(3 * starts[x]), np.uintp(3 * x)
@@ -117,8 +117,8 @@ def resize(image, top, left, height, width, out):  # type: ignore[no-untyped-def
     """A region of uint8 (H, W, 3), resized to out, uint8 (h, w, 3): bilinear, averaging over what a pixel covers where
     it shrinks, as torch.nn.functional.interpolate with antialias=True, Pillow and DALI do it.
 
-    Rows first where they become fewer, columns first where they become more: what follows then has less to do. OpenCV's
-    INTER_AREA, which FFCV uses, takes four times as long to shrink, and half of the random crops of a photograph do.
+    Rows first where they become fewer, columns first where they become more: the second pass then has less to do.
+    OpenCV's INTER_AREA, which FFCV uses, takes four times as long to shrink, as half of a photograph's random crops do.
     """
     rows, columns = out.shape[0], out.shape[1]
     reach = 2 * int(max(1.0, height / rows, width / columns)) + 3

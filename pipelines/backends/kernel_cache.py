@@ -15,6 +15,7 @@ import llvmlite
 import numba
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 from pipelines.locations import cache_root
@@ -25,9 +26,9 @@ log = logging.getLogger(__name__)
 class _KernelFiles(NullCache):  # type: ignore[misc]  # numba has no types
     """One file for a kernel, named by all that determines its machine code, with a checksum in front.
 
-    Instead of numba's own cache (cache=True), an index and numbered files: what is damaged there ends the process, and
-    two processes that write at once can leave an index that names the other's file, which then runs on the wrong types
-    or the wrong processor. What cannot be read or written here is compiled.
+    numba's own cache (cache=True) is an index and numbered files. A damaged one ends the process, and two processes
+    that write at once can leave an index that names the other's file, whose code then runs on wrong types or the wrong
+    processor. Where a file of this cache cannot be read, the kernel is compiled.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -42,13 +43,15 @@ class _KernelFiles(NullCache):  # type: ignore[misc]  # numba has no types
         return folder / f"{self._name}.{hashlib.sha256(described).hexdigest()[:32]}.kernel"
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        target_context.refresh()
         try:
             content = self._path(sig, target_context.codegen()).read_bytes()
         except OSError:
             return None
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             return None
+        # All that running code needs. numba's own cache also calls refresh(), which imports what compiling needs, and
+        # scipy with it: that is most of the time to a first batch.
+        rtsys.initialize(target_context)
         return CompileResult._rebuild(target_context, *pickle.loads(content[32:]))
 
     def save_overload(self, sig: Any, cres: Any) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from pipelines.backends import Batch, check_one_size
 from pipelines.backends.columns import Columns
-from pipelines.baked.beton import RAW, Beton
+from pipelines.baked.beton import Beton
 from pipelines.errors import UserError
 from pipelines.sampler import Sampler
 from pipelines.view.regions import View
@@ -23,14 +23,15 @@ class ResidentEngine:
     """Holds the decoded images on the device in file order: uint8 (N, H, W, C), or one after the other as uint8
     (all pixels,) where they differ in size."""
 
-    transfer_seconds = 0.0  # they are there
+    transfer_seconds = 0.0  # the images are on the device already
 
     def __init__(self, beton: Beton, device: torch.device, channels: int, threads: int | None) -> None:
         self._beton, self.device, self._channels = beton, device, channels
         self._sizes = np.stack([beton.height, beton.width], axis=1).astype(np.int64)
-        self._starts = _starts(self._sizes)
+        # Where each image begins when they lie one after the other: int64 (N + 1,), in bytes.
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes.prod(1) * 3)])
         self._check_room()
-        pixels = torch.from_numpy(_pixels(beton, threads))
+        pixels = torch.from_numpy(_pixels(beton, self._starts, threads))
         if beton.fixed_size is not None:
             pixels = pixels.view(beton.samples, *beton.fixed_size, 3)
             if channels == 1:
@@ -44,7 +45,7 @@ class ResidentEngine:
         if not rows_of_batches:
             return
         check_one_size(self._beton, view)
-        images = self._whole(rows_of_batches) if view is None else self._shown(rows_of_batches, view)
+        images = self._whole(rows_of_batches) if view is None else self._regions(rows_of_batches, view)
         for pixels, labels in zip(images, self._columns.of(rows_of_batches, label), strict=True):
             yield Batch(pixels, *labels)
 
@@ -54,7 +55,7 @@ class ResidentEngine:
         for mine in rows.split([len(batch) for batch in rows_of_batches]):
             yield self._pixels.index_select(0, mine).permute(0, 3, 1, 2)
 
-    def _shown(self, rows_of_batches: list[np.ndarray], view: View) -> Iterator[torch.Tensor]:
+    def _regions(self, rows_of_batches: list[np.ndarray], view: View) -> Iterator[torch.Tensor]:
         all_regions = view.regions_of(rows_of_batches, self._index, *self._sizes.T)
         for rows, regions in zip(rows_of_batches, all_regions, strict=True):
             resized = [
@@ -73,7 +74,7 @@ class ResidentEngine:
         return image.permute(2, 0, 1)[: self._channels]
 
     def _check_room(self) -> None:
-        need = int(self._sizes.prod(1).sum()) * 3
+        need = int(self._starts[-1])
         if self.device.type == "cuda":
             free = torch.cuda.mem_get_info(self.device)[0]
         else:
@@ -93,16 +94,10 @@ def _resized(images: torch.Tensor, size: int) -> torch.Tensor:
     return floats.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _starts(sizes: np.ndarray) -> np.ndarray:
-    """Where each image begins when they lie one after the other: int64 (N + 1,), in bytes."""
-    return np.concatenate([[0], np.cumsum(sizes.prod(1) * 3)])
-
-
-def _pixels(beton: Beton, threads: int | None) -> np.ndarray:
+def _pixels(beton: Beton, starts: np.ndarray, threads: int | None) -> np.ndarray:
     """All images in file order, one after the other: uint8 (all pixels,)."""
-    if beton.fixed_size is not None and (beton.mode == RAW).all():
+    if beton.fixed_size is not None and beton.raw.all():
         return beton.raw_images().reshape(-1)
-    starts = _starts(np.stack([beton.height, beton.width], axis=1).astype(np.int64))
     out = np.empty(int(starts[-1]), np.uint8)
 
     def decode(row: int) -> None:
@@ -114,5 +109,4 @@ def _pixels(beton: Beton, threads: int | None) -> np.ndarray:
     return out
 
 
-def open_engine(beton: Beton, device: torch.device, channels: int, threads: int | None) -> ResidentEngine:
-    return ResidentEngine(beton, device, channels, threads)
+open_engine = ResidentEngine

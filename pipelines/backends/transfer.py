@@ -10,7 +10,7 @@ import torch
 class Transfer:
     """Copies batches in a stream of its own, so that the GPU's copy engine works while its processors do.
 
-    seconds: how long this process has been busy with it so far (starting copies; on a CPU there is nothing to do).
+    seconds: how long this process has been busy with starting copies so far; 0 on a CPU, where there are none.
 
     Source: PyTorch's notes on CUDA semantics ("CUDA streams", "Use pinned memory buffers").
     """
@@ -42,7 +42,7 @@ class Transfer:
 
     @staticmethod
     def _received(copy: torch.Tensor, done: torch.cuda.Event) -> torch.Tensor:
-        """The copy, for use in the receiver's stream: that waits for it, and its memory is not reused before."""
+        """The copy, once the receiver's stream waits for it; its memory is not reused before that stream is done."""
         receiver = torch.cuda.current_stream(copy.device)
         receiver.wait_event(done)
         copy.record_stream(receiver)

@@ -23,7 +23,7 @@ from pipelines.baked.beton import JPEG, PAGE_BYTES, RAW, Beton, Hashes, bytes_of
 from pipelines.baked.manifest import MANIFEST, BakedSet, Column, Manifest, Split, describe
 from pipelines.baked.writer import Writer, add_columns
 from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
-from pipelines.durable import sync_folder, write_durably
+from pipelines.durable import check_room, sync_folder, write_durably
 from pipelines.errors import UserError, did_you_mean
 from pipelines.locations import cache_root
 from pipelines.prefetch import Prefetcher
@@ -77,11 +77,7 @@ def specification(
     source: SourceSpec, pixels: PixelSpec, bake: BakeSpec, fingerprints: dict[str, str]
 ) -> dict[str, Any]:
     """What the payload depends on, as plain data: equal specifications make equal payloads."""
-    encoding: dict[str, Any] = {
-        "encoding": bake.encoding,
-        "resolution": bake.resolution,
-        "square": bake.square,
-    }
+    encoding: dict[str, Any] = {"encoding": bake.encoding, "resolution": bake.resolution, "square": bake.square}
     if bake.encoding == "jpeg":
         encoding["quality"] = bake.quality
     return {
@@ -117,7 +113,7 @@ def bake(
 ) -> BakedSet:
     """The baked set of this specification with this labelling: found, extended by a label column, or made.
 
-    cache: the folder of baked sets (default: FASTGEN_CACHE). say: told what is being done.
+    cache: the folder of baked sets (default: FASTGEN_CACHE). say: is told each step in words.
     Safe to call from several processes: one bakes, the others wait for it.
     Raises UserError for contradictory settings, missing data, or a sample that cannot be decoded.
     """
@@ -135,14 +131,13 @@ def bake(
             going_on = " (going on from where it was stopped)" if _unfinished(folder).exists() else ""
             say(f"baking {source.source} into {folder}{going_on}")
             _bake_new(folder, splits, wanted, pixels, spec, plan)
-            return BakedSet.open(folder)
         baked = BakedSet.open(folder)
         missing = {n: s for n, s in wanted.items() if n not in baked.splits["train"].names}
-        if not missing:
-            return baked
-        say(f"adding {', '.join(missing)} to {folder}")
-        _extend(baked, splits["train"], missing)
-        return BakedSet.open(folder)
+        if missing:
+            say(f"adding {', '.join(missing)} to {folder}")
+            _extend(baked, splits["train"], missing)
+            baked = BakedSet.open(folder)
+        return baked
 
 
 def _file_order(n: int, split: str) -> np.ndarray:
@@ -158,7 +153,7 @@ def _label_columns(
         given = corrupt_labels(spec, source.labels, source.num_classes)
         arrays[name] = given[order]
         settings = {k: v for k, v in asdict(spec).items() if v is not None}
-        # A sign says nothing of the class, also where it has the same number.
+        # A sign is no class, even where the two are the same number.
         described[name] = Column(settings, len(given) if spec.signs else int((given != source.labels).sum()))
     return arrays, described
 
@@ -198,7 +193,7 @@ def _bake_new(
         for name in splits:
             _done_path(folder / f"{name}.beton").unlink()
     except UserError:
-        # Other data or settings cure it, and they make a set of another name: nothing would go on with these files.
+        # The user changes data or settings, which make a set of another name: no bake would go on with these files.
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
@@ -231,27 +226,18 @@ def _bake_split(
         if Beton(path).names == list(arrays) and Beton(path).hashes() == hashes:
             return describe(path, Beton(path), hashes, columns)
         done.unlink()
-    with Writer(path, len(source), arrays, resumable=True) as writer:
+    with Writer(path, len(source), arrays) as writer:
         rest = order[writer.count :]
         encoded = _encoded(source, rest, spec, corrupt, workers)
         some = list(islice(encoded, _CHUNK))
         size = sum(len(bytes_of(data)) for data, *_ in some) / max(1, len(some))
-        _check_room(path.parent, round(size * len(rest)))
+        remedy = "set FASTGEN_CACHE to a larger disk, bake.resolution lower, or bake.encoding=jpeg"
+        check_room(path.parent, round(size * len(rest)), "this bake", remedy)
         for image in tracked(chain(some, encoded), len(order), f"baking {split}", done=writer.count):
             writer.append(*image)
         hashes = writer.finish()
     write_durably(done, json.dumps(asdict(hashes)))
     return describe(path, Beton(path), hashes, columns)
-
-
-def _check_room(folder: Path, need: int) -> None:
-    """Raises UserError where the disk has less than `need` bytes free, before hours are spent."""
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise UserError(
-            f"{folder} has {free / 1e9:.1f} GB free and this bake needs about {need / 1e9:.1f}; set FASTGEN_CACHE to a "
-            "larger disk, bake.resolution lower, or bake.encoding=jpeg"
-        )
 
 
 def _extend(baked: BakedSet, source: Source, labels: dict[str, LabelSpec]) -> None:
@@ -288,11 +274,7 @@ Encoded = tuple[bytes | np.ndarray, int, int, int]  # data, mode, width, height
 
 
 def _encoded(
-    source: Source,
-    order: np.ndarray,
-    spec: BakeSpec,
-    corrupt: Callable[[np.ndarray, int], np.ndarray],
-    workers: int,
+    source: Source, order: np.ndarray, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray], workers: int
 ) -> Iterator[Encoded]:
     """Encode in `order` with threads (decoding, resizing and encoding release the interpreter lock)."""
 
@@ -348,8 +330,8 @@ def _fit(image: Image.Image, spec: BakeSpec) -> Image.Image:
 
 
 def _as_jpeg(image: Image.Image, quality: int) -> bytes:
-    """Encoded into a file in memory: Pillow releases the interpreter lock where it writes to a file of the system's,
-    and holds it, so that one thread encodes at a time, where it writes to a BytesIO."""
+    """Encoded into a file in memory: for a file of the system's, Pillow releases the interpreter lock; for a BytesIO it
+    holds the lock, and one thread encodes at a time."""
     image.info = {}  # else the original's comment would be written, too
     with open(os.memfd_create("jpeg"), "r+b") as file:
         image.save(file, "JPEG", quality=quality)

@@ -10,7 +10,6 @@ CRC-32 and its columns, and manifest.json is the set's own: with them `pipelines
 import hashlib
 import io
 import json
-import os
 import shutil
 import tarfile
 import tempfile
@@ -26,19 +25,19 @@ from PIL import Image
 
 from pipelines.baked.beton import JPEG, Beton
 from pipelines.baked.manifest import MANIFEST, BakedSet
-from pipelines.durable import sync_folder, write_durably
+from pipelines.durable import check_room, sync, sync_folder, write_durably
 from pipelines.errors import UserError
 from pipelines.progress import tracked
 from pipelines.registry import Registry
 
-_BLOCK = 512  # bytes of a tar header, and what members are padded to
+_BLOCK = 512  # bytes of a tar header; members are padded to a multiple of them
 EXPORT = "export.json"
 SCHEMA = 1
 
 
 @dataclass
 class Shard:
-    """A file of an export: how many samples and bytes it has, and its hash."""
+    """A file of an export."""
 
     file: str
     samples: int
@@ -59,9 +58,7 @@ def export(baked: BakedSet, to: str, output: Path, shard_bytes: int = 512 << 20)
     output.parent.mkdir(parents=True, exist_ok=True)
     headers = {split: beton.samples * 2 * _BLOCK * (3 + len(beton.names)) for split, beton in baked.splits.items()}
     need = sum(int(beton.sizes.sum()) + headers[split] for split, beton in baked.splits.items())
-    free = shutil.disk_usage(output.parent).free
-    if need > free:
-        raise UserError(f"{output.parent} has {free / 1e9:.1f} GB free and the export needs up to {need / 1e9:.1f}")
+    check_room(output.parent, need, "the export", "name a folder on a larger disk with --output")
     unfinished = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         shards = {split: write(beton, unfinished, split, shard_bytes) for split, beton in baked.splits.items()}
@@ -98,12 +95,10 @@ def _webdataset(beton: Beton, folder: Path, split: str, shard_bytes: int) -> lis
     digits = max(8, len(str(beton.samples)))
     shards: list[Shard] = []
     places = np.zeros((beton.samples, 4), np.int64)  # number of the shard, offset, bytes, CRC-32
-    tar: _Tar | None = None
+    tar = _Tar(folder / f"{split}-000000.tar")
     for row in tracked(range(beton.samples), beton.samples, f"exporting {split}"):
-        if tar is not None and tar.offset >= shard_bytes:
+        if tar.offset >= shard_bytes:
             shards.append(tar.close())
-            tar = None
-        if tar is None:
             tar = _Tar(folder / f"{split}-{len(shards):06d}.tar")
         key = f"{row:0{digits}d}"
         tar.begin_sample()
@@ -112,7 +107,6 @@ def _webdataset(beton: Beton, folder: Path, split: str, shard_bytes: int) -> lis
         tar.add(key, "cls", str(columns["clean_label"][row]).encode())
         for name, values in columns.items():
             tar.add(key, f"{name}.i64", values[row].astype("<i8").tobytes())
-    assert tar is not None, "a baked set is not empty"
     shards.append(tar.close())
     files = pa.DictionaryArray.from_arrays(pa.array(places[:, 0], pa.int32()), [shard.file for shard in shards])
     table: dict[str, pa.Array | np.ndarray] = {
@@ -127,7 +121,7 @@ def _webdataset(beton: Beton, folder: Path, split: str, shard_bytes: int) -> lis
     path = table_path(folder, split)
     pq.write_table(pa.table(table), path, compression="zstd")
     with open(path, "rb") as file:
-        os.fsync(file.fileno())
+        sync(file)
     return shards
 
 
@@ -170,8 +164,7 @@ class _Tar:
     def close(self) -> Shard:
         self._write(bytes(2 * _BLOCK))
         self._write(bytes(-self.offset % tarfile.RECORDSIZE))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file)
         self._file.close()
         lines = [f"v1.2 {len(self._samples)}", *(" ".join(parts) for parts in self._samples)]
         write_durably(self._path.with_suffix(".idx"), "\n".join(lines) + "\n")

@@ -7,6 +7,7 @@ written last. The manifest says what the files were made from and holds a hash o
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Column:
 
 @dataclass
 class Split:
-    """One file. image: its encoding, and sizes in pixels (None where they differ); hashes as in `Hashes`."""
+    """One file. image: its size in pixels (None where they differ) and number of JPEG files. Hashes: as in `Hashes`."""
 
     file: str
     bytes: int
@@ -42,9 +43,8 @@ class Split:
 
 @dataclass
 class Manifest:
-    """manifest.json. specification: what the payload was made from (the source with its fingerprint, pixel
-    corruption, encoding, order); made_by: versions of fastgen and of what encoded it, as
-    `pipelines.provenance` gives them."""
+    """manifest.json. specification: what the payload was made from (the source with its fingerprint, pixel corruption,
+    encoding, order). made_by: versions of fastgen and of the encoders, as `pipelines.provenance` gives them."""
 
     specification: dict[str, Any]
     class_names: list[str]
@@ -92,11 +92,10 @@ class BakedSet:
 
     @staticmethod
     def open(path: str | Path, full: bool = False, expect: str | None = None) -> "BakedSet":
-        """Open a folder and check it against its manifest.
+        """Open a folder and check it against its manifest: the sizes and the hash of all tables, always.
 
-        Always: sizes and the hash of all tables. The payload is hashed when the files are not the ones that were
-        checked last time (another size, time stamp or inode: copied, touched, replaced), or when full=True.
-        expect: the manifest's hash that the caller relies on.
+        The payload is hashed with full=True, or when the files are not those of the last check (another size, time
+        stamp or inode: copied, touched, replaced). expect: the manifest's hash that the caller relies on.
 
         Raises UserError naming the first file that does not match, and the remedy.
         """
@@ -116,21 +115,17 @@ class BakedSet:
 
     def write_stamp(self, stamp: dict[str, Any] | None = None) -> None:
         """Remember that these very files were hashed and found whole."""
-        try:
+        with suppress(OSError):  # a read-only cache is hashed at every start instead
             temporary = self.path / f"{_STAMP}.{os.getpid()}"
             temporary.write_text(json.dumps(stamp or self._stamp()))
             temporary.replace(self.path / _STAMP)
-        except OSError:
-            pass  # a read-only cache is hashed at every start instead
 
     def _stamp(self) -> dict[str, Any]:
         files: dict[str, Any] = {"manifest": self.sha256}
         for split in self.manifest.splits.values():
-            try:
+            with suppress(FileNotFoundError):  # _check names it
                 stat = (self.path / split.file).stat()
-            except FileNotFoundError:
-                continue  # _check names it
-            files[split.file] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+                files[split.file] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         return files
 
 
@@ -166,12 +161,4 @@ def describe(path: Path, beton: Beton, hashes: Hashes, columns: dict[str, Column
     """The manifest's entry for a file just written."""
     height, width = beton.fixed_size or (None, None)
     image = {"height": height, "width": width, "jpeg_files": int((beton.mode == JPEG).sum())}
-    return Split(
-        file=path.name,
-        bytes=path.stat().st_size,
-        samples=beton.samples,
-        image=image,
-        columns=columns,
-        table_sha256=hashes.table,
-        payload_sha256=hashes.payload,
-    )
+    return Split(path.name, path.stat().st_size, beton.samples, image, columns, hashes.table, hashes.payload)

@@ -27,14 +27,14 @@ from pipelines.baked.manifest import MANIFEST, Manifest
 from pipelines.errors import UserError
 from pipelines.prefetch import Prefetcher
 
-_READERS = 16  # threads: what they wait for is the disk or the network, not the cores
+_READERS = 16  # threads: more than cores, as they wait for the disk or the network
 _PLACE = ("shard", "offset", "bytes", "crc32", "height", "width")
 
 
 class Shards:
     """One split of an export, with what `Beton` has: samples, names, columns, height, width, raw, fixed_size.
 
-    shards: the split's entry in export.json. Raises UserError where the table or a file is not as it says.
+    shards: the split's entry in export.json. Raises UserError where the table or a file is not as the entry says.
     """
 
     def __init__(self, folder: Path, split: str, shards: list[dict[str, Any]], table_sha256: str) -> None:
@@ -140,7 +140,7 @@ class Export:
             split: Shards(path, split, shards, about["tables_sha256"][split])
             for split, shards in about["splits"].items()
         }
-        for shard in (shard for shards in about["splits"].values() for shard in shards if full):
+        for shard in chain(*about["splits"].values()) if full else ():
             with open(path / shard["file"], "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
                     raise UserError(f"{path / shard['file']} is damaged or was replaced; export the set again")

@@ -6,7 +6,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pipelines.baked.manifest import MANIFEST
-from pipelines.errors import UserError
+from pipelines.durable import check_room
 
 
 def staged(baked: Path, folder: Path) -> Path:
@@ -23,12 +23,8 @@ def staged(baked: Path, folder: Path) -> Path:
                 return target
             shutil.rmtree(target)
         files = [path for path in baked.iterdir() if not path.name.startswith(".")]
-        need, free = sum(path.stat().st_size for path in files), shutil.disk_usage(folder).free
-        if need > free:
-            raise UserError(
-                f"data.stage={folder} has {free / 1e9:.1f} GB free and {baked} takes {need / 1e9:.1f}; "
-                "leave data.stage out, or name a larger disk"
-            )
+        need = sum(path.stat().st_size for path in files)
+        check_room(folder, need, f"the copy of {baked}", "leave data.stage out, or name a larger disk with it")
         temporary = folder / f".{baked.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()

@@ -13,25 +13,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pipelines.baked.beton import (
-    ALLOCATION,
-    FIELD,
-    HEADER,
-    IMAGE_TYPE,
-    INT_TYPE,
-    PAGE_BYTES,
-    PART_PAGES,
-    VERSION,
-    Beton,
-    Hashes,
-    bytes_of,
-    metadata_dtype,
-    payload_start,
-)
+from pipelines.baked.beton import PAGE_BYTES, PART_PAGES, Beton, Hashes, bytes_of, metadata_dtype, payload_start, tables
+from pipelines.durable import sync
 from pipelines.errors import UserError
 
-NAME_BYTES = 16  # FFCV cuts longer field names without a word
-_ROW = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("ptr", "<u8"), ("size", "<u8")])
+NAME_BYTES = 16  # of a column's name at most: FFCV cuts longer ones without a word
+_IMAGE_FIELDS = ("mode", "width", "height", "ptr")
+_RECORD = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("ptr", "<u8"), ("size", "<u8")])
 
 
 def _check_names(names: list[str]) -> None:
@@ -42,32 +30,17 @@ def _check_names(names: list[str]) -> None:
         raise UserError(f"column names must differ from each other and from 'image': {names}")
 
 
-def _head(samples: int, names: list[str], page_bytes: int, table_ptr: int) -> bytes:
-    header = np.zeros((), HEADER)
-    header["version"], header["fields"], header["page"] = VERSION, 1 + len(names), page_bytes
-    header["samples"], header["table"] = samples, table_ptr
-    fields = np.zeros(1 + len(names), FIELD)
-    fields["name"] = [name.encode() for name in ("image", *names)]
-    fields["type"] = [IMAGE_TYPE] + [INT_TYPE] * len(names)
-    return header.tobytes() + fields.tobytes()
-
-
 class Writer:
-    """Writes one file, sample after sample; the header comes last, so an unfinished file cannot be read.
+    """Writes one file, sample after sample. The header comes last, so an unfinished file cannot be read.
 
     columns: int64 (samples,) each, in the order in which images will be appended; names of 1 to 16 bytes.
-    page_bytes: a power of two that holds the largest image. resumable: every finished part of the payload is flushed
-    to the disk and noted beside the file (PATH.parts); a later Writer of the same file and shape keeps the parts whose
-    hashes are right, and `count` says with which image to go on.
+    page_bytes: a power of two that holds the largest image. Every finished part of the payload is flushed to the disk
+    and noted beside the file (PATH.parts). A later Writer of the same file and shape keeps the parts whose hashes are
+    right, and `count` is the image to go on with.
     """
 
     def __init__(
-        self,
-        path: Path,
-        samples: int,
-        columns: Mapping[str, np.ndarray],
-        page_bytes: int = PAGE_BYTES,
-        resumable: bool = False,
+        self, path: Path, samples: int, columns: Mapping[str, np.ndarray], page_bytes: int = PAGE_BYTES
     ) -> None:
         _check_names(list(columns))
         assert page_bytes & (page_bytes - 1) == 0, "FFCV finds a page by shifting"
@@ -79,20 +52,15 @@ class Writer:
             self._metadata[f"c{i}"] = values
         self._sizes = np.zeros(samples, np.uint64)
         self._start = self._end = payload_start(samples, len(columns), page_bytes)
-        self.count = 0  # images in the file
-        self._parts: list[str] = []
         self._hash, self._hashed = hashlib.sha256(), 0
         self._part_bytes = PART_PAGES * page_bytes
-        self._log = _PartLog(path, samples, self._start) if resumable else None
-        if self._log is None:
-            path.write_bytes(b"")
-        else:
-            rows, self._parts = self._log.read(self._part_bytes)
-            self.count = len(rows)
-            for name in ("mode", "width", "height", "ptr"):
-                self._metadata["image"][name][: self.count] = rows[name]
-            self._sizes[: self.count] = rows["size"]
-            self._end += len(self._parts) * self._part_bytes
+        self._log = _PartLog(path, samples, self._start)
+        rows, self._parts = self._log.read(self._part_bytes)
+        self.count = len(rows)  # images in the file
+        for name in _IMAGE_FIELDS:
+            self._metadata["image"][name][: self.count] = rows[name]
+        self._sizes[: self.count] = rows["size"]
+        self._end += len(self._parts) * self._part_bytes
         self._file = open(path, "r+b")  # noqa: SIM115 (closed by finish or __exit__)
         self._file.truncate(self._end)
         self._file.seek(self._end)
@@ -116,18 +84,17 @@ class Writer:
             if self._hashed == self._part_bytes:
                 self._parts.append(self._hash.hexdigest())
                 self._hash, self._hashed = hashlib.sha256(), 0
-                if self._log is not None:
-                    self._note_part(self._log)
+                self._note_part()
 
-    def _note_part(self, log: "_PartLog") -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def _note_part(self) -> None:
+        sync(self._file)
         # No image crosses a page, so a part ends with an image (or with filling).
-        rows = np.zeros(self.count - log.rows, _ROW)
-        for name in ("mode", "width", "height", "ptr"):
-            rows[name] = self._metadata["image"][name][log.rows : self.count]
-        rows["size"] = self._sizes[log.rows : self.count]
-        log.add(rows, self._parts[-1])
+        new = slice(self._log.rows, self.count)
+        rows = np.zeros(self.count - self._log.rows, _RECORD)
+        for name in _IMAGE_FIELDS:
+            rows[name] = self._metadata["image"][name][new]
+        rows["size"] = self._sizes[new]
+        self._log.add(rows, self._parts[-1])
 
     def append(self, data: bytes | np.ndarray, mode: int, width: int, height: int) -> None:
         """One image: JPEG bytes (mode JPEG) or uint8 HWC pixels (mode RAW)."""
@@ -152,8 +119,7 @@ class Writer:
             self._parts.append(self._hash.hexdigest())
         table = _write_tables(self._file, self.names, self._metadata, self._sizes, self.page_bytes, table_ptr=self._end)
         self._file.close()
-        if self._log is not None:
-            self._log.delete()
+        self._log.delete()
         return Hashes(table, self._parts)
 
 
@@ -170,7 +136,7 @@ class _PartLog:
         """Records and hashes of the parts that are whole; what lies behind them is forgotten."""
         parts = self._whole_parts(part_bytes)
         self.rows = parts[-1]["rows"] if parts else 0
-        rows = np.fromfile(self._rows_path, _ROW, self.rows) if parts else np.zeros(0, _ROW)
+        rows = np.fromfile(self._rows_path, _RECORD, self.rows) if parts else np.zeros(0, _RECORD)
         self._path.touch()
         self._parts_path.write_text("".join(json.dumps(line) + "\n" for line in [self._shape, *parts]))
         rows.tofile(self._rows_path)
@@ -182,7 +148,7 @@ class _PartLog:
         shape, *lines = [
             json.loads(line) for line in self._parts_path.read_text().split("\n") if line.endswith("}")
         ] or [None]
-        noted = self._rows_path.stat().st_size // _ROW.itemsize
+        noted = self._rows_path.stat().st_size // _RECORD.itemsize
         whole: list[dict[str, Any]] = []
         if shape != self._shape:
             return whole
@@ -199,12 +165,10 @@ class _PartLog:
         self.rows += len(rows)
         with open(self._rows_path, "ab") as file:
             file.write(rows.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         with open(self._parts_path, "a") as file:
             file.write(json.dumps({"rows": self.rows, "sha256": sha256}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
 
     def delete(self) -> None:
         self._parts_path.unlink()
@@ -214,25 +178,21 @@ class _PartLog:
 def _write_tables(
     file: BinaryIO, names: list[str], metadata: np.ndarray, sizes: np.ndarray, page_bytes: int, table_ptr: int
 ) -> str:
-    """Everything but the payload, header last; returns the hash of it."""
-    allocations = np.zeros(len(metadata), ALLOCATION)
-    allocations["sample"] = np.arange(len(metadata))
-    allocations["ptr"], allocations["size"] = metadata["image"]["ptr"], sizes
-    head = _head(len(metadata), names, page_bytes, table_ptr)
+    """Write everything but the payload, header last; returns its hash."""
+    head, allocations = tables(names, metadata, sizes, page_bytes, table_ptr)
     start = payload_start(len(metadata), len(names), page_bytes)
     file.seek(table_ptr)
-    file.write(allocations.tobytes())
+    file.write(allocations)
     file.seek(len(head))
     file.write(metadata.tobytes())
     file.flush()
     file.seek(0)
     file.write(head)
-    file.flush()
-    os.fsync(file.fileno())
+    sync(file)
     digest = hashlib.sha256(head)
     digest.update(metadata.tobytes())
     digest.update(bytes(start - len(head) - metadata.nbytes))
-    digest.update(allocations.tobytes())
+    digest.update(allocations)
     return digest.hexdigest()
 
 

@@ -94,10 +94,10 @@ Corruption = Callable[[LabelSpec, np.ndarray, int], np.ndarray]
 class LabelKind:
     """A corruption of labels, and which settings it has.
 
-    corrupt: (resolved spec, true labels int64 (n,), number of classes) -> given labels int64 (n,). level: whether
-    data.labels.p is needed, optional (1 unless given) or none of its settings; seeded: whether data.labels.seed is one.
-    from_file: it reads data.labels.file. signs: its labels are 0 and 1 whatever the classes are. same_as: the kind that
-    makes the same labelling of the same settings, and gives it its name.
+    corrupt: (resolved spec, true labels int64 (n,), number of classes) -> given labels int64 (n,). level: whether it
+    needs data.labels.p, may have it (1 unless given) or has none. seeded: whether it reads data.labels.seed. from_file:
+    whether it reads data.labels.file. signs: whether its labels are 0 and 1 whatever the classes are. same_as: the kind
+    that makes the same labelling from the same settings, and names its column.
     """
 
     corrupt: Corruption

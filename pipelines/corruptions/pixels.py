@@ -33,9 +33,7 @@ class PixelSpec:
         if self.patch < 1:
             raise UserError(f"data.pixels.patch={self.patch} must be at least 1 pixel")
         return PixelSpec(
-            self.kind,
-            seed=self.seed if kind.seeded else 0,
-            patch=self.patch if kind.in_patches else PixelSpec.patch,
+            self.kind, seed=self.seed if kind.seeded else 0, patch=self.patch if kind.in_patches else PixelSpec.patch
         )
 
 
@@ -57,8 +55,8 @@ class PixelKind:
     """A corruption of pixels, and what it needs.
 
     make: (resolved spec, split, statistics) -> the corruption. seeded, in_patches: whether data.pixels.seed and .patch
-    are its settings. needs_statistics: of the training set, measured before it is baked. one_size: why all images must
-    have one size, where they must.
+    matter to it. needs_statistics: whether the training set's are measured before the bake. one_size: the reason why
+    all images must have one size, where they must.
     """
 
     make: Make
@@ -178,13 +176,8 @@ def clipped_normal(mean: float, std: float) -> tuple[float, float]:
         if np.abs(miss).max() < 1e-6:
             return float(guess[0]), float(guess[1])
         step = 1e-3
-        jacobian = np.stack(
-            [
-                (moments(guess[0] + step, guess[1]) - moments(guess[0] - step, guess[1])) / (2 * step),
-                (moments(guess[0], guess[1] + step) - moments(guess[0], guess[1] - step)) / (2 * step),
-            ],
-            axis=1,
-        )
+        either = step * np.eye(2)  # in the mean, and in the standard deviation
+        jacobian = np.stack([(moments(*(guess + by)) - moments(*(guess - by))) / (2 * step) for by in either], axis=1)
         move = np.linalg.lstsq(jacobian, miss, rcond=None)[0]
         length = np.abs(move).max()
         guess = guess - move * min(1.0, 0.5 * guess[1] / length if length else 1.0)

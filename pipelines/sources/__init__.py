@@ -17,8 +17,8 @@ __all__ = [
 class SourceKind:
     """What others know of a source without importing it.
 
-    module: has `open_split`. settings: fields of SourceSpec that this source alone reads. well_known: it is one set,
-    which is looked for below FASTGEN_DATA, and `where` of its module says in words where it lies.
+    module: has `open_split`. settings: fields of SourceSpec that this source alone reads. well_known: it is one set
+    below FASTGEN_DATA, and its module's `where` says in words where it lies.
     """
 
     module: str
@@ -56,8 +56,7 @@ def open_source(spec: SourceSpec, split: str) -> Source | None:
 
 
 def which_samples(spec: SourceSpec) -> SourceSpec:
-    """The specification without what does not say which samples they are: where they were found, and the settings of
-    other sources."""
+    """The specification without the place where the samples were found, and without the settings of other sources."""
     own = SOURCES[spec.source].settings
     others = {name for kind in SOURCES.values() for name in kind.settings if name not in own}
     return replace(spec, root=None, **{name: getattr(SourceSpec(), name) for name in others})

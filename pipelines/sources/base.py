@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.errors import UserError
 
 SPLITS = ("train", "val")
-_HASH_WHOLE_BYTES = 1 << 30
+_HASH_WHOLE_BYTES = 1 << 30  # of a set's files: a larger set is told apart by names and sizes alone
 
 
 @dataclass
@@ -134,8 +134,8 @@ def fingerprint_files(root: Path, paths: Iterable[Path]) -> str:
 def fingerprint_samples(listed: Iterable[tuple[str, int]], hashes: Iterable[bytes]) -> str:
     """A digest of (name, size) pairs in name order and, where the sizes total at most 1 GiB, of the contents' hashes.
 
-    Larger sets are told apart by names and sizes alone: reading 150 GB at every start is no option, and
-    the baked file carries hashes of its own. `hashes` is consumed only for the smaller ones.
+    To read 150 GB at every start is no option, and the baked file carries hashes of its own. `hashes` is consumed only
+    for sets of at most 1 GiB.
     """
     digest, total = hashlib.sha256(b"["), 0
     for number, entry in enumerate(listed):  # the text of the list's repr, without a million tuples at once

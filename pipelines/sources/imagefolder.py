@@ -15,7 +15,7 @@ from pipelines.sources.layouts import IMAGE_SUFFIXES, is_image, named_root, spli
 
 
 class ImageFolderSource(Source):
-    """The image files below `folder`, one sub-folder a class. `class_names` fixes the classes of a test split."""
+    """The image files below `folder`, a sub-folder for each class. class_names: those of the training split."""
 
     def __init__(self, folder: Path, class_names: list[str] | None = None) -> None:
         found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())

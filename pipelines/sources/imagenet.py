@@ -28,7 +28,7 @@ from pipelines.errors import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_samples
 from pipelines.sources.layouts import find_parquet, is_image, search_folders
 from pipelines.sources.parquet import ParquetSource
-from pipelines.sources.tars import index_tar
+from pipelines.sources.tars import TarIndex, index_tar
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT, SYNSET_LABELS = "ILSVRC2012_devkit_t12.tar.gz", "imagenet_2012_validation_synset_labels.txt"
@@ -36,10 +36,16 @@ _WNID = re.compile(r"n\d{8}")
 
 
 class _Split(Source):
-    """A split in the order of (wnid, file name). names (binary), sizes (int64), labels: of each sample."""
+    """A split in the order of (wnid, file name). names (binary), sizes (int64), labels: of each sample.
 
-    def __init__(self, class_names: list[str], labels: np.ndarray, names: pa.Array, sizes: np.ndarray) -> None:
-        self.class_names, self.labels, self.names, self.sizes = class_names, labels.astype(np.int64), names, sizes
+    place: the folder or archive with the files, by class, or (flat) all together.
+    """
+
+    def __init__(
+        self, place: Path, flat: bool, class_names: list[str], labels: np.ndarray, names: pa.Array, sizes: np.ndarray
+    ) -> None:
+        self.place, self.flat, self.class_names = place, flat, class_names
+        self.labels, self.names, self.sizes = labels.astype(np.int64), names, sizes
         self.fingerprint = fingerprint_samples(
             (
                 (f"{class_names[label]}/{os.fsdecode(name.as_py())}", int(size))
@@ -57,17 +63,11 @@ class _Split(Source):
 
 
 class FolderSplit(_Split):
-    """Files in class folders below `folder`, or (flat) in `folder` itself."""
-
-    def __init__(
-        self, folder: Path, flat: bool, class_names: list[str], labels: np.ndarray, names: pa.Array, sizes: np.ndarray
-    ) -> None:
-        self.folder, self.flat = folder, flat
-        super().__init__(class_names, labels, names, sizes)
+    """Files in class folders, or (flat) in one."""
 
     def _path(self, index: int) -> Path:
         group = "" if self.flat else self.class_names[self.labels[index]]
-        return self.folder / group / self.file_name(index)
+        return self.place / group / self.file_name(index)
 
     def read(self, index: int) -> bytes:
         return self._path(index).read_bytes()
@@ -77,21 +77,14 @@ class FolderSplit(_Split):
 
 
 class TarSplit(_Split):
-    """Members of `archive` at `offsets` (int64): a tar of class tars, or (flat) of the files."""
+    """Members, those of `index` in the order `order`, of a tar of class tars, or (flat) of files."""
 
     def __init__(
-        self,
-        archive: Path,
-        flat: bool,
-        class_names: list[str],
-        labels: np.ndarray,
-        names: pa.Array,
-        sizes: np.ndarray,
-        offsets: np.ndarray,
+        self, place: Path, flat: bool, class_names: list[str], labels: np.ndarray, index: TarIndex, order: np.ndarray
     ) -> None:
-        self.archive, self.flat, self.offsets = archive, flat, offsets
-        self._file = open(archive, "rb", buffering=0)  # noqa: SIM115  # as long as the source; closed with it
-        super().__init__(class_names, labels, names, sizes)
+        self.offsets = index.offsets[order]
+        self._file = open(place, "rb", buffering=0)  # noqa: SIM115  # as long as the source; closed with it
+        super().__init__(place, flat, class_names, labels[order], index.names.take(order), index.sizes[order])
 
     def read(self, index: int) -> bytes:
         size = int(self.sizes[index])
@@ -102,7 +95,7 @@ class TarSplit(_Split):
 
     def sample_name(self, index: int) -> str:
         group = "" if self.flat else f"{self.class_names[self.labels[index]]}.tar/"
-        return f"{self.archive}: {group}{self.file_name(index)}"
+        return f"{self.place}: {group}{self.file_name(index)}"
 
 
 def open_split(spec: SourceSpec, split: str) -> Source | None:
@@ -160,8 +153,7 @@ def _open_val(root: Path, class_names: list[str]) -> Source | None:
         raise UserError(f"{archive}: holds no image files; remove it to go without a test split")
     labels = _ground_truth([root], archive, len(index.names), class_names)
     order = np.argsort(labels, kind="stable")
-    names, sizes, offsets = index.names.take(order), index.sizes[order], index.offsets[order]
-    return TarSplit(archive, True, class_names, labels[order], names, sizes, offsets)
+    return TarSplit(archive, True, class_names, labels, index, order)
 
 
 def _train_folder(root: Path) -> Path | None:
@@ -253,7 +245,7 @@ def _from_train_tar(archive: Path) -> TarSplit:
     wnids = _tar_classes(archive)
     index = index_tar(archive, nested=True)
     labels = np.repeat(np.arange(len(wnids)), index.counts)
-    return TarSplit(archive, False, wnids, labels, index.names, index.sizes, index.offsets)
+    return TarSplit(archive, False, wnids, labels, index, np.arange(len(labels)))
 
 
 def _ground_truth(folders: list[Path], images: Path, n: int, class_names: list[str]) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.errors import UserError
@@ -31,49 +29,6 @@ def search_folders(spec: SourceSpec, name: str) -> list[Path]:
     return [data_root() / name, data_root()]
 
 
-def find_set(spec: SourceSpec, name: str, layout: str, split: str) -> tuple[Path, list[Path]] | None:
-    """The folder of a well-known set and the split's Parquet files in it, none of which means torchvision's files, in
-    the sub-folder `layout`. None where it was not found."""
-    folders = search_folders(spec, name)
-    for folder in folders:
-        if (folder / layout).is_dir():
-            return folder, []
-        # Parquet files directly in the folder of all data sets may be any set's.
-        if folder == folders[0] and (files := find_parquet(folder, split)):
-            return folder, files
-    return None
-
-
-def where_set(name: str, layout: str) -> str:
-    """Where a well-known set lies on this machine, in words."""
-    found = find_set(SourceSpec(name), name, layout, "train")
-    if found is None:
-        return "not found: downloaded on first use"
-    return f"{found[0]} (Parquet)" if found[1] else f"{found[0]} (torchvision's layout)"
-
-
-def download_folder(spec: SourceSpec, name: str) -> Path:
-    """Where a well-known set is downloaded to when it was not found."""
-    if spec.root is not None:
-        raise UserError(
-            f"data.root={spec.root} holds {name} neither in torchvision's layout nor as Parquet; "
-            "leave data.root out to have it downloaded"
-        )
-    return data_root() / name
-
-
-@contextmanager
-def downloading(name: str, folder: Path) -> Iterator[None]:
-    """Turns what a failing download says into a UserError with the remedy."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # URLError; torchvision's RuntimeError for a file that is not whole
-        raise UserError(
-            f"{name} was not found below {data_root()} and could not be downloaded to {folder} ({error}); set "
-            f"FASTGEN_DATA or data.root to where it is, or download it on a machine with a network"
-        ) from error
-
-
 def is_image(name: str) -> bool:
     """Whether a file's name says it is an image. Hidden files are none: macOS leaves ._NAME.JPEG beside NAME.JPEG."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
@@ -91,9 +46,8 @@ def split_of(name: str) -> str | None:
 def find_parquet(root: Path, split: str) -> list[Path]:
     """The Parquet files of a split below `root`, in name order.
 
-    A file belongs to the split that its own name says (train-00000-of-00002.parquet), else its folder's name.
-    Files that name no split are training data. Where both test and validation files are there, validation is
-    preferred, as a test split on the Hub may come without labels.
+    A file belongs to the split that its own name says (train-00000-of-00002.parquet), else its folder's name, else to
+    the training split. Validation files go before test files, which may come without labels on the Hub.
     """
     if root.is_file():
         return [root] if split == "train" else []

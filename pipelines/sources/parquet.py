@@ -18,7 +18,7 @@ from pipelines.errors import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_files
 from pipelines.sources.layouts import find_parquet, named_root
 
-_CACHE_BYTES = 2 << 30
+_CACHE_BYTES = 2 << 30  # of row groups kept in memory, at most: beyond, the one read longest ago is dropped
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 
 

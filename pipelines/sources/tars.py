@@ -24,20 +24,20 @@ from pipelines.errors import UserError
 from pipelines.locations import cache_root
 from pipelines.sources.layouts import is_image
 
-_VERSION = 2  # of the index files in the cache; one of another version is made again
-_LONGEST_TRAILER = 1 << 20  # zeros after the end mark: tar pads to its record, 10 kB unless told otherwise
+_VERSION = 2  # of the index files in the cache: one of another version is made again
+_LONGEST_TRAILER = 1 << 20  # bytes of zeros after the end mark, at most: tar pads to its record, 10 kB by default
 _NAMES = pa.schema([("name", pa.binary())])
 _FILES = pa.schema([*_NAMES, ("offset", pa.int64()), ("size", pa.int64())])
 
 
 @dataclass(frozen=True)
 class TarIndex:
-    """Where the image files of an archive lie, by group and then by file name.
+    """The places of an archive's image files, by group and then by file name.
 
-    groups: of a tar of tars the inner archives' names without .tar, sorted; of a flat tar one, "".
-    counts: int64 (groups,), files in each. offsets (from the archive's start), sizes: int64 (n,). names: binary (n,),
-    since a name need not be UTF-8; ImageNet's 1.28 million take 28 MB, where Python strings would take 100.
-    Of two members of one name the later one counts, as it would after unpacking.
+    groups: of a tar of tars the inner archives' names without .tar, sorted; of a flat tar one, "". counts: int64
+    (groups,), files in each. offsets (from the archive's start), sizes: int64 (n,). names: binary (n,), since a name
+    need not be UTF-8; ImageNet's 1.28 million take 28 MB, where Python strings would take 100. Of two members of one
+    name the later one counts, as after unpacking.
     """
 
     groups: list[str]

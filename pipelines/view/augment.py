@@ -17,8 +17,8 @@ from pipelines.randomness import derive_key, philox
 from pipelines.view.preparation import AugmentSpec, NormalizeSpec
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
-_LARGE = 1 << 15  # bytes of an image, from which a loop over the images is worth its cost on a CPU
-_BLOCKS = 2  # of four uniforms for each sample: crop x and y, flip, rotation; four of colour
+_LARGE = 1 << 15  # bytes of an image: a CPU flips larger ones faster one by one than as a batch
+_BLOCKS = 2  # blocks of four uniforms for each sample: crop y and x, flip and rotation; then four for colour
 
 
 class Preprocess:
@@ -84,7 +84,7 @@ class Preprocess:
 
 
 def augmentation_key(seed: int) -> tuple[int, int]:
-    """What `uniforms` draws with. Apart from it, as torch.compile cannot follow a hash."""
+    """The key that `uniforms` draws with. Made apart from it, as torch.compile cannot follow a hash."""
     return derive_key(seed, "augment")
 
 
@@ -134,7 +134,7 @@ def flip(images: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     batch, channels, height, width = images.shape
     large = channels * height * width * images.element_size() > _LARGE
     if large and images.device.type == "cpu" and not torch.compiler.is_compiling():
-        # One at a time, whose pixels stay in a core's cache: less than half the time of passes over the whole batch.
+        # One image stays in a core's cache: this takes less than half the time of passes over the whole batch.
         out = torch.empty_like(images, memory_format=torch.channels_last)
         for image, target, mirrored in zip(images, out, mask.tolist(), strict=True):
             target.copy_(image.flip(-1) if mirrored else image)

@@ -1,4 +1,4 @@
-"""What is done to a batch of images before the network sees them: the settings that `augment` carries out."""
+"""The settings of what `augment` does to a batch of images before the network sees them."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ NORMALIZATIONS = ("whiten", "channel", "scale")
 
 @dataclass
 class AugmentSpec:
-    """Random changes of the training images (data.augment.*), each for itself, every epoch anew.
+    """Random changes of the training images (data.augment.*), drawn for each image and epoch.
 
     random_crop: a random patch of the input's size instead of the central one, from the image with crop_padding
     zero pixels around it. flip: left-right, with probability one half. rotate: up to so many degrees either way (the

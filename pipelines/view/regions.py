@@ -1,4 +1,4 @@
-"""Which part of an image is shown: the regions that engines decode and resize to the network's input.
+"""The regions of images that engines decode and resize to the network's input.
 
 A region is (top, left, height, width) in pixels. Random ones are a pure function of (seed, epoch, sample index, image
 size): a resumed run, or one on another number of processes, sees the same crops, whichever backend decodes them.
@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipelines.errors import UserError, did_you_mean
-from pipelines.randomness import derive_key, philox
+from pipelines.randomness import words_of
 from pipelines.registry import Registry
 
-_MASK = 0xFFFFFFFF
-_BATCHES_AT_ONCE = 16  # regions of so many are drawn together: a batch of 64 alone takes 15 times as long an image
+_BATCHES_AT_ONCE = 16  # batches whose regions are drawn together: one of 64 alone takes 15 times as long an image
 
 
 @dataclass
@@ -97,18 +96,13 @@ class View:
 
 def _uniforms(index: np.ndarray, seed: int, epoch: int, attempt: int) -> np.ndarray:
     """Four uniforms in [0, 1) for a sample's attempt: float64 (n, 4)."""
-    index = np.asarray(index, dtype=np.int64)
-    zero = np.zeros_like(index)
-    with np.errstate(over="ignore"):
-        words = philox((index & _MASK, index >> 32, zero + attempt, zero + epoch), derive_key(seed, "region"))
-    return np.stack(words, axis=-1) * 2.0**-32
+    return words_of(index, seed, "region", counter=(attempt, epoch)) * 2.0**-32
 
 
 def central(height: np.ndarray, width: np.ndarray, fraction: float, square: bool) -> np.ndarray:
     """The central part of each image: int32 (n, 4)."""
-    sides = np.minimum(height, width) if square else None
-    rows = np.maximum(1, np.rint(fraction * (height if sides is None else sides))).astype(np.int64)
-    columns = np.maximum(1, np.rint(fraction * (width if sides is None else sides))).astype(np.int64)
+    sides = (np.minimum(height, width),) * 2 if square else (height, width)
+    rows, columns = (np.maximum(1, np.rint(fraction * side)).astype(np.int64) for side in sides)
     return _stack((height - rows) // 2, (width - columns) // 2, rows, columns)
 
 
@@ -177,7 +171,7 @@ def _fallback(height: np.ndarray, width: np.ndarray, spec: ViewSpec) -> np.ndarr
 
 
 _Attempt = Callable[[np.ndarray, np.ndarray, np.ndarray, ViewSpec], tuple[np.ndarray, np.ndarray]]
-_RANDOM: Registry[tuple[_Attempt, int]] = Registry("data.view.random")  # and after how many attempts it gives up
+_RANDOM: Registry[tuple[_Attempt, int]] = Registry("data.view.random")  # with the attempts after which it gives up
 _RANDOM.add("area", (_by_area, 10))
 _RANDOM.add("tensorflow", (_by_height, 100))
 
