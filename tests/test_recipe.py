@@ -132,6 +132,8 @@ def test_a_labelling_has_one_spelling_however_it_was_written():
         (["recipe=quickstart", "bake.columns=[{kid: random}]"], "did you mean 'kind'"),
         (["recipe=quickstart", "bake.columns=[{kind: random, p: x}]"], "could not be converted"),
         (["recipe=quickstart", "data.normalize.kind=white"], "did you mean 'whiten'"),
+        (["recipe=quickstart", "bake.columns=[3]"], "bake.columns is a list of mappings"),
+        (["recipe=quickstart", "data.shards=there"], "data.shards is read by data.backend=dali alone"),
     ],
 )
 def test_mistakes_are_one_line_with_exit_code_2(arguments, words, capsys, tmp_path, monkeypatch):

@@ -4,13 +4,6 @@ from pipelines.corruptions.labels import LABELS, LabelKind, LabelSpec, corrupt_l
 from pipelines.corruptions.pixels import PIXELS, PixelKind, PixelSpec, Statistics, pixel_corruption
 
 __all__ = [
-    "LABELS",
-    "PIXELS",
-    "LabelKind",
-    "LabelSpec",
-    "PixelKind",
-    "PixelSpec",
-    "Statistics",
-    "corrupt_labels",
+    "LABELS", "PIXELS", "LabelKind", "LabelSpec", "PixelKind", "PixelSpec", "Statistics", "corrupt_labels",
     "pixel_corruption",
-]
+]  # fmt: skip

@@ -8,16 +8,9 @@ from pipelines.registry import Registry
 from pipelines.sources.base import SPLITS, FirstSamples, Source, SourceSpec, SyntheticSpec
 
 __all__ = [
-    "SOURCES",
-    "SPLITS",
-    "Source",
-    "SourceKind",
-    "SourceSpec",
-    "SyntheticSpec",
-    "found_here",
-    "open_source",
+    "SOURCES", "SPLITS", "Source", "SourceKind", "SourceSpec", "SyntheticSpec", "found_here", "open_source",
     "which_samples",
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
