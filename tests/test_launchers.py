@@ -55,7 +55,7 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
-def starter(launcher: Launcher, tmp_path: Path, cores: tuple[int, ...]):
+def starter(launcher: Launcher, tmp_path: Path, cores: tuple[int, ...] = tuple(sorted(os.sched_getaffinity(0)))):
     def start(name: str, *settings: str) -> Path:
         folder, log = tmp_path / name, tmp_path / f"{name}.txt"
         log.write_text("before\n")
@@ -73,9 +73,8 @@ def lock(tmp_path):
 
 
 def test_started_trainings_are_what_they_are_on_their_own(tmp_path, lock, capfd):
-    cores = tuple(sorted(os.sched_getaffinity(0)))
     with Launcher(MODULES, lock) as launcher:
-        start = starter(launcher, tmp_path, cores)
+        start = starter(launcher, tmp_path)
         logs = {name: start(name) for name in ("first", "second")}
         logs["mistaken"] = start("mistaken", "data.sorce=digits")
         logs["diverging"] = start("diverging", "optim.lr=1e30", "track.wandb=offline")
@@ -120,14 +119,14 @@ def test_a_training_has_its_own_cores_environment_and_session(tmp_path, lock, mo
 
 def test_what_cannot_be_imported_is_told(tmp_path, lock, monkeypatch, capfd):
     with Launcher(["no_such_module"], lock) as launcher:
-        log = starter(launcher, tmp_path, (0,))("run")
+        log = starter(launcher, tmp_path)("run")
         assert ended(launcher, 1) == {"run": 1}
         assert "No module named 'no_such_module'" in log.read_text()
     _forkserver._stop()
     (tmp_path / "broken.py").write_text("raise OSError('a library is missing')")
     monkeypatch.syspath_prepend(tmp_path)
     with Launcher(["broken"], lock) as launcher, pytest.raises(RuntimeError, match="has ended"):
-        starter(launcher, tmp_path, (0,))("other")
+        starter(launcher, tmp_path)("other")
     assert "OSError: a library is missing" in capfd.readouterr().err
 
 
