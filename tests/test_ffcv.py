@@ -159,7 +159,7 @@ def test_without_ffcv_it_says_what_to_do(path, monkeypatch, why):
     else:
         monkeypatch.setattr(ctypes, "CDLL", failing)
     reason = {"not installed": "no compiled library of FFCV", "not loadable": "libturbojpeg.so.0: cannot open"}[why]
-    with pytest.raises(UserError, match=rf"data.backend=ffcv needs FFCV.*\({reason}.*: apt-get .* pip install ffcv"):
+    with pytest.raises(UserError, match=rf"data.backend=ffcv needs ffcv.*\({reason}.*: apt-get .* pip install ffcv"):
         open_engine("ffcv", Beton(path), CPU)
 
 

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines  # noqa: F401
 
 from fastgen.recipe.load import load
+from fastgen.runs.summary import Summary
 from fastgen.training.loop import train
 from pipelines.backends import BACKENDS
 
@@ -28,21 +29,20 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     settings = [*SMALL, "model.dropout=0", "data.synthetic.samples=101", "data.synthetic.test_samples=31"]
     done = launch("recipe=quickstart", *settings, "train.accumulate=3", f"run.dir={tmp_path / 'two'}")
     assert done.returncode == 0, done.stderr
-    one, two = (train(load("quickstart", [*settings, f"run.dir={tmp_path / 'one'}"])),
-                json.loads((tmp_path / "two" / "summary.json").read_text()))  # fmt: skip
-    assert (one["processes"], two["processes"]) == (1, 2)
+    one, two = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'one'}"])), Summary.read(tmp_path / "two")
+    assert (one.processes, two.processes) == (1, 2)
     losses = [lines(tmp_path / name, "train_running_loss_nats") for name in ("one", "two")]
     assert losses[0].keys() == losses[1].keys() and len(losses[0]) == 12
     assert np.allclose(list(losses[0].values()), list(losses[1].values()), rtol=1e-5)
     for key in ("train_loss", "test_loss"):
-        assert one[key] == pytest.approx(two[key], rel=1e-4)
+        assert getattr(one, key) == pytest.approx(getattr(two, key), rel=1e-4)
     for key in ("train_top1", "test_top1", "test_top5", "train_top1_corrupted_part"):
-        assert one[key] == pytest.approx(two[key], abs=1.1)  # one sample's rounding
+        assert getattr(one, key) == pytest.approx(getattr(two, key), abs=1.1)  # one sample's rounding
     # A run of two processes goes on with one, and ends as if it had always been one.
     AcceleratorState._reset_state(True)
     more = [*settings, "train.accumulate=3", "train.epochs=6", "schedule.kind=cosine"]
     resumed = train(load("quickstart", [*more, f"run.dir={tmp_path / 'two'}", "run.resume=true"]))
-    assert (resumed["steps"], resumed["processes"]) == (18, 1)
+    assert (resumed.steps, resumed.processes) == (18, 1)
 
 
 @pytest.mark.parametrize("backend", tuple(BACKENDS))
