@@ -31,7 +31,7 @@ def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, processes, numbe
     command += ["train.epochs=100000", "track.log_steps=5", f"run.dir={folder}"]
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
@@ -79,7 +79,7 @@ def test_a_lost_machine_is_noticed_and_the_run_goes_on_without_it(tmp_path):
         port = free.getsockname()[1]
     machines = [start_machine(rank, port, *settings) for rank in range(2)]
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while checkpoints.latest(folder / "checkpoints") is None:
             assert all(machine.poll() is None for machine in machines) and time.monotonic() < deadline
             time.sleep(0.05)
@@ -94,4 +94,4 @@ def test_a_lost_machine_is_noticed_and_the_run_goes_on_without_it(tmp_path):
     assert before["world_size"] == 2
     steps = before["step"] + 2
     resumed = train(load("quickstart", [*settings, "run.resume=true", f"train.max_steps={steps}"]))
-    assert (resumed["steps"], resumed["processes"]) == (steps, 1)
+    assert (resumed.steps, resumed.processes) == (steps, 1)
