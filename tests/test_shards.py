@@ -177,7 +177,7 @@ def test_a_run_over_shards_is_the_run_over_the_set(sets, tmp_path):
     assert (tmp_path / "local" / exported.path.name / "train.parquet").is_file()
     for key in ("train_loss", "train_top1", "test_loss", "manifest_sha256", "steps"):
         assert getattr(over_shards, key) == getattr(over_set, key) == getattr(staged, key)
-    assert over_shards["manifest_sha256"] == baked.sha256
+    assert over_shards.manifest_sha256 == baked.sha256
     assert json.loads((tmp_path / "shards" / "manifest.json").read_text())["channels"] == 3
 
 
