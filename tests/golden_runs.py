@@ -29,7 +29,7 @@ _LIKE_IMAGENET = [
     "model.name=resnet10t", "data.augment.random_crop=false", "data.view.fraction=0.9", "data.view.random=tensorflow",
     "data.image_size=64", "data.progressive.start_size=32", "data.progressive.start_epoch=1",
     "data.progressive.end_epoch=3", "train.epochs=3", "train.ema=0.9", "train.label_smoothing=0.1",
-    "optim.name=rmsprop", "optim.lr=0.01", "optim.clip=1.0", "optim.decay_all=false", "optim.weight_decay=0.01",
+    "optim.name=rmsprop", "optim.lr=0.01", "optim.clip=1.0", "optim.decay_on=weights", "optim.weight_decay=0.01",
 ]  # fmt: skip
 # name -> number of processes, settings of the recipe `quickstart`
 RUNS: dict[str, tuple[int, list[str]]] = {

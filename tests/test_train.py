@@ -86,7 +86,7 @@ def test_accumulation_gives_the_same_losses(tmp_path):
 
 # The state that ImageNet's recipes add to it: an average, RMSProp, random regions of other sizes from epoch to epoch.
 LIKE_IMAGENET = [
-    "optim.name=rmsprop", "optim.lr=0.01", "optim.clip=1.0", "optim.decay_all=false", "optim.weight_decay=0.01",
+    "optim.name=rmsprop", "optim.lr=0.01", "optim.clip=1.0", "optim.decay_on=weights", "optim.weight_decay=0.01",
     "train.ema=0.9", "train.label_smoothing=0.1", "data.augment.random_crop=false", "data.view.fraction=0.9",
     "data.view.random=tensorflow", "model.name=resnet10t", "data.image_size=64", "data.progressive.start_size=32",
     "data.progressive.start_epoch=1", "data.progressive.end_epoch=3", "train.epochs=3",

@@ -73,7 +73,7 @@ def test_running_loss_and_accuracy_are_those_of_all_samples(classes):
 
 def test_rmsprop_is_tensorflows():
     """ms = d ms + (1 - d) g^2 from 1; mom = m mom + lr g / sqrt(ms + eps); w -= mom."""
-    spec = OptimSpec(name="rmsprop", lr=0.1, momentum=0.9, decay=0.9, eps=1.0, weight_decay=0.01, decay_all=False)
+    spec = OptimSpec(name="rmsprop", lr=0.1, momentum=0.9, decay=0.9, eps=1.0, weight_decay=0.01, decay_on="weights")
     network = torch.nn.Linear(3, 2)
     optimizer = make_optimizer(network, spec)
     rng = np.random.default_rng(0)

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.errors import UserError
+from pipelines.errors import UserError, did_you_mean
 from pipelines.registry import Registry
 
 if TYPE_CHECKING:
     import torch
+
+# all: every parameter. weights: spares biases and normalisation (tensors of one dimension), as TensorFlow's slim.
+# hidden: the weights of linear layers but the classifier's, as TensorFlow's CIFAR-10 tutorial and slim's cifarnet.
+DECAYED = ("all", "weights", "hidden")
 
 
 @dataclass
@@ -22,12 +26,14 @@ class OptimSpec:
     decay: float = 0.9  # of rmsprop's running mean of squared gradients
     eps: float = 1.0  # of rmsprop, under the root
     weight_decay: float = 0.0
-    decay_all: bool = True  # false: weight decay spares biases and normalisation
+    decay_on: str = "all"  # what weight decay shrinks, one of DECAYED
     clip: float | None = None  # largest norm of all gradients together
 
     def validate(self) -> None:
         """Raises UserError for an unknown optimizer and for a setting that it does not have."""
         optimizer = OPTIMIZERS[self.name]
+        if self.decay_on not in DECAYED:
+            raise UserError(f"unknown optim.decay_on '{self.decay_on}': {did_you_mean(self.decay_on, DECAYED)}")
         if self.nesterov and (not optimizer.nesterov or self.momentum == 0):
             able = " or ".join(name for name, other in OPTIMIZERS.items() if other.nesterov)
             raise UserError(f"optim.nesterov=true needs optim.name={able} and optim.momentum above 0")
@@ -47,15 +53,28 @@ OPTIMIZERS: Registry[Optimizer] = Registry("optim.name")
 def make_optimizer(network: "torch.nn.Module", spec: OptimSpec) -> "torch.optim.Optimizer":
     """The optimizer of a recipe, in PyTorch's fused form where there is one: one pass over memory for each parameter.
 
-    sgd and rmsprop add weight decay to the gradient; adamw decouples it. optim.decay_all=false limits it to tensors of
-    more than one dimension, as TensorFlow's slim regularises convolutions and linear layers.
+    sgd and rmsprop add weight decay to the gradient; adamw decouples it.
     """
-    parameters: list[Any] = list(network.parameters())
-    if not spec.decay_all:
-        from timm.optim import param_groups_weight_decay  # timm takes seconds to import
+    shrunk: list[Any] = []
+    spared: list[Any] = []
+    for name, parameter in network.named_parameters():
+        (shrunk if _is_decayed(network, name, parameter.dim(), spec.decay_on) else spared).append(parameter)
+    if not spared:
+        return OPTIMIZERS[spec.name].make(shrunk, spec)
+    groups = [{"params": spared, "weight_decay": 0.0}, {"params": shrunk, "weight_decay": spec.weight_decay}]
+    return OPTIMIZERS[spec.name].make([group for group in groups if group["params"]], spec)
 
-        parameters = param_groups_weight_decay(network, spec.weight_decay)
-    return OPTIMIZERS[spec.name].make(parameters, spec)
+
+def _is_decayed(network: "torch.nn.Module", name: str, dimensions: int, decay_on: str) -> bool:
+    if decay_on == "all":
+        return True
+    if decay_on == "weights":
+        return dimensions > 1
+    import torch
+
+    module = network.get_submodule(name.rpartition(".")[0])
+    heads = getattr(network, "get_classifier", lambda: ())()
+    return dimensions > 1 and isinstance(module, torch.nn.Linear) and module is not heads
 
 
 def _sgd(parameters: list[Any], spec: OptimSpec) -> "torch.optim.Optimizer":

@@ -25,8 +25,13 @@ class Point:
 
     @cached_property
     def folder_name(self) -> str:
-        """The recipe's name and a digest of all its keys: equal experiments have one name, however they are written."""
-        digest = hashlib.sha256(json.dumps(decisive_settings(self.load()), sort_keys=True).encode()).hexdigest()[:10]
+        """The recipe's name and a digest of its keys: equal experiments have one name, however they are written.
+
+        Keys at their defaults are left out, so that a key that fastgen gains later renames no finished run.
+        """
+        usual = Recipe().flat()
+        settings = {key: value for key, value in decisive_settings(self.load()).items() if value != usual.get(key)}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
         return f"{Path(self.recipe).stem}-{digest}"
 
 
