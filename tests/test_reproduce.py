@@ -79,7 +79,7 @@ def finished(folder, key="run", **summary):
     """A job whose run directory says this."""
     job = Job(Point("quickstart", (f"track.project={key}",)), folder / key, state=DONE)
     job.folder.mkdir(parents=True)
-    a_summary(**{"epochs": 3.0, "wall_seconds": 90.0, "interpolation_epoch": 2.5, **summary}).write(job.folder)
+    a_summary(**{"epochs": 3.0, "wall_seconds": 90.0, "fitted_epoch": 2.5, **summary}).write(job.folder)
     return job
 
 
@@ -110,9 +110,13 @@ def test_the_table_shows_means_and_what_is_missing(tmp_path):
     assert header.count("inside") == 2 and rows[0][header.index("inside")] == "yes"
     assert second["test, ours"] == "failed" and second["seeds"] == "0" and second["epochs"] == "-"
     assert any("it diverged" in note for note in notes("table1", [Result(entry, [lost])], smoke=False))
-    never = finished(tmp_path, "never", train_top1=99.0, test_top1=9.0, interpolation_epoch=None)
-    header, rows = comparison(EXPERIMENTS["fig1b"], [Result(Entry({"model": "M"}, "quickstart"), [never])])
-    assert "never" in rows[0] and "paper" not in " ".join(header)
+    never = finished(tmp_path, "never", train_top1=99.0, test_top1=9.0, fitted_epoch=None)
+    once = [never, finished(tmp_path, "once", train_top1=100.0, test_top1=9.0, fitted_epoch=2.0)]
+    entry = Entry({"model": "M"}, "quickstart")
+    header, rows = comparison(EXPERIMENTS["fig1b"], [Result(entry, [never]), Result(entry, once)])
+    at = header.index("fitted at epoch, ours")
+    assert rows[0][at] == "> 3 epochs" and rows[1][at] == "> 2.5 epochs (1 of 2 unfitted)"
+    assert "paper" not in " ".join(header)
 
 
 def test_time_to_overfit_is_relative_to_the_same_seeds_true_labels(tmp_path):
@@ -121,14 +125,38 @@ def test_time_to_overfit_is_relative_to_the_same_seeds_true_labels(tmp_path):
     for entry in EXPERIMENTS["fig1b"].entries(scope):
         level = entry.level
         jobs = [
-            finished(tmp_path, f"{level}-{s}", test_top1=50 - 40 * level, interpolation_epoch=(s + 1) * (2 + level))
+            finished(
+                tmp_path, f"{level}-{s}", test_top1=50 - 40 * level, fitted_epoch=(s + 1) * (2 + level), fitted_at=99.9
+            )
             for s in range(2)
         ]
         results.append(Result(entry, jobs))
-    ((_, figure),) = FIGURES["fig1b"](results)
+    ((title, figure),) = FIGURES["fig1b"](results)
+    assert "99.9 %" in title and "relative" in title and "hollow" not in title
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([(2 + entry.entry.level) / 2 for entry in results])
     ((_, figure),) = FIGURES["fig1c"](results)
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([50 + 40 * entry.entry.level for entry in results])
+
+
+def test_a_point_that_was_never_fitted_is_drawn_as_a_lower_bound(tmp_path):
+    entries = EXPERIMENTS["fig1b"].entries(Scope(["mlp_1x512"], smoke=True))
+    at = {entry.level: 10 * (1 + entry.level) for entry in entries}
+
+    def drawn(name, unfitted):
+        jobs = [
+            finished(tmp_path, f"{name}{level}", epochs=60.0, fitted_epoch=None if level == unfitted else epoch)
+            for level, epoch in at.items()
+        ]
+        ((title, figure),) = FIGURES["fig1b"]([Result(e, [job]) for e, job in zip(entries, jobs, strict=True)])
+        return title, figure.axes[0]
+
+    title, axes = drawn("one", 1.0)
+    assert axes.lines[0].get_ydata()[-2:] == pytest.approx([1.9, 6.0])
+    (hollow,) = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert hollow.get_xydata().tolist() == [[1.0, 6.0]] and "not fitted within 60 epochs" in title
+    title, axes = drawn("base", 0.0)  # nothing to be relative to
+    assert axes.lines[0].get_ydata()[:2] == pytest.approx([60, 11]) and "relative" not in title
+    assert axes.get_ylabel() == "epochs to overfit"
 
 
 CURVE = ([0, 10, 20], [2.3, 1.0, 0.1])

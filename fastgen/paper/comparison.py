@@ -1,5 +1,6 @@
 """Our runs beside the paper's numbers: means over seeds, spreads, and the tables that show both."""
 
+import statistics
 from dataclasses import dataclass
 
 from fastgen.paper.experiments import Entry, Experiment
@@ -43,7 +44,7 @@ def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str]
         row = list(result.entry.labels.values())
         for key in experiment.columns:
             values, printed, has_paper = result.values(key), result.entry.paper.get(key, ""), key in printed_keys
-            row += [printed] * has_paper + [mean_and_deviation(values) if values else _why_nothing(result, key)]
+            row += [printed] * has_paper + [_ours(result, key, values)]
             row += [_inside(values, printed)] * (has_paper and several)
         row += [
             str(len(result.summaries)),
@@ -54,10 +55,17 @@ def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str]
     return header, rows
 
 
-def _why_nothing(result: Result, key: str) -> str:
+def _ours(result: Result, key: str, values: list[float]) -> str:
+    """Mean and deviation; a lower bound where a run ended before it had fitted its training set; or why nothing."""
     if not result.summaries:
         return next((job.state for job in result.jobs if job.problem), "not run")
-    return "never" if key == "interpolation_epoch" else "-"
+    if key != "fitted_epoch":
+        return mean_and_deviation(values)
+    ends = [s.epochs if s.fitted_epoch is None else s.fitted_epoch for s in result.summaries]
+    unfitted = len(ends) - len(values)
+    if not unfitted:
+        return mean_and_deviation(ends)
+    return f"> {statistics.mean(ends):g} epochs" + (f" ({unfitted} of {len(ends)} unfitted)" if values else "")
 
 
 def _inside(values: list[float], printed: str) -> str:

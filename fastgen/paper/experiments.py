@@ -199,7 +199,7 @@ _ALL_ACCURACIES = {
     "train_top1": "training top-1", "train_top5": "training top-5", "test_top1": "test top-1",
     "test_top5": "test top-5", "best_test_top1": "best test top-1", "best_test_top5": "best test top-5",
 }  # fmt: skip
-_FITTED = {**_ACCURACIES, "interpolation_epoch": "fitted at epoch"}
+_FITTED = {**_ACCURACIES, "fitted_epoch": "fitted at epoch"}
 
 EXPERIMENTS: Registry[Experiment] = Registry("experiment")
 EXPERIMENTS.add("table1", Experiment("Table 1: CIFAR-10", _table1, _ACCURACIES))
@@ -217,11 +217,7 @@ EXPERIMENTS.add(
     Experiment(
         "Section 2.2: empirical Rademacher complexity",
         _rademacher,
-        {
-            "train_top1": "signs fitted (%)",
-            "rademacher_complexity": "complexity",
-            "interpolation_epoch": "fitted at epoch",
-        },
+        {"train_top1": "signs fitted (%)", "rademacher_complexity": "complexity", "fitted_epoch": "fitted at epoch"},
         seeds=(0, 1, 2),
         notes=(
             "Each seed is a draw of one random sign for each training image. Complexity: (1/n) sum_i sigma_i h(x_i), "
