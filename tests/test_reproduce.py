@@ -119,6 +119,26 @@ def test_the_table_shows_means_and_what_is_missing(tmp_path):
     assert "paper" not in " ".join(header)
 
 
+def test_table2_has_both_brackets_and_the_row_that_it_cites(tmp_path):
+    experiment = EXPERIMENTS["table2"]
+    entries = experiment.entries(Scope(None, smoke=False))
+    results = [Result(entry, [Job(entry.point(0, ()), tmp_path / str(i))]) for i, entry in enumerate(entries)]
+    header, rows = comparison(experiment, results)
+    assert all(len(row) == len(header) for row in rows) and len(rows) == len(table(2)) + 1
+    best = [row[header.index(f"best test {top}, paper")] for row in rows for top in ("top-1", "top-5")]
+    assert [text for text in best if text] == ["72.57", "91.31", "63.16", "84.49"]
+    cited = dict(zip(header, rows[-1], strict=True))
+    assert "AlexNet" in cited["labels"] and cited["test top-5, paper"] == "83.6"
+    assert cited["test top-5, ours"] == "cited" and cited["seeds"] == ""
+
+
+def test_figure_2a_compares_what_it_says():
+    for entry in EXPERIMENTS["fig2a"].entries(Scope(None, smoke=False)):
+        recipe, curve = entry.point(0, ()).load(), entry.labels["curve"]
+        assert recipe.optim.weight_decay > 0 and "weight decay" in curve
+        assert recipe.data.augment.color == ("augmentation" in curve) == (recipe.model.dropout > 0)
+
+
 def test_time_to_overfit_is_relative_to_the_same_seeds_true_labels(tmp_path):
     scope = Scope(["mlp_1x512"], smoke=True)
     results = []

@@ -52,6 +52,12 @@ def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str]
             mean_and_deviation([seconds / 60 for seconds in result.values("wall_seconds")], 1),
         ]
         rows.append(row)
+    for cited in experiment.cited:
+        row = [*cited.labels.values()]
+        for key in experiment.columns:
+            has_paper = key in printed_keys
+            row += [cited.paper.get(key, "")] * has_paper + ["cited"] + [""] * (has_paper and several)
+        rows.append([*row, "", "", ""])
     return header, rows
 
 
