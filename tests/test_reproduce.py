@@ -13,7 +13,8 @@ from whole_runs import a_summary
 
 from fastgen import cli
 from fastgen.paper.comparison import Result, comparison
-from fastgen.paper.experiments import EXPERIMENTS, Entry, Scope
+from fastgen.paper.coverage import coverage
+from fastgen.paper.experiments import EXPERIMENTS, LEVELS, STUDIES, Entry, Scope
 from fastgen.paper.figures import FIGURES
 from fastgen.paper.numbers import table
 from fastgen.paper.reproduce import notes
@@ -130,6 +131,52 @@ def test_table2_has_both_brackets_and_the_row_that_it_cites(tmp_path):
     cited = dict(zip(header, rows[-1], strict=True))
     assert "AlexNet" in cited["labels"] and cited["test top-5, paper"] == "83.6"
     assert cited["test top-5, ours"] == "cited" and cited["seeds"] == ""
+
+
+def test_coverage_names_whole_subset_and_never(tmp_path):
+    """From run directories: a whole run, one with a limit, one that has not ended, and points of a curve."""
+
+    def a_run(settings, summary=True, lines=()):
+        point = Point(settings[0], tuple(settings[1:]))
+        folder = tmp_path / "runs" / point.folder_name
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text(point.load().to_yaml())
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if summary:
+            a_summary(recipe=settings[0]).write(folder)
+        return f"runs/{point.folder_name}"
+
+    one = a_run(["cifar10_mlp_1x512_true"])
+    two = a_run(["cifar10_mlp_1x512_true", "seed=1", "train.threads=1"])
+    part = a_run(["cifar10_alexnet_true", "data.limit=1000"])
+    line = {"step": 5, "epoch": 7.5, "wall_seconds": 1.0, "train_top1_percent": 31.25, "test_top1_percent": 20.0}
+    begun = a_run(["cifar10_inception_random"], summary=False, lines=[line])
+    a_run(["cifar10_inception_true"], summary=False)  # died before its first evaluation
+    point = a_run(["cifar10_mlp_1x512_partial", "data.labels.p=0.3"])
+    (header, rows), *_ = coverage(tmp_path).tables
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    label = "model {}, labels {}, random crop no, weight decay {}"
+    state, seeds, proof = found["table1", label.format("MLP 1x512", "true", "no")]
+    assert (state, seeds) == ("whole", "2") and {one, two} == {path.removesuffix("/summary.json") for path in
+                                                              proof.split(", ")}  # fmt: skip
+    assert found["table1", label.format("AlexNet", "true", "no")] == [
+        "subset: data.limit=1000", "", f"{part}/summary.json"
+    ]  # fmt: skip
+    assert found["table1", label.format("Inception", "random", "no")] == [
+        "subset: 7.5 of 100 epochs", "", f"{begun}/metrics.jsonl"
+    ]  # fmt: skip
+    for missing in (label.format("Inception", "true", "no"), label.format("MLP 1x512", "true", "yes")):
+        assert found["table1", missing] == ["never", "", ""]
+    levels = [found["fig1b", f"model MLP 1x512, corruption {level:g}"] for level in LEVELS]
+    assert [state for state, *_ in levels] == ["never"] * 3 + ["whole"] + ["never"] * 7
+    assert levels[3][2] == f"{point}/summary.json"
+    assert {row[0] for row in rows} == {*EXPERIMENTS, *STUDIES}
+    entry = next(
+        e for e in EXPERIMENTS["table1"].entries(Scope(["inception"], False)) if e.labels["labels"] == "random"
+    )
+    job = Job(entry.point(0, ()), tmp_path / begun)
+    header, (row,) = comparison(EXPERIMENTS["table1"], [Result(entry, [job])])
+    assert row[header.index("test, ours")] == "20.00 after 7.5 epochs (not finished)"
 
 
 def test_figure_2a_compares_what_it_says():

@@ -1,11 +1,11 @@
 """Our runs beside the paper's numbers: means over seeds, spreads, and the tables that show both."""
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from fastgen.paper.experiments import Entry, Experiment
 from fastgen.report.spread import interval, mean_and_deviation
-from fastgen.runs.summary import Summary
+from fastgen.runs.summary import Evaluation, Summary, metric
 from fastgen.sweeps.executor import Job
 
 
@@ -64,7 +64,7 @@ def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str]
 def _ours(result: Result, key: str, values: list[float]) -> str:
     """Mean and deviation; a lower bound where a run ended before it had fitted its training set; or why nothing."""
     if not result.summaries:
-        return next((job.state for job in result.jobs if job.problem), "not run")
+        return next((job.state for job in result.jobs if job.problem), _so_far(result, key))
     if key != "fitted_epoch":
         return mean_and_deviation(values)
     ends = [s.epochs if s.fitted_epoch is None else s.fitted_epoch for s in result.summaries]
@@ -72,6 +72,15 @@ def _ours(result: Result, key: str, values: list[float]) -> str:
     if not unfitted:
         return mean_and_deviation(ends)
     return f"> {statistics.mean(ends):g} epochs" + (f" ({unfitted} of {len(ends)} unfitted)" if values else "")
+
+
+def _so_far(result: Result, key: str) -> str:
+    """Of a run that has not ended: its last evaluation, and when that was."""
+    if key in {item.name for item in fields(Evaluation)}:
+        for job in result.jobs:
+            if (line := job.run.last_line(metric(key))) and line[metric(key)] is not None:
+                return f"{line[metric(key)]:.2f} after {line['epoch']:g} epochs (not finished)"
+    return "not run"
 
 
 def _inside(values: list[float], printed: str) -> str:
