@@ -1,8 +1,10 @@
-"""Copies what proves the results of `fastgen reproduce` into docs/results: python benchmarks/record_runs.py FOLDER.
+"""Copies what proves the results of `fastgen reproduce` into docs/results, and makes its pages and the README's table.
 
-FOLDER: where the runs lie, finished or not. Of each the recipe, the summary and the evaluations are kept, without
-names of this machine's folders; the pages are then made from the copies: fastgen reproduce all --show --output
-docs/results.
+    python benchmarks/record_runs.py [FOLDER]
+
+FOLDER: where the runs lie, finished or not, as benchmarks/whole_paper.sh leaves them. Of each the recipe, the summary
+and the evaluations are kept, without names of this machine's folders. Without FOLDER the pages alone are made again
+from what is in docs/results, whose runs `fastgen reproduce NAME --show --output docs/results` shows as well.
 """
 
 import json
@@ -12,12 +14,21 @@ from pathlib import Path
 
 import yaml
 
+from fastgen.paper.comparison import Result, comparison
+from fastgen.paper.coverage import coverage
+from fastgen.paper.experiments import EXPERIMENTS, Scope
+from fastgen.paper.reproduce import reproduce
+from fastgen.report.outcome import finish
 from fastgen.runs.folder import RECIPE
 from fastgen.runs.metrics import METRICS, read_metrics
 from fastgen.runs.summary import SUMMARY, metric
+from fastgen.sweeps.executor import found_jobs
 from pipelines.durable import write_atomically
 
+SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).parent.parent / "docs/results"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- table 1: python benchmarks/record_runs.py -->", "<!-- end -->"
 _CURVE = 60  # points that are kept of a curve of the running loss
 
 
@@ -40,13 +51,60 @@ def record(run: Path, target: Path) -> None:
         write_atomically(target / SUMMARY, json.dumps({**summary, "run_dir": f"runs/{run.name}"}, indent=1) + "\n")
 
 
-def main(folder: Path) -> None:
+def copy(folder: Path) -> None:
+    """Copy all runs and all outcomes of the theory's studies."""
     for recipe in sorted((folder / "runs").glob(f"*/{RECIPE}")):
         record(recipe.parent, RESULTS / "runs" / recipe.parent.name)
-    (RESULTS / "theory").mkdir(exist_ok=True)
     for study in sorted((folder / "theory").glob("*.json")):
+        (RESULTS / "theory").mkdir(exist_ok=True)
         shutil.copy(study, RESULTS / "theory" / study.name)
 
 
+def results(name: str) -> list[Result]:
+    """The rows of an experiment with their recorded runs, for seeds 0, 1, 2."""
+    entries = EXPERIMENTS[name].entries(Scope(None, smoke=False))
+    return [Result(entry, found_jobs([entry.point(s, ()) for s in SEEDS], RESULTS / "runs")) for entry in entries]
+
+
+def make_page(name: str) -> None:
+    """Write docs/results/NAME.md and its figures."""
+    command = f"fastgen reproduce {name} --seeds {','.join(map(str, SEEDS))}"
+    if name == "coverage":
+        finish(coverage(RESULTS), RESULTS / "coverage.html")
+    else:
+        reproduce(name, [], seeds=SEEDS, root=RESULTS, only_show=True, command=command)
+    for figure in sorted((RESULTS / f"{name}_files").glob("*.svg")):
+        figure.rename(RESULTS / figure.name)
+    page = RESULTS / f"{name}.md"
+    page.write_text(page.read_text().replace(f"({name}_files/", "("))
+    page.with_suffix(".html").unlink()
+    shutil.rmtree(RESULTS / f"{name}_files", ignore_errors=True)
+
+
+def readme_table() -> str:
+    """The README's table: table 1's rows that were run."""
+    header, rows = comparison(EXPERIMENTS["table1"], results("table1"))
+    run = [row for row in rows if row[header.index("training, ours")] != "not run"]
+    lines = [header, ["---"] * len(header), *run]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def with_table(text: str) -> str:
+    """The README's text with the table as it should be."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{readme_table()}{END}{after}"
+
+
+def main(arguments: list[str]) -> None:
+    if arguments:
+        copy(Path(arguments[0]))
+    for name in EXPERIMENTS:
+        if any(result.summaries for result in results(name)):
+            make_page(name)
+    make_page("coverage")
+    write_atomically(README, with_table(README.read_text()))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1:])
