@@ -1,6 +1,6 @@
 """Copies what proves the results of `fastgen reproduce` into docs/results, and makes its pages and the README's table.
 
-    python benchmarks/record_runs.py [FOLDER]
+    python benchmarks/record_runs.py [FOLDER]      (in the checkout's root)
 
 FOLDER: where the runs lie, finished or not, as benchmarks/whole_paper.sh leaves them. Of each the recipe, the summary
 and the evaluations are kept, without names of this machine's folders. Without FOLDER the pages alone are made again
@@ -26,8 +26,7 @@ from fastgen.sweeps.executor import found_jobs
 from pipelines.durable import write_atomically
 
 SEEDS = (0, 1, 2)
-RESULTS = Path(__file__).parent.parent / "docs/results"
-README = Path(__file__).parent.parent / "README.md"
+RESULTS, README = Path("docs/results"), Path("README.md")
 BEGIN, END = "<!-- table 1: python benchmarks/record_runs.py -->", "<!-- end -->"
 _CURVE = 60  # points that are kept of a curve of the running loss
 
