@@ -139,7 +139,7 @@ def check(images: torch.Tensor, order: int | None) -> None:
     for epoch in epochs:
         draws = uniforms(index, augmentation_key(1), epoch, torch.arange(3)).numpy().astype(np.float64)
         result = prepare(images, index, epoch)
-        assert result.is_contiguous(memory_format=torch.channels_last) and 0 <= result.min() and result.max() <= 1
+        assert result.is_contiguous(memory_format=torch.channels_last) and result.min() >= 0 and result.max() <= 1
         for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
             which = int(draws[i, 8] * 4) if order is None else order
             seen.add(which)
@@ -244,7 +244,7 @@ def test_compiled_code_gives_the_same_and_waits_for_no_value(order, photographs)
 
 
 def test_the_counter_is_read_from_memory():
-    """Triton refuses to multiply a kernel's own 32-bit index, which is what a fused arange is, by Philox's constants."""
+    """A fused arange is a kernel's own 32-bit index, and Triton refuses to multiply that by Philox's constants."""
     graphs = []
 
     def keep(graph, inputs):

@@ -16,11 +16,11 @@ class AugmentSpec:
     zero pixels around it. flip: left-right, with probability one half. rotate: up to so many degrees either way (the
     paper uses 25).
 
-    color: brightness, contrast, saturation and hue as TensorFlow's Inception changes them (`pipelines.view.color`), with
-    its strengths by default. brightness: added to pixels in [0, 1], at most so much either way. contrast, saturation:
-    factors of at most so much above or below 1. hue: at most so far around the colour circle either way. color_order:
-    which of slim's four orders (its color_ordering: 0 is brightness, saturation, hue, contrast); null draws one of them
-    for each image, as slim does.
+    color: brightness, contrast, saturation and hue as TensorFlow's Inception changes them (`pipelines.view.color`),
+    with its strengths by default. brightness: added to pixels in [0, 1], at most so much either way. contrast and
+    saturation: factors, at most so much above or below 1. hue: at most so far around the colour circle either way.
+    color_order: which of slim's four orders (its color_ordering: 0 is brightness, saturation, hue, contrast); null
+    draws one of them for each image and epoch, as slim does.
     """
 
     random_crop: bool = False
