@@ -76,6 +76,7 @@ def test_found_again_and_never_baked_twice(tmp_path, monkeypatch):
         (SourceSpec("synthetic", limit=20, synthetic=SyntheticSpec(300, 60, 16)), NONE, BakeSpec()),
         (SYNTHETIC, PixelSpec("shuffled"), BakeSpec()),
         (SYNTHETIC, PixelSpec("shuffled", seed=1), BakeSpec()),
+        (SYNTHETIC, PixelSpec("shuffled", before_crop=False, window=12), BakeSpec()),
         (SYNTHETIC, NONE, BakeSpec(resolution=8)),
         (SYNTHETIC, NONE, BakeSpec("jpeg")),
         (SYNTHETIC, NONE, BakeSpec("jpeg", quality=50)),
@@ -84,6 +85,17 @@ def test_found_again_and_never_baked_twice(tmp_path, monkeypatch):
 def test_another_specification_is_another_set(tmp_path, source, pixels, spec):
     first = bake(SYNTHETIC, TRUE, NONE, BakeSpec(), tmp_path)
     assert bake(source, TRUE, pixels, spec, tmp_path).path != first.path
+
+
+def test_pixels_permuted_within_what_is_shown(tmp_path):
+    original = bake(SYNTHETIC, TRUE, NONE, BakeSpec(), tmp_path).splits["train"]
+    inside = bake(SYNTHETIC, TRUE, PixelSpec("random", before_crop=False, window=12), BakeSpec(), tmp_path)
+    assert inside.manifest.specification["pixels"] == {"kind": "random", "seed": 0, "patch": 4, "window": 12}
+    for row in range(20):
+        before, after = original.image(row), inside.splits["train"].image(row)
+        differs = (before != after).any(-1)
+        assert differs[2:14, 2:14].any() and differs.sum() == differs[2:14, 2:14].sum()
+        assert np.array_equal(*(np.sort(image[2:14, 2:14].reshape(-1, 3), 0) for image in (before, after)))
 
 
 def test_another_labelling_does_not_encode_again(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Every corruption: what it changes, that it depends on (seed, operation, index) alone, and its errors."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from pipelines.corruptions import LABELS, PIXELS, LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
 from pipelines.corruptions.pixels import clipped_normal
 from pipelines.errors import UserError
+from pipelines.view.augment import center_crop
 
 N, K = 20_000, 10
 CLEAN = np.random.default_rng(0).integers(0, K, N)
@@ -157,6 +160,69 @@ def test_permutations_keep_every_pixel(kind):
     changed = pixel_corruption(PixelSpec(kind), "train")(IMAGE, 0)
     rows = [sorted(map(tuple, image.reshape(-1, 3).tolist())) for image in (IMAGE, changed)]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "random", "patches"])
+@pytest.mark.parametrize("side", [28, 32, 16, 27, 30])
+def test_a_window_is_what_is_shown_and_permuted_as_if_cropped_before(kind, side):
+    patch = 4 if side % 4 == 0 else side  # of one patch: nothing moves
+    spec = PixelSpec(kind, seed=3, patch=patch, before_crop=False, window=side)
+    whole = PixelSpec(kind, seed=3, patch=patch)
+    changed = pixel_corruption(spec, "train")(IMAGE, 7)
+
+    def shown(image):
+        pixels = center_crop(torch.from_numpy(image).permute(2, 0, 1)[None], side)[0]
+        return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy())
+
+    assert np.array_equal(shown(changed), pixel_corruption(whole, "train")(shown(IMAGE), 7))
+    rows = [sorted(map(tuple, shown(image).reshape(-1, 3).tolist())) for image in (IMAGE, changed)]
+    assert rows[0] == rows[1] and (patch == side and kind == "patches") == np.array_equal(changed, IMAGE)
+    # Outside nothing changes.
+    differs = (changed != IMAGE).any(-1)
+    first, last = round((32 - side) / 2.0), round((32 - side) / 2.0) + side
+    assert not differs[:first].any() and not differs[last:].any()
+    assert not differs[:, :first].any() and not differs[:, last:].any()
+
+
+def test_before_the_crop_pixels_come_in_from_the_border():
+    """Why the order matters: nearly a quarter of what is shown then is what the crop would have cut off."""
+    inside = np.zeros((32, 32, 3), np.uint8)
+    inside[2:30, 2:30] = 1
+    share = {}
+    for before_crop, window in ((True, None), (False, 28)):
+        apply = pixel_corruption(PixelSpec("random", before_crop=before_crop, window=window), "train")
+        share[before_crop] = np.mean([apply(inside, i)[2:30, 2:30].mean() for i in range(50)])
+    assert share[False] == 1 and share[True] == pytest.approx(28 * 28 / (32 * 32), abs=0.01)
+
+
+def test_a_window_follows_from_the_recipe():
+    spec = PixelSpec("random", before_crop=False)
+    assert spec.resolved(28) == spec.resolved(28).resolved() == PixelSpec("random", before_crop=False, window=28)
+    assert spec.resolved(28).resolved(24).window == 24
+    assert spec.resolved(28).described() == {"kind": "random", "seed": 0, "patch": 4, "window": 28}
+    # A set without one has the specification, and so the name, that it had before there were windows.
+    assert PixelSpec("random", seed=2).described() == {"kind": "random", "seed": 2, "patch": 4}
+    assert PixelSpec("gaussian", before_crop=False).resolved(28) == PixelSpec("gaussian")
+    with pytest.raises(UserError, match="needs data.image_size"):
+        spec.resolved()
+    with pytest.raises(UserError, match="before_crop=false"):
+        PixelSpec("random", window=28).resolved()
+    with pytest.raises(UserError, match="the images have 32x32 pixels"):
+        pixel_corruption(spec.resolved(33), "train")(IMAGE, 0)
+
+
+@pytest.mark.parametrize(
+    "kind, digest",
+    [
+        ("shuffled", "4aa0235b52b7065f"),
+        ("random", "91f8317cd0716af7"),
+        ("patches", "ba083376ccca6b3b"),
+        ("gaussian", "2179876f88235e1c"),
+    ],
+)
+def test_corruptions_are_what_they_were(kind, digest):
+    changed = pixel_corruption(PixelSpec(kind, seed=3), "train", STATISTICS)(IMAGE, 7)
+    assert hashlib.sha256(changed.tobytes()).hexdigest()[:16] == digest
 
 
 def test_patches_stay_whole():

@@ -214,9 +214,9 @@ def recorded(run_dir, given, true, epochs_of_rows):
 
 
 def test_definitions_by_hand(tmp_path):
-    sequences = {  # one letter an epoch: correct, wrong, not seen -> first learned, forgotten, seen
-        "CCCC": (1, 0, 4), "WWWW": (None, 0, 4), "WCWC": (2, 1, 4), "CWCW": (1, 2, 4),
-        "C.W.": (1, 1, 2), ".C.C": (2, 0, 2), "....": (None, None, 0), "CWWC": (1, 1, 4),
+    sequences = {  # one letter an epoch: correct, wrong, not seen -> first learned, forgotten, seen, correctness
+        "CCCC": (1, 0, 4, 1), "WWWW": (None, None, 4, 0), "WCWC": (2, 1, 4, 0.5), "CWCC": (1, 1, 4, 0.75),
+        "C.W.": (1, 1, 2, 0.5), ".C.C": (2, 0, 2, 1), "....": (None, None, 0, None), "CWCW": (1, 2, 4, 0.5),
     }  # fmt: skip
     rng = np.random.default_rng(0)
     margin, probability = rng.normal(size=(4, 8)).astype(np.float32), rng.random((4, 8), np.float32)
@@ -227,17 +227,30 @@ def test_definitions_by_hand(tmp_path):
     given, true = [0, 1, 2, 3, 0, 1, 2, 3], [0, 1, 2, 0, 0, 2, 2, 3]
     found = dynamics.write_samples(recorded(tmp_path / "run", given, true, rows)).to_pylist()
     assert pq.read_table(tmp_path / "run" / "dynamics" / "samples.parquet").to_pylist() == found
-    for i, (sequence, (first, forgotten, count)) in enumerate(sequences.items()):
+    for i, (sequence, (first, forgotten, count, correctness)) in enumerate(sequences.items()):
         row, seen = found[i], [e for e in range(4) if sequence[e] != "."]
         assert (row["index"], row["given_label"], row["true_label"]) == (i, given[i], true[i])
         assert row["corrupted"] == (given[i] != true[i])
         assert (row["first_learned_epoch"], row["forgetting_count"], row["epochs_seen"]) == (first, forgotten, count)
+        assert row["correctness"] == correctness
         if seen:
             assert row["aum"] == pytest.approx(margin[seen, i].mean())
             assert row["confidence"] == pytest.approx(probability[seen, i].mean())
             assert row["variability"] == pytest.approx(probability[seen, i].std())
         else:
             assert row["aum"] is row["confidence"] is row["variability"] is None
+
+
+def test_what_was_never_learned_comes_last(tmp_path):
+    """Two clean samples, learned and forgotten once; two corrupted ones, one forgotten twice, one never learned."""
+    sequences = ("CWCC", "CWCC", "CWCW", "WWWW")
+    rows = [[(s[e] == "C", 0.0, 0.5) for s in sequences] for e in range(4)]
+    samples = dynamics.per_sample(recorded(tmp_path / "run", [0, 1, 2, 3], [0, 1, 0, 0], rows))
+    assert samples["forgetting_count"].to_pylist() == [1, 1, 2, None]
+    areas = dynamics.separation(samples)
+    # By hand: all four pairs in order; and of first learning, two of four, as three samples tie in epoch 1.
+    assert areas["forgetting_count"] == 1 and areas["first_learned_epoch"] == (2 + 2 * 0.5) / 4
+    assert areas["correctness"] == 1 and areas["aum"] == areas["confidence"] == 0.5
 
 
 def test_separation_is_the_area_under_the_curve(tmp_path):

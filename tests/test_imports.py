@@ -62,9 +62,9 @@ assert not (found := {"timm", "wandb", "torchvision", "sklearn", "scipy", "matpl
 
 USE = """
 import pickle, sys, timm
-from fastgen.models import NETWORKS
-assert set(timm.list_models("fastgen_*")) == set(NETWORKS)
-for name in NETWORKS:
+from fastgen.models import INCEPTION_V3, NETWORKS
+assert set(timm.list_models("fastgen_*")) == {*NETWORKS, INCEPTION_V3}
+for name in (*NETWORKS, INCEPTION_V3):
     network = create_model(name, num_classes=7)
     assert network.num_classes == 7 and network.pretrained_cfg["architecture"] == name
 again = pickle.loads(pickle.dumps(network))
@@ -114,7 +114,7 @@ def test_a_timm_that_fails_at_first(tmp_path):
 import os, sys
 sys.modules["timm"] = None  # as if it were not installed
 import fastgen
-from fastgen.models import NETWORKS
+from fastgen.models import INCEPTION_V3, NETWORKS
 del sys.modules["timm"]
 os.environ["BROKEN"] = "1"
 for attempt in range(2):
@@ -127,7 +127,7 @@ for attempt in range(2):
     assert "timm" not in sys.modules
 del os.environ["BROKEN"]
 import timm.models
-assert list(timm.models.registered) == list(NETWORKS)
+assert list(timm.models.registered) == [*NETWORKS, INCEPTION_V3]
 """
     run(code, path=tmp_path)
 

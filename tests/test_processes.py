@@ -25,8 +25,9 @@ def launch(*arguments: str, processes: int = 2, script: Path = TRAIN, **more) ->
     return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, **more)
 
 
-def test_two_processes_give_the_losses_of_one(tmp_path):
-    settings = [*SMALL, "model.dropout=0", "data.synthetic.samples=101", "data.synthetic.test_samples=31"]
+@pytest.mark.parametrize("more", [(), ("optim.clip=0.5", "optim.weight_decay=0.05")], ids=["plain", "clipped"])
+def test_two_processes_give_the_losses_of_one(more, tmp_path):
+    settings = [*SMALL, *more, "model.dropout=0", "data.synthetic.samples=101", "data.synthetic.test_samples=31"]
     done = launch("recipe=quickstart", *settings, "train.accumulate=3", f"run.dir={tmp_path / 'two'}")
     assert done.returncode == 0, done.stderr
     one, two = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'one'}"])), Summary.read(tmp_path / "two")

@@ -145,6 +145,7 @@ def test_mistakes_are_one_line_with_exit_code_2(arguments, words, capsys, tmp_pa
 
 
 VIEW = ["data.view.fraction=0.9", "data.image_size=32"]
+INSIDE = ["data.pixels.kind=random", "data.pixels.before_crop=false"]
 PROGRESSIVE = ["data.progressive.start_size=16", "data.progressive.start_epoch=3", "data.progressive.end_epoch=3"]
 
 
@@ -156,6 +157,14 @@ PROGRESSIVE = ["data.progressive.start_size=16", "data.progressive.start_epoch=3
         (["data.eval_size=64"], "data.eval_size needs data.view.fraction", VIEW),
         (PROGRESSIVE[:1], "data.progressive needs data.view.fraction", [*VIEW, "data.progressive.end_epoch=3"]),
         ([*VIEW, *PROGRESSIVE], "at least 0 and below data.progressive.end_epoch", ["data.progressive.end_epoch=4"]),
+        ([*INSIDE, "data.image_size=null"], "before_crop=false needs data.image_size", ["data.image_size=6"]),
+        (
+            [*INSIDE, "data.image_size=6", "data.augment.random_crop=true"],
+            "and data.augment.random_crop=true shows others",
+            ["data.pixels.before_crop=true"],
+        ),
+        ([*VIEW, *INSIDE], "and data.view.fraction shows others", ["data.pixels.before_crop=true"]),
+        (["data.pixels.window=6"], "follows from data.image_size", [*INSIDE, "data.image_size=6"]),
         (["train.dynamics=true", "data.labels.kind=rademacher"], "rademacher has none", ["data.labels.kind=random"]),
     ],
 )
@@ -163,6 +172,15 @@ def test_settings_that_contradict_each_other(settings, words, remedy):
     with pytest.raises(UserError, match=words):
         load("quickstart", settings)
     load("quickstart", [*settings, *remedy])
+
+
+def test_the_window_of_permuted_pixels_is_what_is_shown(tmp_path):
+    recipe = load("cifar10_mlp_1x512_random_pixels", ["data.pixels.before_crop=false"])
+    assert recipe.data.pixels.window == recipe.data.image_size == 28
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())  # as a run directory has it
+    assert load(str(tmp_path / "recipe.yaml")).data.pixels == recipe.data.pixels
+    assert load(str(tmp_path / "recipe.yaml"), ["data.image_size=24"]).data.pixels.window == 24
+    assert load("cifar10_mlp_1x512_random_pixels").data.pixels.window is None
 
 
 def test_tracking_needs_its_package(monkeypatch):

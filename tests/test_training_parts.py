@@ -10,11 +10,12 @@ from accelerate import Accelerator
 from whole_runs import fresh_accelerate  # noqa: F401
 
 from fastgen import models
-from fastgen.optim.optimizers import OptimSpec, make_optimizer
+from fastgen.optim.optimizers import OptimSpec, add_clipped_decay, make_optimizer
 from fastgen.recipe.schema import ProgressiveSpec, TrainSpec
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.meter import Meter
 from fastgen.training.objective import logits_of, training_loss
+from fastgen.training.optimization import clip_gradients
 from pipelines.backends import Batch
 from pipelines.baked import staging
 from pipelines.baked.bake import BakeSpec, bake
@@ -112,6 +113,56 @@ def test_weight_decay_shrinks_what_it_says(decay_on, shrunk):
         torch.testing.assert_close(parameter, before[name] * (0.95 if decayed else 1.0))
     with pytest.raises(UserError, match=r"unknown optim.decay_on 'weight'.*weights"):
         OptimSpec(decay_on="weight").validate()
+
+
+def clipped_step(spec, accelerator, decayed=(3.0, 4.0), gradient=(2.7, 3.6)):
+    """The two weights and the bias of a linear layer after a step with these gradients (of the bias: 0)."""
+    network = torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        network.weight[:], network.bias[:] = torch.tensor(decayed), 7.0
+    network.weight.grad, network.bias.grad = torch.tensor([gradient]), torch.zeros(1)
+    optimizer = accelerator.prepare_optimizer(make_optimizer(network, spec), device_placement=False)
+    clip_gradients(accelerator, network, optimizer, spec.clip)
+    optimizer.step()
+    return [*network.weight[0].tolist(), network.bias.item()], optimizer
+
+
+def test_coupled_weight_decay_is_a_part_of_what_is_clipped():
+    """(2.7, 3.6) + 0.1 (3, 4) = (3, 4), of norm 5: clipped to 2.5, it is (1.5, 2); clipped before decay, (1.8, 2.4)."""
+    accelerator, common = Accelerator(cpu=True), {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.1, "clip": 2.5}
+    found, _ = clipped_step(OptimSpec("sgd", decay_on="weights", **common), accelerator)
+    assert found == pytest.approx([3 - 0.15, 4 - 0.2, 7], rel=1e-5)
+    # 0.1 * 7 is the bias's gradient, so the norm is sqrt(25.49).
+    found, _ = clipped_step(OptimSpec("sgd", decay_on="all", **common), accelerator)
+    scale = 2.5 / 25.49**0.5
+    assert found == pytest.approx([3 - 0.3 * scale, 4 - 0.4 * scale, 7 - 0.07 * scale], rel=1e-5)
+    # lr g / sqrt(0.9 + 0.1 g^2 + 1)
+    found, _ = clipped_step(OptimSpec("rmsprop", decay_on="weights", **common), accelerator)
+    assert found == pytest.approx([3 - 0.15 / 2.125**0.5, 4 - 0.2 / 2.3**0.5, 7], rel=1e-5)
+    # Short gradients are not clipped: decay as without.
+    found, _ = clipped_step(OptimSpec("sgd", decay_on="weights", **{**common, "clip": 5.1}), accelerator)
+    assert found == pytest.approx([3 - 0.3, 4 - 0.4, 7], rel=1e-5)
+    # adamw's decay is no gradient: 1 - lr * decay, and a first step of lr in each direction.
+    found, _ = clipped_step(OptimSpec("adamw", decay_on="weights", **common), accelerator)
+    assert found == pytest.approx([3 * 0.99 - 0.1, 4 * 0.99 - 0.1, 7], rel=1e-5)
+
+
+def test_a_checkpoint_knows_where_its_weight_decay_goes():
+    """Of a run that clipped before decay, as fastgen did: its state has weight_decay, and decays once, where it did."""
+    accelerator = Accelerator(cpu=True)
+    spec = OptimSpec("sgd", lr=0.1, momentum=0.0, weight_decay=0.1, clip=2.5, decay_on="weights")
+    _, optimizer = clipped_step(spec, accelerator)
+    state = optimizer.state_dict()
+    assert [group["clipped_weight_decay"] for group in state["param_groups"]] == [0.0, 0.1]
+    assert [group["weight_decay"] for group in state["param_groups"]] == [0.0, 0.0]
+    for group in state["param_groups"]:
+        group["weight_decay"] = group.pop("clipped_weight_decay")
+    network = torch.nn.Linear(2, 1)
+    earlier = make_optimizer(network, spec)
+    earlier.load_state_dict(state)
+    network.weight.grad = torch.tensor([[1.0, 1.0]])
+    add_clipped_decay(earlier)
+    assert network.weight.grad.tolist() == [[1, 1]] and earlier.param_groups[1]["weight_decay"] == 0.1
 
 
 def test_the_auxiliary_loss_is_added_with_its_weight():

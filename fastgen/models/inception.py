@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fastgen.models.base import PaperNetwork, Size, side_of
-from fastgen.models.tensorflow import SameConv2d, SameMaxPool2d, ShiftedBatchNorm2d
+from fastgen.models.tensorflow import SameConv2d, SameMaxPool2d, without_scale
 
 
 class ConvModule(nn.Sequential):
@@ -23,7 +23,7 @@ class ConvModule(nn.Sequential):
         nn.init.xavier_uniform_(convolution.weight)
         if convolution.bias is not None:
             nn.init.zeros_(convolution.bias)
-        norm = [ShiftedBatchNorm2d(after)] if batch_norm else []
+        norm = [without_scale(nn.BatchNorm2d(after))] if batch_norm else []
         super().__init__(convolution, *norm, nn.ReLU(inplace=True))
 
 

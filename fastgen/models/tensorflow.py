@@ -51,17 +51,12 @@ class SameMaxPool2d(nn.Module):
         return f"{self.size}, stride={self.stride}"
 
 
-class ShiftedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm with a learnable shift (beta) and no scale (gamma), TF-slim's default (center=True, scale=False)."""
+def without_scale(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Leave batch norm its learnable shift (beta) alone, as slim's default does: center=True, scale=False.
 
-    weight: torch.Tensor  # type: ignore[assignment]
-
-    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__(channels, eps=eps, momentum=momentum)
-        del self.weight
-        # Ones rather than nothing: cuDNN's kernels take both or neither.
-        self.register_buffer("weight", torch.ones(channels), persistent=False)
-
-    def reset_parameters(self) -> None:
-        self.reset_running_stats()
-        nn.init.zeros_(self.bias)
+    The scale (gamma) is then a constant, ones, and no part of a checkpoint: cuDNN's kernels take both or neither.
+    """
+    ones = torch.ones_like(norm.weight.detach())
+    del norm.weight
+    norm.register_buffer("weight", ones, persistent=False)
+    return norm

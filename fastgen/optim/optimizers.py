@@ -1,7 +1,7 @@
 """Optimizers, by the names that recipes give them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import UserError, did_you_mean
@@ -13,11 +13,18 @@ if TYPE_CHECKING:
 # all: every parameter. weights: spares biases and normalisation (tensors of one dimension), as TensorFlow's slim.
 # hidden: the weights of linear layers but the classifier's, as TensorFlow's CIFAR-10 tutorial and slim's cifarnet.
 DECAYED = ("all", "weights", "hidden")
+_CLIPPED_DECAY = "clipped_weight_decay"  # of a group of parameters: the weight decay that `add_clipped_decay` adds
 
 
 @dataclass
 class OptimSpec:
-    """The optimizer (optim.*)."""
+    """The optimizer (optim.*).
+
+    clip: the largest Euclidean norm of all gradients together; longer ones are scaled down to it. The weight decay of
+    sgd and rmsprop is a part of them, as it is in TensorFlow's slim, where it is a part of the loss; adamw's is none.
+    The global norm is PyTorch's usual: "Rethinking the Inception Architecture", which trained with 2.0, does not say
+    which norm it means, and slim.learning.clip_gradient_norms clips each variable's gradient by its own.
+    """
 
     name: str = "sgd"  # sgd, adamw, or rmsprop as TensorFlow defines it
     lr: float = 0.1
@@ -27,7 +34,7 @@ class OptimSpec:
     eps: float = 1.0  # of rmsprop, under the root
     weight_decay: float = 0.0
     decay_on: str = "all"  # what weight decay shrinks, one of DECAYED
-    clip: float | None = None  # largest norm of all gradients together
+    clip: float | None = None  # largest norm of the gradient
 
     def validate(self) -> None:
         """Raises UserError for an unknown optimizer and for a setting that it does not have."""
@@ -41,10 +48,12 @@ class OptimSpec:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """make: (parameters, or groups of them, spec) -> the optimizer. nesterov: whether it has Nesterov's momentum."""
+    """make: (parameters, or groups of them, spec) -> the optimizer. nesterov: whether it has Nesterov's momentum.
+    couples: whether it adds weight decay to the gradient."""
 
     make: Callable[[list[Any], OptimSpec], "torch.optim.Optimizer"]
     nesterov: bool = False
+    couples: bool = False
 
 
 OPTIMIZERS: Registry[Optimizer] = Registry("optim.name")
@@ -53,16 +62,37 @@ OPTIMIZERS: Registry[Optimizer] = Registry("optim.name")
 def make_optimizer(network: "torch.nn.Module", spec: OptimSpec) -> "torch.optim.Optimizer":
     """The optimizer of a recipe, in PyTorch's fused form where there is one: one pass over memory for each parameter.
 
-    sgd and rmsprop add weight decay to the gradient; adamw decouples it.
+    sgd and rmsprop add weight decay to the gradient; adamw decouples it. With optim.clip, `add_clipped_decay` adds it
+    in their place, before gradients are clipped.
     """
     shrunk: list[Any] = []
     spared: list[Any] = []
     for name, parameter in network.named_parameters():
         (shrunk if _is_decayed(network, name, parameter.dim(), spec.decay_on) else spared).append(parameter)
-    if not spared:
-        return OPTIMIZERS[spec.name].make(shrunk, spec)
-    groups = [{"params": spared, "weight_decay": 0.0}, {"params": shrunk, "weight_decay": spec.weight_decay}]
-    return OPTIMIZERS[spec.name].make([group for group in groups if group["params"]], spec)
+    optimizer = OPTIMIZERS[spec.name]
+    clipped = optimizer.couples and spec.clip is not None and spec.weight_decay > 0
+    if not spared and not clipped:
+        return optimizer.make(shrunk, spec)
+    key = _CLIPPED_DECAY if clipped else "weight_decay"
+    groups = [{"params": spared, key: 0.0}, {"params": shrunk, key: spec.weight_decay}]
+    spec = replace(spec, weight_decay=0.0) if clipped else spec
+    return optimizer.make([group for group in groups if group["params"]], spec)
+
+
+def add_clipped_decay(optimizer: "torch.optim.Optimizer") -> None:
+    """Add the weight decay to the gradients that are about to be clipped; for a step, once, after the last backward.
+
+    It stands in the groups of parameters, and so in checkpoints: a run that began with weight decay after clipping, as
+    fastgen had it, goes on with it.
+    """
+    import torch
+
+    for group in optimizer.param_groups:
+        decay = group.get(_CLIPPED_DECAY, 0.0)
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if decay and parameters:
+            with torch.no_grad():
+                torch._foreach_add_([parameter.grad for parameter in parameters], parameters, alpha=decay)
 
 
 def _is_decayed(network: "torch.nn.Module", name: str, dimensions: int, decay_on: str) -> bool:
@@ -98,6 +128,6 @@ def _rmsprop(parameters: list[Any], spec: OptimSpec) -> "torch.optim.Optimizer":
     )
 
 
-OPTIMIZERS.add("sgd", Optimizer(_sgd, nesterov=True))
+OPTIMIZERS.add("sgd", Optimizer(_sgd, nesterov=True, couples=True))
 OPTIMIZERS.add("adamw", Optimizer(_adamw))
-OPTIMIZERS.add("rmsprop", Optimizer(_rmsprop))
+OPTIMIZERS.add("rmsprop", Optimizer(_rmsprop, couples=True))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from fastgen.models import NETWORKS
+from fastgen.models import INCEPTION_V3, NETWORKS
 from fastgen.optim.optimizers import OPTIMIZERS
 from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.load import known_recipes
@@ -23,7 +23,7 @@ _NAMES: dict[str, Iterable[str]] = {
     "data.view.random": RANDOM,
     "data.normalize.kind": NORMALIZATIONS,
     "bake.encoding": ENCODINGS,
-    "model.name": NETWORKS,  # timm's others take seconds to list
+    "model.name": (*NETWORKS, INCEPTION_V3),  # timm's others take seconds to list
     "optim.name": OPTIMIZERS,
     "schedule.kind": SCHEDULES,
     "train.precision": PRECISIONS,

@@ -46,7 +46,8 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
         _set(config, key, _read_yaml(text, f"{key}={text}"), "command line")
     recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
     recipe.recipe = called
-    recipe.data.labels, recipe.data.pixels = recipe.data.labels.resolved(), recipe.data.pixels.resolved()
+    data = recipe.data
+    data.labels, data.pixels = data.labels.resolved(), data.pixels.resolved(data.image_size)
     recipe.bake.columns = [labels.resolved() for labels in recipe.bake.columns]
     validate(recipe)
     return recipe

@@ -74,6 +74,12 @@ def _check_sizes(data: DataSpec) -> None:
         raise UserError("data.view.fraction resizes images to data.image_size, which is not set")
     if resized and data.augment.random_crop:
         raise UserError("data.augment.random_crop crops images as baked; with data.view.fraction use data.view.random")
+    if data.pixels.window is not None and (resized or data.augment.random_crop):
+        other = "data.view.fraction" if resized else "data.augment.random_crop=true"
+        raise UserError(
+            f"data.pixels.before_crop=false permutes the central data.image_size pixels alone, and {other} shows "
+            "others; leave one of the two out"
+        )
     for key, size in (("data.eval_size", data.eval_size), ("data.progressive", progressive.start_size)):
         if size is not None and not resized:
             raise UserError(f"{key} needs data.view.fraction: images that are not resized have one size")

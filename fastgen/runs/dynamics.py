@@ -78,14 +78,16 @@ def per_sample(run_dir: Path | str) -> pa.Table:
     it was trained on (an incomplete last batch is dropped, and with it other samples in each epoch). The others are
     null for a sample that never was:
 
-    first_learned_epoch: int32, the first epoch in which it was classified as labelled; null if there was none. And
-        forgetting_count: int32, how often it was classified as labelled and the next time not. (Toneva et al., "An
-        empirical study of example forgetting during deep neural network learning", ICLR 2019, sections 3 and 4: a
-        sample that was never learned is never forgotten; they rank it as the most forgotten.)
+    first_learned_epoch: int32, the first epoch in which it was classified as labelled. And
+        forgetting_count: int32, how often it was classified as labelled and the next time not. Both are null for a
+        sample that was never classified as labelled: it comes after all others, in learning and as the most forgotten.
+        (Toneva et al., "An empirical study of example forgetting during deep neural network learning", ICLR 2019,
+        sections 3 and 4: a sample that was never learned is forgotten infinitely often.)
     aum: float64, mean over epochs of the margin, the given label's logit minus the largest other. (Pleiss et al.,
         "Identifying mislabeled data using the area under the margin ranking", NeurIPS 2020, section 3.1.)
     confidence, variability: float64, mean and standard deviation (of the population) over epochs of the given label's
-        probability. (Swayamdipta et al., "Dataset cartography", EMNLP 2020, section 2.)
+        probability, in [0, 1] and [0, 0.5]. And correctness: float64 in [0, 1], the fraction of epochs in which it was
+        classified as labelled. (Swayamdipta et al., "Dataset cartography", EMNLP 2020, section 2.)
 
     Raises UserError when the run recorded nothing, or a file is missing or damaged.
     """
@@ -94,7 +96,7 @@ def per_sample(run_dir: Path | str) -> pa.Table:
         raise UserError(f"{run_dir} holds no per-example dynamics; train with train.dynamics=true to record them")
     labels = _read(folder / _LABELS)
     given, true = labels["given_label"], labels["true_label"]
-    count, first, forgotten = (np.zeros(len(given), np.int32) for _ in range(3))
+    count, first, forgotten, hits = (np.zeros(len(given), np.int32) for _ in range(4))
     margins, confidence, squares = (np.zeros(len(given)) for _ in range(3))
     was_correct = np.zeros(len(given), bool)
     for epoch, measured in _complete_epochs(folder, run_dir):
@@ -104,6 +106,7 @@ def per_sample(run_dir: Path | str) -> pa.Table:
         forgotten += seen & was_correct & ~correct
         was_correct = np.where(seen, correct, was_correct)
         count += seen
+        hits += seen & correct
         margins += measured["margin"]
         # Welford: sums of squares would lose the deviation of a probability that hardly moves.
         away = np.where(seen, measured["probability"] - confidence, 0)
@@ -118,30 +121,29 @@ def per_sample(run_dir: Path | str) -> pa.Table:
             "corrupted": given != true,
             "epochs_seen": count,
             "first_learned_epoch": pa.array(first, mask=first == 0),
-            "forgetting_count": pa.array(forgotten, mask=never),
+            "forgetting_count": pa.array(forgotten, mask=first == 0),
             "aum": pa.array(margins / epochs, mask=never),
             "confidence": pa.array(confidence, mask=never),
             "variability": pa.array(np.sqrt(squares / epochs), mask=never),
+            "correctness": pa.array(hits / epochs, mask=never),
         }
     )
 
 
 def separation(samples: pa.Table) -> dict[str, float | None]:
-    """How well a low aum, a low confidence and a late first learning tell the corrupted samples from the clean ones.
+    """How well a low aum, confidence or correctness, a late first learning and much forgetting tell the corrupted
+    samples from the clean ones.
 
     Returns the area under the ROC curve of each, in [0, 1], 0.5 for chance; None where one of the parts is empty.
-    samples: of `per_sample`. A sample that was never learned counts as learned after all others.
+    samples: of `per_sample`. A sample that was never learned counts as learned after all others, and forgotten most.
     """
     from sklearn.metrics import roc_auc_score  # a second to import, which training need not wait for
 
     samples = samples.filter(pc.greater(samples["epochs_seen"], 0))
     corrupted = samples["corrupted"].to_numpy()
-    late = samples["first_learned_epoch"].fill_null(np.iinfo(np.int32).max).to_numpy()
-    scores = {
-        "aum": -samples["aum"].to_numpy(),
-        "confidence": -samples["confidence"].to_numpy(),
-        "first_learned_epoch": late,
-    }
+    scores = {name: -samples[name].to_numpy() for name in ("aum", "confidence", "correctness")}
+    for name in ("first_learned_epoch", "forgetting_count"):
+        scores[name] = samples[name].fill_null(np.iinfo(np.int32).max).to_numpy()
     if corrupted.all() or not corrupted.any():
         return dict.fromkeys(scores)
     return {name: float(roc_auc_score(corrupted, score)) for name, score in scores.items()}
@@ -155,7 +157,7 @@ def show(run_dir: Path) -> None:
     table.add_row("samples", *(f"{len(part):,}" for part in parts), "")
     table.add_row("never learned", *(f"{part['first_learned_epoch'].null_count:,}" for part in parts), "")
     areas = separation(samples)
-    for name in ("first_learned_epoch", "forgetting_count", "aum", "confidence", "variability"):
+    for name in ("first_learned_epoch", "forgetting_count", "aum", "confidence", "variability", "correctness"):
         area = areas.get(name)
         table.add_row(name, *(_median(part[name]) for part in parts), "" if area is None else f"{area:.3f}")
     console().print(table)

@@ -17,7 +17,7 @@ from fastgen.training.evaluation import evaluate_splits
 from fastgen.training.launch import CHECKPOINT, CONTINUE, STOP, noticing_lost_processes
 from fastgen.training.network import parameter_count
 from fastgen.training.objective import logits_of, training_loss
-from fastgen.training.optimization import adding_gradients
+from fastgen.training.optimization import adding_gradients, clip_gradients
 from fastgen.training.prepare import Training, prepare
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAIT, advice
 from fastgen.training.watching import Watcher
@@ -100,7 +100,7 @@ def update(run: Training, step: Step) -> None:
         for watcher in run.watchers:
             watcher.batch(batch, logits_of(output).detach(), loss.detach())
     if recipe.optim.clip is not None:
-        accelerator.clip_grad_norm_(run.bare.parameters(), recipe.optim.clip)
+        clip_gradients(accelerator, run.bare, run.optimizer, recipe.optim.clip)
     run.take_step()
     run.bare.zero_grad()
     if run.average:

@@ -83,7 +83,7 @@ def specification(
     return {
         "source": asdict(which_samples(source)),
         "fingerprints": fingerprints,
-        "pixels": asdict(pixels.resolved()),
+        "pixels": pixels.described(),
         "image": encoding,
         "order_seed": 0,
         "page_bytes": PAGE_BYTES,

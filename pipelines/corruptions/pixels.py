@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,20 +22,49 @@ class PixelSpec:
 
     kind: none; shuffled (one permutation of positions for all images); random (one for each image); gaussian
     (noise with the set's mean and variance per channel); patches (square patches change places, for each image).
+
+    before_crop: whole images as baked (CIFAR-10's 32 x 32 pixels) are permuted, and the network is shown their central
+    data.image_size (28 x 28), so pixels come in from the border, and each image shows others of its pixels. false: only
+    the central part is permuted, as if it had been cropped before, and what is shown is the shown pixels rearranged.
+    The paper does not say which it did. window: what follows from it, not to be set: the side in pixels of the central
+    square that is permuted; None: whole images.
     """
 
     kind: str = "none"
     seed: int = 0
     patch: int = 4  # pixels, the side of a patch
+    before_crop: bool = True
+    window: int | None = None
 
-    def resolved(self) -> "PixelSpec":
-        """Without the settings that this kind does not use."""
+    def resolved(self, image_size: int | None = None) -> "PixelSpec":
+        """Without the settings that this kind does not use. image_size: side of the shown part in pixels; None keeps
+        the window as it is. Raises UserError on settings that cannot work."""
         kind = PIXELS[self.kind]
         if self.patch < 1:
             raise UserError(f"data.pixels.patch={self.patch} must be at least 1 pixel")
+        if self.before_crop and self.window is not None:
+            raise UserError(
+                f"data.pixels.window={self.window} follows from data.image_size; set data.pixels.before_crop=false"
+            )
+        before_crop = self.before_crop or not kind.permutes
+        window = None if before_crop else image_size or self.window
+        if not before_crop and window is None:
+            raise UserError(
+                "data.pixels.before_crop=false needs data.image_size, the side of what is cropped and shown"
+            )
         return PixelSpec(
-            self.kind, seed=self.seed if kind.seeded else 0, patch=self.patch if kind.in_patches else PixelSpec.patch
+            self.kind,
+            seed=self.seed if kind.seeded else 0,
+            patch=self.patch if kind.in_patches else PixelSpec.patch,
+            before_crop=before_crop,
+            window=window,
         )
+
+    def described(self) -> dict[str, Any]:
+        """What the images depend on, as plain data. A set without a window is named as before there were windows."""
+        spec = self.resolved()
+        described = {"kind": spec.kind, "seed": spec.seed, "patch": spec.patch}
+        return described if spec.window is None else {**described, "window": spec.window}
 
 
 @dataclass(frozen=True)
@@ -55,13 +85,15 @@ class PixelKind:
     """A corruption of pixels, and what it needs.
 
     make: (resolved spec, split, statistics) -> the corruption. seeded, in_patches: whether data.pixels.seed and .patch
-    matter to it. needs_statistics: whether the training set's are measured before the bake. one_size: the reason why
-    all images must have one size, where they must.
+    matter to it. permutes: whether it moves pixels, so that data.pixels.before_crop matters to it. needs_statistics:
+    whether the training set's are measured before the bake. one_size: the reason why all images must have one size,
+    where they must.
     """
 
     make: Make
     seeded: bool = True
     in_patches: bool = False
+    permutes: bool = False
     needs_statistics: bool = False
     one_size: str | None = None
 
@@ -74,7 +106,28 @@ def pixel_corruption(spec: PixelSpec, split: str, statistics: Statistics | None 
 
     statistics: of the training set, for both splits, where the kind needs them.
     """
-    return PIXELS[spec.kind].make(spec.resolved(), split, statistics)
+    spec = spec.resolved()
+    apply = PIXELS[spec.kind].make(spec, split, statistics)
+    return apply if spec.window is None else _within(spec.window, apply)
+
+
+def _within(side: int, apply: Apply) -> Apply:
+    """`apply` on the central square of each image, where `pipelines.view.augment.center_crop` crops it."""
+
+    def centrally(image: np.ndarray, index: int) -> np.ndarray:
+        height, width = image.shape[:2]
+        if side > min(height, width):
+            raise UserError(
+                f"data.pixels.before_crop=false with data.image_size={side}: the images have {width}x{height} pixels; "
+                "set data.image_size lower"
+            )
+        top, left = round((height - side) / 2.0), round((width - side) / 2.0)
+        square = slice(top, top + side), slice(left, left + side)
+        changed = image.copy()
+        changed[square] = apply(image[square], index)
+        return changed
+
+    return centrally
 
 
 def _none(spec: PixelSpec, split: str, statistics: Statistics | None) -> Apply:
@@ -189,7 +242,7 @@ def clipped_normal(mean: float, std: float) -> tuple[float, float]:
 
 
 PIXELS.add("none", PixelKind(_none, seeded=False))
-PIXELS.add("shuffled", PixelKind(_shuffled, one_size="is one permutation for all images"))
-PIXELS.add("random", PixelKind(_random))
+PIXELS.add("shuffled", PixelKind(_shuffled, permutes=True, one_size="is one permutation for all images"))
+PIXELS.add("random", PixelKind(_random, permutes=True))
 PIXELS.add("gaussian", PixelKind(_gaussian, needs_statistics=True))
-PIXELS.add("patches", PixelKind(_patches, in_patches=True))
+PIXELS.add("patches", PixelKind(_patches, permutes=True, in_patches=True))

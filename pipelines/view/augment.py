@@ -4,7 +4,8 @@ The random numbers of a sample are a pure function of (seed, epoch, sample index
 batch it falls into, nor on the process, nor on what was drawn before. Nothing here waits for the device.
 
 The operators take one parameter per image and agree with torchvision.transforms.functional on float images in
-[0, 1] (bilinear where it interpolates, zeros where nothing is known).
+[0, 1] (bilinear where it interpolates, zeros where nothing is known); those of colour, in `pipelines.view.color`, with
+TensorFlow.
 """
 
 import math
@@ -14,11 +15,12 @@ import torch.nn.functional as F
 
 from pipelines.errors import UserError
 from pipelines.randomness import derive_key, philox
+from pipelines.view.color import Distortion
 from pipelines.view.preparation import AugmentSpec, NormalizeSpec
 
-_LUMA = (0.2989, 0.587, 0.114)  # torchvision's rgb_to_grayscale
 _LARGE = 1 << 15  # bytes of an image: a CPU flips larger ones faster one by one than as a batch
 _BLOCKS = 2  # blocks of four uniforms for each sample: crop y and x, flip and rotation; then four for colour
+_COLOR = 4  # the first uniform for colour; a fifth, of a third block, draws the order of its changes
 
 
 class Preprocess:
@@ -41,6 +43,14 @@ class Preprocess:
         # torch.compile compiles again when an attribute appears later, so these exist before the first call.
         mean, std = (torch.tensor(v, device=device) * 255 for v in (normalize.mean, normalize.std))
         self._mean, self._std = mean[None, :, None, None], std[None, :, None, None]
+        self._distortion: Distortion | None = None
+        if augment.color:
+            strengths = augment.brightness, augment.contrast, augment.saturation, augment.hue
+            self._distortion = Distortion(*strengths, augment.color_order, device)
+        # A constant in memory: an arange within the call becomes part of a kernel's 32-bit index arithmetic when
+        # torch.compile fuses it, and Triton refuses to multiply that by Philox's 32-bit constants.
+        blocks = _BLOCKS + (self._distortion is not None and self._distortion.draws > 4)
+        self._blocks = torch.arange(blocks, device=device)
 
     def __call__(self, images: torch.Tensor, index: torch.Tensor, epoch: int | torch.Tensor = 0) -> torch.Tensor:
         """images: uint8 (B, C, H, W), H = W, channels_last. index: sample indices, int64 (B,).
@@ -51,7 +61,7 @@ class Preprocess:
         if not self.active:
             return self._normalized(center_crop(images, size).float())
         spec = self.augment
-        draws = uniforms(index, self.key, epoch)
+        draws = uniforms(index, self.key, epoch, self._blocks)
         if spec.random_crop:
             room = images.shape[-1] + 2 * spec.crop_padding - size
             offsets = (draws[:, :2] * (room + 1)).long()
@@ -61,17 +71,13 @@ class Preprocess:
         if spec.flip:
             pixels = flip(pixels, draws[:, 2] < 0.5)
         pixels = pixels.float()  # only now: bytes move four times as fast
-        if not spec.rotate and not spec.color:
+        if not spec.rotate and self._distortion is None:
             return self._normalized(pixels)
         pixels = pixels / 255
         if spec.rotate:
             pixels = rotate(pixels, (2 * draws[:, 3] - 1) * spec.rotate)
-        if spec.color:
-            around = 2 * draws - 1
-            pixels = adjust_brightness(pixels, 1 + around[:, 4] * spec.brightness)
-            pixels = adjust_contrast(pixels, 1 + around[:, 5] * spec.contrast)
-            pixels = adjust_saturation(pixels, 1 + around[:, 6] * spec.saturation)
-            pixels = adjust_hue(pixels, around[:, 7] * spec.hue)
+        if self._distortion is not None:
+            pixels = self._distortion(pixels, draws[:, _COLOR : _COLOR + self._distortion.draws])
         return self._normalized(pixels * 255)
 
     def _normalized(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -88,14 +94,19 @@ def augmentation_key(seed: int) -> tuple[int, int]:
     return derive_key(seed, "augment")
 
 
-def uniforms(index: torch.Tensor, key: tuple[int, int], epoch: int | torch.Tensor) -> torch.Tensor:
-    """Eight uniforms in [0, 1) for each sample in this epoch: float32 (B, 8). index: int64 (B,).
+def uniforms(
+    index: torch.Tensor, key: tuple[int, int], epoch: int | torch.Tensor, blocks: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Four uniforms in [0, 1) for each block of each sample in this epoch: float32 (B, 4 * blocks). index: int64 (B,).
 
-    The epoch is a part of the counter, not of the key, so that it may be a tensor on the device.
+    blocks: the numbers 0, 1, ... as int64 on the index's device (None: of two blocks), to be made beforehand where
+    this is compiled for a GPU. The epoch is a part of the counter, not of the key, so that it may be a tensor on the
+    device.
     """
     index = index[:, None]
-    block = torch.arange(_BLOCKS, device=index.device)
-    counter = (index & 0xFFFFFFFF, index >> 32, block, torch.zeros_like(index) + epoch)
+    if blocks is None:
+        blocks = torch.arange(_BLOCKS, device=index.device)
+    counter = (index & 0xFFFFFFFF, index >> 32, blocks, torch.zeros_like(index) + epoch)
     words = torch.stack(philox(counter, key), dim=2).flatten(1)
     # 24 bits are what a float32 below 1 can hold; a 32-bit word could round up to 1.
     return words.bitwise_right_shift(8).float() * 2.0**-24
@@ -167,56 +178,6 @@ def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
 def _memory_format(images: torch.Tensor) -> torch.memory_format:
     last = images.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
-
-
-def _blend(images: torch.Tensor, other: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    ratio = factor[:, None, None, None]
-    return (ratio * images + (1 - ratio) * other).clamp_(0, 1)
-
-
-def _gray(images: torch.Tensor) -> torch.Tensor:
-    red, green, blue = images.unbind(1)
-    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[:, None]
-
-
-def adjust_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """images float (B, C, H, W) in [0, 1], factor (B,): 0 is black, 1 changes nothing."""
-    return (images * factor[:, None, None, None]).clamp_(0, 1)
-
-
-def adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """images float (B, C, H, W) in [0, 1], factor (B,): 0 is the mean gray, 1 changes nothing."""
-    gray = images if images.shape[1] == 1 else _gray(images)
-    return _blend(images, gray.mean((1, 2, 3), keepdim=True), factor)
-
-
-def adjust_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    """images float (B, C, H, W) in [0, 1], factor (B,): 0 is gray, 1 changes nothing. One channel stays as it is."""
-    return images if images.shape[1] == 1 else _blend(images, _gray(images), factor)
-
-
-def adjust_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """images float (B, C, H, W) in [0, 1], shift (B,) in [-0.5, 0.5] of the colour circle. One channel stays."""
-    if images.shape[1] == 1:
-        return images
-    red, green, blue = images.unbind(1)
-    high, low = images.amax(1), images.amin(1)
-    spread = high - low
-    gray = spread == 0
-    divisor = torch.where(gray, torch.ones_like(spread), spread)
-    to_red, to_green, to_blue = (high - red) / divisor, (high - green) / divisor, (high - blue) / divisor
-    hue = torch.where(
-        high == red, to_blue - to_green, torch.where(high == green, 2 + to_red - to_blue, 4 + to_green - to_red)
-    )
-    hue = torch.where(gray, torch.zeros_like(hue), hue)
-    hue = (hue / 6 + 1 + shift[:, None, None]) % 1.0
-    # Back to RGB without cases: each channel is a trapezium over the colour circle.
-    sixths = 6 * hue
-    channels = []
-    for start in (5.0, 3.0, 1.0):
-        k = (start + sixths) % 6
-        channels.append(high - spread * torch.minimum(k, 4 - k).clamp(0, 1))
-    return torch.stack(channels, dim=1).contiguous(memory_format=_memory_format(images))
 
 
 def whiten(pixels: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from pipelines.errors import UserError, did_you_mean
 
+ORDERS = 4  # of the changes of colour that TensorFlow's slim knows
 NORMALIZATIONS = ("whiten", "channel", "scale")
 
 
@@ -13,8 +14,13 @@ class AugmentSpec:
 
     random_crop: a random patch of the input's size instead of the central one, from the image with crop_padding
     zero pixels around it. flip: left-right, with probability one half. rotate: up to so many degrees either way (the
-    paper uses 25). color: brightness, contrast, saturation and hue, in this order, with the strengths of torchvision's
-    ColorJitter; the defaults are those of TensorFlow's Inception.
+    paper uses 25).
+
+    color: brightness, contrast, saturation and hue as TensorFlow's Inception changes them (`pipelines.view.color`),
+    with its strengths by default. brightness: added to pixels in [0, 1], at most so much either way. contrast and
+    saturation: factors, at most so much above or below 1. hue: at most so far around the colour circle either way.
+    color_order: which of slim's four orders (its color_ordering: 0 is brightness, saturation, hue, contrast); null
+    draws one of them for each image and epoch, as slim does.
     """
 
     random_crop: bool = False
@@ -26,6 +32,7 @@ class AugmentSpec:
     contrast: float = 0.5
     saturation: float = 0.5
     hue: float = 0.2
+    color_order: int | None = 0
 
     @property
     def active(self) -> bool:
@@ -44,7 +51,9 @@ class AugmentSpec:
                 raise UserError(f"data.augment.{name}={getattr(self, name)} must be 0 to 1")
         if not 0 <= self.hue <= 0.5:
             raise UserError(f"data.augment.hue={self.hue} must be 0 to 0.5 of the colour circle")
-        for name in ("brightness", "contrast", "saturation", "hue"):
+        if self.color_order not in (None, *range(ORDERS)):
+            raise UserError(f"data.augment.color_order={self.color_order} must be 0 to {ORDERS - 1}, or null for all")
+        for name in ("brightness", "contrast", "saturation", "hue", "color_order"):
             if not self.color and getattr(self, name) != getattr(AugmentSpec, name):
                 raise UserError(f"data.augment.{name} has no effect without data.augment.color=true")
 
