@@ -114,7 +114,7 @@ def test_a_training_has_its_own_cores_environment_and_session(tmp_path, lock, mo
             assert list((tmp_path / f"cache_of_{name}").iterdir())
         pids = [child.pid for child in multiprocessing.active_children()]
         assert len(pids) == 2
-        assert all(psutil.Process(pid).cpu_affinity() == [core] and os.getsid(pid) == pid for pid in pids)
+        assert all(psutil.Process(pid).cpu_affinity() == [core] and os.getpgid(pid) == pid for pid in pids)
 
 
 def test_what_cannot_be_imported_is_told(tmp_path, lock, monkeypatch, capfd):

@@ -1,5 +1,6 @@
 """The paper's five networks: exact counts, other sizes, timm's interface."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 import fastgen  # noqa: F401 (registers them)
 from fastgen.models import NETWORKS
 from fastgen.models.alexnet import LocalResponseNorm
+from fastgen.models.tensorflow import SameConv2d, SameMaxPool2d, same_padding, without_scale
 from fastgen.recipe.load import load
 from fastgen.training.network import make_network
 from pipelines.errors import UserError
@@ -97,6 +99,64 @@ def test_a_network_is_one_file_and_its_registry_line(tmp_path, monkeypatch):
     monkeypatch.setitem(NETWORKS, "mlp_2x512", "deeper")  # for this test alone
     network = make_network(load("quickstart", ["model.name=mlp_2x512"]), 10, 3, 16, torch.device("cpu"))
     assert network(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+
+
+def windows(image, size, stride, fill):
+    """Of (H, W): (rows, columns, size, size) as TensorFlow's SAME lays them, from its documentation's formula."""
+    padded, starts = image, []
+    for axis, side in enumerate(image.shape):
+        out = int(np.ceil(side / stride))
+        total = max((out - 1) * stride + size - side, 0)
+        around = [(0, 0), (0, 0)]
+        around[axis] = (total // 2, total - total // 2)
+        padded = np.pad(padded, around, constant_values=fill)
+        starts.append(range(0, out * stride, stride))
+    return np.array([[padded[y : y + size, x : x + size] for x in starts[1]] for y in starts[0]])
+
+
+@pytest.mark.parametrize("sides", [(28, 28), (14, 14), (7, 7), (33, 8), (5, 6), (3, 4)])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_windows_lie_where_tensorflows_do(sides, stride):
+    image = np.random.default_rng(0).normal(size=sides).astype(np.float32)
+    convolution = SameConv2d(1, 1, 3, stride=stride, bias=False)
+    expected = windows(image, 3, stride, 0.0)
+    kernel = convolution.weight.detach().numpy()[0, 0]
+    tensor = torch.from_numpy(image)[None, None]
+    assert np.allclose(convolution(tensor).detach().numpy()[0, 0], (expected * kernel).sum((2, 3)), atol=1e-5)
+    pooled = SameMaxPool2d(3, stride)(tensor).numpy()[0, 0]
+    assert np.array_equal(pooled, windows(image, 3, stride, -np.inf).max((2, 3)))
+    for memory in (torch.contiguous_format, torch.channels_last):
+        batch = torch.randn(2, 8, *sides).contiguous(memory_format=memory)
+        assert torch.equal(SameMaxPool2d(3, stride)(batch)[1, 5], SameMaxPool2d(3, stride)(batch[1:, 5:6])[0, 0])
+
+
+def test_padding_same_by_hand():
+    """28 -> 14 -> 7 -> 4 with windows of 3 and stride 2: behind alone where the side is even."""
+    assert [same_padding(side, 3, 2) for side in (28, 14, 7)] == [(0, 1), (0, 1), (1, 1)]
+    assert same_padding(28, 5, 1) == (2, 2) and same_padding(28, 1, 2) == (0, 0)
+
+
+def test_every_shift_of_the_inception_is_alive():
+    """A convolution's bias before batch norm does nothing, and its gradient is zero; batch norm's own shift learns."""
+    torch.manual_seed(0)
+    network = timm.create_model("fastgen_inception")
+    F.cross_entropy(network(torch.randn(16, 3, 28, 28)), torch.arange(16) % 10).backward()
+    shifts = {name: p for name, p in network.named_parameters() if name.endswith("bias")}
+    assert sum(p.numel() for p in shifts.values()) == 1712 + 10
+    largest = {name: p.grad.abs().max().item() for name, p in network.named_parameters()}
+    assert min(largest.values()) > 1e-6, min(largest, key=largest.get)
+    assert not any("1.weight" in name for name in network.state_dict())  # no scale, not even a fixed one
+
+
+def test_batch_norm_with_a_shift_alone():
+    norm = without_scale(torch.nn.BatchNorm2d(3, eps=0.001, momentum=3e-4))
+    assert [name for name, _ in norm.named_parameters()] == ["bias"]
+    norm.bias.data = torch.tensor([1.0, -2.0, 0.5])
+    x = torch.randn(8, 3, 4, 4) * 3 + 1
+    mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+    expected = (x - mean[:, None, None]) / (variance[:, None, None] + 0.001).sqrt() + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x), expected)
+    assert norm.state_dict().keys() == {"bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
 def test_inception_pools_seven_by_seven():

@@ -13,7 +13,8 @@ from whole_runs import a_summary
 
 from fastgen import cli
 from fastgen.paper.comparison import Result, comparison
-from fastgen.paper.experiments import EXPERIMENTS, Entry, Scope
+from fastgen.paper.coverage import coverage
+from fastgen.paper.experiments import EXPERIMENTS, LEVELS, STUDIES, Entry, Scope
 from fastgen.paper.figures import FIGURES
 from fastgen.paper.numbers import table
 from fastgen.paper.reproduce import notes
@@ -79,7 +80,7 @@ def finished(folder, key="run", **summary):
     """A job whose run directory says this."""
     job = Job(Point("quickstart", (f"track.project={key}",)), folder / key, state=DONE)
     job.folder.mkdir(parents=True)
-    a_summary(**{"epochs": 3.0, "wall_seconds": 90.0, "interpolation_epoch": 2.5, **summary}).write(job.folder)
+    a_summary(**{"epochs": 3.0, "wall_seconds": 90.0, "fitted_epoch": 2.5, **summary}).write(job.folder)
     return job
 
 
@@ -110,9 +111,79 @@ def test_the_table_shows_means_and_what_is_missing(tmp_path):
     assert header.count("inside") == 2 and rows[0][header.index("inside")] == "yes"
     assert second["test, ours"] == "failed" and second["seeds"] == "0" and second["epochs"] == "-"
     assert any("it diverged" in note for note in notes("table1", [Result(entry, [lost])], smoke=False))
-    never = finished(tmp_path, "never", train_top1=99.0, test_top1=9.0, interpolation_epoch=None)
-    header, rows = comparison(EXPERIMENTS["fig1b"], [Result(Entry({"model": "M"}, "quickstart"), [never])])
-    assert "never" in rows[0] and "paper" not in " ".join(header)
+    never = finished(tmp_path, "never", train_top1=99.0, test_top1=9.0, fitted_epoch=None)
+    once = [never, finished(tmp_path, "once", train_top1=100.0, test_top1=9.0, fitted_epoch=2.0)]
+    entry = Entry({"model": "M"}, "quickstart")
+    header, rows = comparison(EXPERIMENTS["fig1b"], [Result(entry, [never]), Result(entry, once)])
+    at = header.index("fitted at epoch, ours")
+    assert rows[0][at] == "> 3 epochs" and rows[1][at] == "> 2.5 epochs (1 of 2 unfitted)"
+    assert "paper" not in " ".join(header)
+
+
+def test_table2_has_both_brackets_and_the_row_that_it_cites(tmp_path):
+    experiment = EXPERIMENTS["table2"]
+    entries = experiment.entries(Scope(None, smoke=False))
+    results = [Result(entry, [Job(entry.point(0, ()), tmp_path / str(i))]) for i, entry in enumerate(entries)]
+    header, rows = comparison(experiment, results)
+    assert all(len(row) == len(header) for row in rows) and len(rows) == len(table(2)) + 1
+    best = [row[header.index(f"best test {top}, paper")] for row in rows for top in ("top-1", "top-5")]
+    assert [text for text in best if text] == ["72.57", "91.31", "63.16", "84.49"]
+    cited = dict(zip(header, rows[-1], strict=True))
+    assert "AlexNet" in cited["labels"] and cited["test top-5, paper"] == "83.6"
+    assert cited["test top-5, ours"] == "cited" and cited["seeds"] == ""
+
+
+def test_coverage_names_whole_subset_and_never(tmp_path):
+    """From run directories: a whole run, one with a limit, one that has not ended, and points of a curve."""
+
+    def a_run(settings, summary=True, lines=()):
+        point = Point(settings[0], tuple(settings[1:]))
+        folder = tmp_path / "runs" / point.folder_name
+        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").write_text(point.load().to_yaml())
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if summary:
+            a_summary(recipe=settings[0]).write(folder)
+        return f"runs/{point.folder_name}"
+
+    one = a_run(["cifar10_mlp_1x512_true"])
+    two = a_run(["cifar10_mlp_1x512_true", "seed=1", "train.threads=1"])
+    part = a_run(["cifar10_alexnet_true", "data.limit=1000"])
+    line = {"step": 5, "epoch": 7.5, "wall_seconds": 1.0, "train_top1_percent": 31.25, "test_top1_percent": 20.0}
+    begun = a_run(["cifar10_inception_random"], summary=False, lines=[line])
+    a_run(["cifar10_inception_true"], summary=False)  # died before its first evaluation
+    point = a_run(["cifar10_mlp_1x512_partial", "data.labels.p=0.3"])
+    (header, rows), *_ = coverage(tmp_path).tables
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    label = "model {}, labels {}, random crop no, weight decay {}"
+    state, seeds, proof = found["table1", label.format("MLP 1x512", "true", "no")]
+    assert (state, seeds) == ("whole", "2") and {one, two} == {path.removesuffix("/summary.json") for path in
+                                                              proof.split(", ")}  # fmt: skip
+    assert found["table1", label.format("AlexNet", "true", "no")] == [
+        "subset: data.limit=1000", "", f"{part}/summary.json"
+    ]  # fmt: skip
+    assert found["table1", label.format("Inception", "random", "no")] == [
+        "subset: 7.5 of 100 epochs", "", f"{begun}/metrics.jsonl"
+    ]  # fmt: skip
+    for missing in (label.format("Inception", "true", "no"), label.format("MLP 1x512", "true", "yes")):
+        assert found["table1", missing] == ["never", "", ""]
+    levels = [found["fig1b", f"model MLP 1x512, corruption {level:g}"] for level in LEVELS]
+    assert [state for state, *_ in levels] == ["never"] * 3 + ["whole"] + ["never"] * 7
+    assert levels[3][2] == f"{point}/summary.json"
+    assert {row[0] for row in rows} == {*EXPERIMENTS, *STUDIES}
+    entry = next(
+        e for e in EXPERIMENTS["table1"].entries(Scope(["inception"], False)) if e.labels["labels"] == "random"
+    )
+    job = Job(entry.point(0, ()), tmp_path / begun)
+    header, (row,) = comparison(EXPERIMENTS["table1"], [Result(entry, [job])])
+    assert row[header.index("test, ours")] == "20.00 after 7.5 epochs (not finished)"
+
+
+def test_figure_2a_compares_what_it_says():
+    for entry in EXPERIMENTS["fig2a"].entries(Scope(None, smoke=False)):
+        recipe, curve = entry.point(0, ()).load(), entry.labels["curve"]
+        assert recipe.optim.weight_decay > 0 and "weight decay" in curve
+        assert recipe.data.augment.color == ("augmentation" in curve) == (recipe.model.dropout > 0)
 
 
 def test_time_to_overfit_is_relative_to_the_same_seeds_true_labels(tmp_path):
@@ -121,14 +192,38 @@ def test_time_to_overfit_is_relative_to_the_same_seeds_true_labels(tmp_path):
     for entry in EXPERIMENTS["fig1b"].entries(scope):
         level = entry.level
         jobs = [
-            finished(tmp_path, f"{level}-{s}", test_top1=50 - 40 * level, interpolation_epoch=(s + 1) * (2 + level))
+            finished(
+                tmp_path, f"{level}-{s}", test_top1=50 - 40 * level, fitted_epoch=(s + 1) * (2 + level), fitted_at=99.9
+            )
             for s in range(2)
         ]
         results.append(Result(entry, jobs))
-    ((_, figure),) = FIGURES["fig1b"](results)
+    ((title, figure),) = FIGURES["fig1b"](results)
+    assert "99.9 %" in title and "relative" in title and "hollow" not in title
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([(2 + entry.entry.level) / 2 for entry in results])
     ((_, figure),) = FIGURES["fig1c"](results)
     assert figure.axes[0].lines[0].get_ydata() == pytest.approx([50 + 40 * entry.entry.level for entry in results])
+
+
+def test_a_point_that_was_never_fitted_is_drawn_as_a_lower_bound(tmp_path):
+    entries = EXPERIMENTS["fig1b"].entries(Scope(["mlp_1x512"], smoke=True))
+    at = {entry.level: 10 * (1 + entry.level) for entry in entries}
+
+    def drawn(name, unfitted):
+        jobs = [
+            finished(tmp_path, f"{name}{level}", epochs=60.0, fitted_epoch=None if level == unfitted else epoch)
+            for level, epoch in at.items()
+        ]
+        ((title, figure),) = FIGURES["fig1b"]([Result(e, [job]) for e, job in zip(entries, jobs, strict=True)])
+        return title, figure.axes[0]
+
+    title, axes = drawn("one", 1.0)
+    assert axes.lines[0].get_ydata()[-2:] == pytest.approx([1.9, 6.0])
+    (hollow,) = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert hollow.get_xydata().tolist() == [[1.0, 6.0]] and "not fitted within 60 epochs" in title
+    title, axes = drawn("base", 0.0)  # nothing to be relative to
+    assert axes.lines[0].get_ydata()[:2] == pytest.approx([60, 11]) and "relative" not in title
+    assert axes.get_ylabel() == "epochs to overfit"
 
 
 CURVE = ([0, 10, 20], [2.3, 1.0, 0.1])

@@ -43,13 +43,28 @@ def test_it_memorises_and_says_so(tmp_path):
     settings = ["data.limit=300", "train.epochs=300", f"run.dir={tmp_path / 'run'}"]
     summary = train(load("quickstart", settings))
     assert summary.train_top1 == summary.train_top1_corrupted_part == summary.train_top1_clean_part == 100
-    assert summary.interpolation_epoch == summary.epochs < 300
+    assert summary.interpolation_epoch == summary.fitted_epoch == summary.epochs < 300
+    assert summary.first_epoch_at["99"] <= summary.first_epoch_at["99.9"] <= summary.first_epoch_at["100"]
+    assert summary.first_epoch_at["100"] == summary.interpolation_epoch
     assert summary.train_top1_true_labels < 25 and summary.train_top1_corrupted_part_true_labels == 0
     assert summary.test_top1 <= summary.best_test_top1 < 40
     manifest = (tmp_path / "run" / "manifest.json").read_bytes()
     import hashlib
 
     assert hashlib.sha256(manifest).hexdigest() == summary.manifest_sha256
+
+
+def test_fitted_is_what_the_recipe_says(tmp_path):
+    """At 97 % the run ends at its first evaluation with that, and says which accuracies it crossed when."""
+    settings = ["data.limit=300", "train.epochs=300", "train.fitted_at=97", f"run.dir={tmp_path / 'run'}"]
+    summary = train(load("quickstart", settings))
+    lines = [line for line in read_metrics(tmp_path / "run") if "train_top1_percent" in line]
+    reached = [line["epoch"] for line in lines if line["train_top1_percent"] >= 97]
+    assert summary.train_top1 >= 97 and [summary.fitted_epoch] == reached == [summary.epochs]
+    for level, epoch in summary.first_epoch_at.items():
+        assert epoch == next((line["epoch"] for line in lines if line["train_top1_percent"] >= float(level)), None)
+    with pytest.raises(UserError, match="fitted_at=0"):
+        load("quickstart", ["train.fitted_at=0"])
 
 
 def test_partial_corruption_is_split_into_its_parts(tmp_path):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from whole_runs import fresh_accelerate  # noqa: F401
 
+from fastgen import models
 from fastgen.optim.optimizers import OptimSpec, add_clipped_decay, make_optimizer
 from fastgen.recipe.schema import ProgressiveSpec, TrainSpec
 from fastgen.training.averaging import WeightAverage
@@ -90,6 +91,28 @@ def test_rmsprop_is_tensorflows():
             step = 0.9 * step + 0.1 * gradient / np.sqrt(square + 1.0)
             values = values - step
         assert np.allclose(parameter.detach().numpy(), values, atol=1e-5)
+
+
+@pytest.mark.parametrize(("decay_on", "shrunk"), [
+    ("all", {"convolutions.0", "convolutions.4", "fc1", "fc2", "classifier"}),
+    ("weights", {"convolutions.0", "convolutions.4", "fc1", "fc2", "classifier"}),
+    ("hidden", {"fc1", "fc2"}),
+])  # fmt: skip
+def test_weight_decay_shrinks_what_it_says(decay_on, shrunk):
+    """Where the loss has no gradient, a step of SGD multiplies what is decayed by 1 - rate * decay."""
+    torch.manual_seed(0)
+    network = models.make("fastgen_alexnet")
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    optimizer = make_optimizer(network, OptimSpec(lr=0.5, momentum=0.0, weight_decay=0.1, decay_on=decay_on))
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        layer, kind = name.rsplit(".", 1)
+        decayed = layer in shrunk and (kind == "weight" or decay_on == "all")
+        torch.testing.assert_close(parameter, before[name] * (0.95 if decayed else 1.0))
+    with pytest.raises(UserError, match=r"unknown optim.decay_on 'weight'.*weights"):
+        OptimSpec(decay_on="weight").validate()
 
 
 def clipped_step(spec, accelerator, decayed=(3.0, 4.0), gradient=(2.7, 3.6)):

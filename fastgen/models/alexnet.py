@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastgen.models.base import PaperNetwork, Size, side_of
+from fastgen.models.tensorflow import SameMaxPool2d
 
 
 class LocalResponseNorm(nn.Module):
@@ -34,7 +35,7 @@ class LocalResponseNorm(nn.Module):
 class SmallAlexNet(PaperNetwork):
     """Twice (conv 5x5 64, ReLU, max pool 3x3 stride 2, local response norm), then 384, 192, classes.
 
-    Pooling windows may reach over the right and lower edge (as TensorFlow's SAME at even sizes): 28 -> 14 -> 7.
+    Pooling windows lie as TensorFlow's SAME: 28 -> 14 -> 7.
     PyTorch's default initialisation; the paper does not state one.
     """
 
@@ -43,10 +44,10 @@ class SmallAlexNet(PaperNetwork):
         sides = side_of(img_size, 4, "the small AlexNet")
         layers: list[nn.Module] = []
         for channels in (in_chans, 64):
-            pool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+            pool = SameMaxPool2d(3, stride=2)
             layers += [nn.Conv2d(channels, 64, 5, padding=2), nn.ReLU(inplace=True), pool, LocalResponseNorm(64)]
         self.convolutions = nn.Sequential(*layers)
-        rows, columns = (side // 4 for side in sides)
+        rows, columns = (-(-side // 4) for side in sides)
         self.fc1 = nn.Linear(64 * rows * columns, 384)
         self.fc2 = nn.Linear(384, 192)
         self.num_features = 192

@@ -6,22 +6,24 @@ import torch
 from torch import nn
 
 from fastgen.models.base import PaperNetwork, Size, side_of
+from fastgen.models.tensorflow import SameConv2d, SameMaxPool2d, without_scale
 
 
 class ConvModule(nn.Sequential):
-    """Convolution with bias, batch norm without parameters of its own, ReLU.
+    """Convolution, batch norm, ReLU; or convolution and ReLU.
 
-    With biases, and without scale and shift, the parameter counts with and without batch norm are both the paper's.
+    Each output channel has one shift: batch norm's, as TensorFlow's slim has it (no bias in the convolution, beta, no
+    gamma), or without batch norm the convolution's bias. So both networks have the paper's number of parameters.
     """
 
     def __init__(self, before: int, after: int, size: int, stride: int, batch_norm: bool) -> None:
-        convolution = nn.Conv2d(before, after, size, stride=stride, padding=size // 2)
+        convolution = SameConv2d(before, after, size, stride=stride, bias=not batch_norm)
         # Glorot and Bengio (2010). Without batch norm the recipe's learning rate of 0.1 needs it: He's initialisation,
         # of twice the variance or more, stays at chance there, and PyTorch's default fades over eleven layers.
         nn.init.xavier_uniform_(convolution.weight)
-        assert convolution.bias is not None
-        nn.init.zeros_(convolution.bias)
-        norm = [nn.BatchNorm2d(after, affine=False)] if batch_norm else []
+        if convolution.bias is not None:
+            nn.init.zeros_(convolution.bias)
+        norm = [without_scale(nn.BatchNorm2d(after))] if batch_norm else []
         super().__init__(convolution, *norm, nn.ReLU(inplace=True))
 
 
@@ -44,7 +46,7 @@ class DownsampleModule(nn.Module):
     def __init__(self, before: int, c3: int, batch_norm: bool) -> None:
         super().__init__()
         self.three = ConvModule(before, c3, 3, 2, batch_norm)
-        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.pool = SameMaxPool2d(3, stride=2)
         self.channels = c3 + before
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,8 @@ from timm.models.inception_v3 import InceptionV3
 from torch import nn
 from torch.nn import functional as F
 
+from fastgen.models.tensorflow import without_scale
+
 _MOMENTUM = 1 - 0.9997  # of batch norm's averages; TensorFlow's decay is the part that is kept
 _STDDEV = 0.1  # of the weights, but for the auxiliary head's:
 _AUX_CONVOLUTION, _AUX_CLASSIFIER = 0.01, 0.001
@@ -23,14 +25,12 @@ _AUX_CONVOLUTION, _AUX_CLASSIFIER = 0.01, 0.001
 class ShiftBatchNormAct2d(BatchNormAct2d):
     """Batch norm with a shift but no scale, then the activation, in timm's place for both.
 
-    slim's batch_norm has scale=False: a ReLU and another convolution follow, which can scale. The constant ones are no
-    part of a checkpoint.
+    slim's batch_norm has scale=False: a ReLU and another convolution follow, which can scale.
     """
 
     def __init__(self, num_features: int, **settings: Any) -> None:
         super().__init__(num_features, **settings)
-        del self.weight
-        self.register_buffer("weight", torch.ones(num_features, device=self.bias.device), persistent=False)
+        without_scale(self)
 
 
 def _norm(num_features: int, **settings: Any) -> ShiftBatchNormAct2d:

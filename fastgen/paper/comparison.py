@@ -1,10 +1,11 @@
 """Our runs beside the paper's numbers: means over seeds, spreads, and the tables that show both."""
 
-from dataclasses import dataclass
+import statistics
+from dataclasses import dataclass, fields
 
 from fastgen.paper.experiments import Entry, Experiment
 from fastgen.report.spread import interval, mean_and_deviation
-from fastgen.runs.summary import Summary
+from fastgen.runs.summary import Evaluation, Summary, metric
 from fastgen.sweeps.executor import Job
 
 
@@ -43,7 +44,7 @@ def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str]
         row = list(result.entry.labels.values())
         for key in experiment.columns:
             values, printed, has_paper = result.values(key), result.entry.paper.get(key, ""), key in printed_keys
-            row += [printed] * has_paper + [mean_and_deviation(values) if values else _why_nothing(result, key)]
+            row += [printed] * has_paper + [_ours(result, key, values)]
             row += [_inside(values, printed)] * (has_paper and several)
         row += [
             str(len(result.summaries)),
@@ -51,13 +52,35 @@ def comparison(experiment: Experiment, results: list[Result]) -> tuple[list[str]
             mean_and_deviation([seconds / 60 for seconds in result.values("wall_seconds")], 1),
         ]
         rows.append(row)
+    for cited in experiment.cited:
+        row = [*cited.labels.values()]
+        for key in experiment.columns:
+            has_paper = key in printed_keys
+            row += [cited.paper.get(key, "")] * has_paper + ["cited"] + [""] * (has_paper and several)
+        rows.append([*row, "", "", ""])
     return header, rows
 
 
-def _why_nothing(result: Result, key: str) -> str:
+def _ours(result: Result, key: str, values: list[float]) -> str:
+    """Mean and deviation; a lower bound where a run ended before it had fitted its training set; or why nothing."""
     if not result.summaries:
-        return next((job.state for job in result.jobs if job.problem), "not run")
-    return "never" if key == "interpolation_epoch" else "-"
+        return next((job.state for job in result.jobs if job.problem), _so_far(result, key))
+    if key != "fitted_epoch":
+        return mean_and_deviation(values)
+    ends = [s.epochs if s.fitted_epoch is None else s.fitted_epoch for s in result.summaries]
+    unfitted = len(ends) - len(values)
+    if not unfitted:
+        return mean_and_deviation(ends)
+    return f"> {statistics.mean(ends):g} epochs" + (f" ({unfitted} of {len(ends)} unfitted)" if values else "")
+
+
+def _so_far(result: Result, key: str) -> str:
+    """Of a run that has not ended: its last evaluation, and when that was."""
+    if key in {item.name for item in fields(Evaluation)}:
+        for job in result.jobs:
+            if (line := job.run.last_line(metric(key))) and line[metric(key)] is not None:
+                return f"{line[metric(key)]:.2f} after {line['epoch']:g} epochs (not finished)"
+    return "not run"
 
 
 def _inside(values: list[float], printed: str) -> str:

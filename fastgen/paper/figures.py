@@ -20,20 +20,29 @@ def _fig1a(results: list[Result]) -> list[tuple[str, Figure]]:
 
 
 def _fig1b(results: list[Result]) -> list[tuple[str, Figure]]:
-    """Relative to the same seed's time at level 0, as the paper draws it."""
+    """Relative to the same seed's time at level 0, as the paper draws it.
+
+    A run that ended unfitted counts with the epochs that it trained, and its point is drawn as a lower bound. Where a
+    run at level 0 is not there or was not fitted, nothing can be relative to it: then all are drawn in epochs.
+    """
+    by_model = _by_model(results)
+    based = all(job.summary and job.summary.fitted_epoch for levels in by_model.values() for job in levels[0.0].jobs)
     series = {}
-    for model, by_level in _by_model(results).items():
-        base = [s.interpolation_epoch if (s := job.summary) else None for job in by_level[0.0].jobs]
-        values = [
-            [
-                summary.interpolation_epoch / first
-                for job, first in zip(by_level[level].jobs, base, strict=True)
-                if first and (summary := job.summary) and summary.interpolation_epoch
-            ]
-            for level in LEVELS
-        ]
-        series[model] = _series(values)
-    return [("Time to fit the training set, relative to true labels", against_corruption(series, "time to overfit"))]
+    for model, by_level in by_model.items():
+        bases = [job.summary.fitted_epoch if based and job.summary else 1 for job in by_level[0.0].jobs]
+        values, above = [], []
+        for level in LEVELS:
+            found = [(s, base) for job, base in zip(by_level[level].jobs, bases, strict=True) if (s := job.summary)]
+            values.append([(s.fitted_epoch or s.epochs) / (base or 1) for s, base in found])
+            above.append(any(s.fitted_epoch is None for s, _ in found))
+        series[model] = _series(values, above)
+    percent = " and ".join(sorted({f"{s.fitted_at:g}" for result in results for s in result.summaries})) or "100"
+    title = f"Time until {percent} % of the training set is fitted"
+    limits = sorted({f"{s.epochs:g}" for result in results for s in result.summaries if s.fitted_epoch is None})
+    title += f"; hollow with an arrow: not fitted within {' or '.join(limits)} epochs" if limits else ""
+    if based:
+        return [(f"{title}, relative to true labels", against_corruption(series, "time to overfit"))]
+    return [(title, against_corruption(series, "epochs to overfit"))]
 
 
 def _fig1c(results: list[Result]) -> list[tuple[str, Figure]]:
@@ -64,13 +73,14 @@ def _by_model(results: list[Result]) -> dict[str, dict[float, Result]]:
     return out
 
 
-def _series(values: list[list[float]]) -> Series:
-    present = [(level, found) for level, found in zip(LEVELS, values, strict=True) if found]
+def _series(values: list[list[float]], above: list[bool] | None = None) -> Series:
+    present = [i for i, found in enumerate(values) if found]
     return Series(
-        x=[level for level, _ in present],
-        mean=[statistics.mean(found) for _, found in present],
-        low=[min(found) for _, found in present],
-        high=[max(found) for _, found in present],
+        x=[LEVELS[i] for i in present],
+        mean=[statistics.mean(values[i]) for i in present],
+        low=[min(values[i]) for i in present],
+        high=[max(values[i]) for i in present],
+        above=above and [above[i] for i in present],
     )
 
 

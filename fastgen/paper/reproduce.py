@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 from fastgen.paper.comparison import Result, comparison
+from fastgen.paper.coverage import coverage
 from fastgen.paper.experiments import EXPERIMENTS, SMOKE_SAMPLES, STUDIES, WHAT_MOVES_IT, Entry, Scope, names
 from fastgen.paper.figures import FIGURES
 from fastgen.paper.studies import find_study, run_study
@@ -49,7 +50,10 @@ def reproduce(
     for experiment, rows in plans.items():
         results = [Result(entry, [by_folder[point.folder_name] for point in points]) for entry, points in rows]
         _show(experiment, results, root, command, smoke)
-    failed = [] if name != "all" or smoke else _all_studies(settings, root, command, only_show)
+    failed = []
+    if name == "all" and not smoke:
+        failed = _all_studies(settings, root, command, only_show)
+        finish(coverage(root), root / "coverage.html")
     tell_failures(found)
     if failed:
         raise SystemExit(1)

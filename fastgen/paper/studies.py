@@ -79,16 +79,18 @@ def run_study(
             raise UserError(f"{name} does not use {override}; its settings are {'*, '.join(study.keys)}*")
     rows: list[tuple[Row, Numbers]] = []
     for case in study.cases(models):
-        text = json.dumps({"case": case.described, "settings": asdict(settings)}, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        path = root / "theory" / f"{name}-{case.name}-{digest}.json"
+        path = case_file(name, case, settings, root)
         if not path.is_file():
             if only_show:
                 continue
             started = time.perf_counter()
             computed = _with_progress(case, settings)
             path.parent.mkdir(parents=True, exist_ok=True)
-            document = {**json.loads(text), "seconds": time.perf_counter() - started, "measured": computed}
+            document = {
+                **json.loads(_all_of(case, settings)),
+                "seconds": time.perf_counter() - started,
+                "measured": computed,
+            }
             write_atomically(path, json.dumps(document, indent=1) + "\n")
         found = zip(case.rows, json.loads(path.read_text())["measured"], strict=True)
         rows += [(row, numbers) for row, numbers in found if numbers is not None]
@@ -105,6 +107,17 @@ def run_study(
         page.figure(f"{name}-{len(page.figures)}" if page.figures else name, figure, title)
     page.code(command)
     return page
+
+
+def case_file(name: str, case: Case, settings: Settings, root: Path) -> Path:
+    """Where the outcome of a study's case with these settings lies."""
+    digest = hashlib.sha256(_all_of(case, settings).encode()).hexdigest()[:10]
+    return root / "theory" / f"{name}-{case.name}-{digest}.json"
+
+
+def _all_of(case: Case, settings: Settings) -> str:
+    """All that decides the outcome, as JSON."""
+    return json.dumps({"case": case.described, "settings": asdict(settings)}, sort_keys=True)
 
 
 def _table(study: Study, rows: list[tuple[Row, Numbers]]) -> tuple[list[str], list[list[str]]]:

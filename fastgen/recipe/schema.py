@@ -75,7 +75,8 @@ class TrainSpec:
 
     epochs: int = 100
     max_steps: int | None = None  # optimizer steps: the run ends there, if before its last epoch
-    stop_at_interpolation: bool = False  # end when every training sample is classified as labelled
+    stop_at_interpolation: bool = False  # end when the training set is fitted
+    fitted_at: float = 100.0  # percent of the training set: from this accuracy on it counts as fitted
     evaluate_epochs: int = 1  # evaluate every this many epochs
     checks_per_epoch: int = (
         1  # with stop_at_interpolation, evaluations in an epoch once the training set is nearly fitted

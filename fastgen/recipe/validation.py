@@ -54,6 +54,8 @@ def validate(recipe: Recipe) -> None:
     data.view.validate()
     _check_sizes(data)
     _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
+    if not 0 < train.fitted_at <= 100:
+        raise UserError(f"train.fitted_at={train.fitted_at} is a percentage above 0 and up to 100")
     for key in ("model.dropout", "train.label_smoothing", "train.ema"):
         if not 0 <= values[key] < 1:
             raise UserError(f"{key}={values[key]} must be at least 0 and below 1")

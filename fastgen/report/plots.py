@@ -23,12 +23,13 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 @dataclass(frozen=True)
 class Series:
-    """A line with its spread: y's mean, low and high at each x."""
+    """A line with its spread: y's mean, low and high at each x. above: where y is only known to be above the mean."""
 
     x: list[float]
     mean: list[float]
     low: list[float]
     high: list[float]
+    above: list[bool] | None = None
 
 
 def loss_curves(curves: dict[str, Curve]) -> Figure:
@@ -45,13 +46,18 @@ def loss_curves(curves: dict[str, Curve]) -> Figure:
 def against_corruption(series: dict[str, Series], ylabel: str) -> Figure:
     """Figures 1b and 1c: something against the level of label corruption (fraction), a line for each network.
 
-    A band reaches from the lowest to the highest of several seeds.
+    A band reaches from the lowest to the highest of several seeds. Hollow with an arrow: the true value lies above.
     """
     figure, axes = _figure("label corruption", ylabel)
     for (name, line), style in zip(series.items(), _styles(), strict=False):
         axes.plot(line.x, line.mean, markersize=5, label=name, **style)
         if line.low != line.high:
             axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.2, linewidth=0)
+        for x, y, above in zip(line.x, line.mean, line.above or [], strict=False):
+            if above:
+                axes.plot(x, y, marker=style["marker"], markersize=7, color=style["color"], markerfacecolor="white")
+                arrow = {"arrowstyle": "<-", "color": style["color"]}
+                axes.annotate("", (x, y), (0, 18), textcoords="offset points", arrowprops=arrow)
     axes.set(xlim=(-0.03, 1.03), ylim=(0, None))
     _legend(axes, len(series))
     return figure

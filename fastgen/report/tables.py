@@ -17,7 +17,7 @@ _SUMMARY = {
     "rademacher_complexity": "complexity",
     "test_top1": "test (%)",
     "best_test_top1": "best test",
-    "interpolation_epoch": "fitted at epoch",
+    "fitted_epoch": "fitted at epoch",
     "images_per_second": "images/s",
 }
 _OF_SIGNS = ("rademacher_complexity",)  # the keys of _SUMMARY that make a column only where some run has them
@@ -65,7 +65,7 @@ def over_seeds(runs: list[Run]) -> Table | None:
     several = [group for group in groups.values() if len(group) > 1]
     if not several:
         return None
-    keys = ["train_top1", "test_top1", "interpolation_epoch"]
+    keys = ["train_top1", "test_top1", "fitted_epoch"]
     keys += [key for key in _OF_SIGNS if any(_of(run, key) is not None for group in several for run in group)]
     return ["runs", "seeds", *(_SUMMARY[key] for key in keys)], [
         [

@@ -15,8 +15,8 @@ from pipelines.provenance import made_by
 
 # Keys that may differ between a run and its continuation: how long, how observed, on which machine.
 _FREE = (
-    "run.", "track.", "train.epochs", "train.max_steps", "train.threads", "train.timeout_minutes", "data.backend",
-    "data.workers", "data.stage", "data.shards", "data.root", "bake.workers",
+    "run.", "track.", "train.epochs", "train.max_steps", "train.threads", "train.timeout_minutes", "train.compile",
+    "train.channels_last", "data.backend", "data.workers", "data.stage", "data.shards", "data.root", "bake.workers",
 )  # fmt: skip
 RECIPE = "recipe.yaml"
 MADE_BY = "made_by.json"

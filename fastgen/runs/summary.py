@@ -55,10 +55,11 @@ class Summary(Evaluation):
     """summary.json: the last evaluation and the results of the run.
 
     status: FINISHED or INTERRUPTED (by a signal; a checkpoint is there). params: weights and biases. epochs: trained,
-    also parts of one. best_*: percent, over all evaluations. interpolation_epoch: at which the training set was fitted;
-    None if never. rademacher_complexity: of random signs, this draw's part of it (paper, section 2.2), else None.
-    data_stall_fraction: of the loop's time, spent waiting for batches. time_fractions: stage -> part of the counted
-    time. made_by: versions of fastgen and of what it computes with.
+    also parts of one. best_*: percent, over all evaluations. interpolation_epoch: of the first evaluation with every
+    training sample classified as labelled, None if there was none; fitted_epoch: with at least fitted_at percent of
+    them; first_epoch_at: with 99, 99.9 and 100 percent. rademacher_complexity: of random signs, this draw's part of it
+    (paper, section 2.2), else None. data_stall_fraction: of the loop's time, spent waiting for batches. time_fractions:
+    stage -> part of the counted time. made_by: versions of fastgen and of what it computes with.
     """
 
     status: str
@@ -70,6 +71,9 @@ class Summary(Evaluation):
     best_test_top1: float | None = _measured("percent")
     best_test_top5: float | None = _measured("percent")
     interpolation_epoch: float | None = None
+    fitted_at: float = 100.0
+    fitted_epoch: float | None = None
+    first_epoch_at: dict[str, float | None] = field(default_factory=dict)
     rademacher_complexity: float | None = None
     images_per_second: float
     data_stall_fraction: float

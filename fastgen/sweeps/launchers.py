@@ -95,7 +95,7 @@ def _no_main_module() -> Iterator[None]:
 def _train(
     arguments: list[str], log: Path, cores: tuple[int, ...], environment: dict[str, str], modules: list[str], lock: Path
 ) -> None:
-    os.setsid()  # the terminal's signals reach the sweep alone
+    os.setpgrp()  # the terminal's signals reach the sweep alone; a session of its own would have its own priority
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)

@@ -17,7 +17,7 @@ from fastgen.sweeps.grid import Grid
 from fastgen.terminal import console
 from pipelines.durable import write_atomically
 
-_RESULTS = ("train_top1", "test_top1", "interpolation_epoch", "epochs", "wall_seconds")
+_RESULTS = ("train_top1", "test_top1", "interpolation_epoch", "fitted_epoch", "epochs", "wall_seconds")
 
 
 def sweep(
@@ -121,7 +121,7 @@ class LiveTable:
             return ["", job.problem[:60], "", ""]
         if summary := job.summary:
             epoch, train, test = summary.epochs, summary.train_top1, summary.test_top1
-            fitted = summary.interpolation_epoch
+            fitted = summary.fitted_epoch
         elif (line := job.run.last_line(metric("train_top1"))) and job.state == RUNNING:
             epoch, train, test, fitted = line["epoch"], line[metric("train_top1")], line[metric("test_top1")], None
         else:

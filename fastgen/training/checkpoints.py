@@ -19,6 +19,7 @@ from pipelines.durable import write_atomically
 from pipelines.errors import UserError
 
 POSITION = "position.json"
+CROSSINGS = (99.0, 99.9, 100.0)  # percent; at 100 every single training sample is classified as labelled
 # What reading a file raises that is cut, changed or of another model.
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, UnpicklingError, SafetensorError)
 
@@ -28,6 +29,7 @@ class Position:
     """Where a run stands. `step` is the run's only counter.
 
     evaluation: the last one, made at step evaluated_step (0: none yet). best_*: percent, over all evaluations.
+    crossings: training accuracy in percent, written as "99.9" -> the epochs of the first evaluation that reached it.
     nearly: whether the last epoch fitted nearly all samples. running: the meter's totals. seconds: of training and
     evaluation so far. world_size: number of processes that wrote this checkpoint.
     """
@@ -36,7 +38,7 @@ class Position:
     step: int = 0
     evaluated_step: int = 0
     evaluation: Evaluation = field(default_factory=Evaluation)
-    interpolation_epoch: float | None = None
+    crossings: dict[str, float] = field(default_factory=dict)
     best_test_top1: float | None = None
     best_test_top5: float | None = None
     nearly: bool = False
@@ -55,16 +57,21 @@ class Position:
         """How many of this epoch's steps are done; 0 just after the last of an epoch."""
         return self.step % self.steps_per_epoch
 
+    def crossed(self, level: float) -> float | None:
+        """The epochs of the first evaluation whose training accuracy reached `level` percent; None if none did."""
+        return self.crossings.get(f"{level:g}")
+
     @property
     def epochs(self) -> float:
         """Epochs trained so far, with a fraction for the last one."""
         return round(self.step / self.steps_per_epoch, 4)
 
-    def record(self, evaluation: Evaluation) -> None:
-        """Remember an evaluation of this step."""
+    def record(self, evaluation: Evaluation, fitted_at: float) -> None:
+        """Remember an evaluation of this step. fitted_at: train.fitted_at."""
         self.evaluation, self.evaluated_step = evaluation, self.step
-        if evaluation.train_top1 == 100 and self.interpolation_epoch is None:  # exactly: every single sample
-            self.interpolation_epoch = self.epochs
+        for level in (*CROSSINGS, fitted_at):
+            if evaluation.train_top1 is not None and evaluation.train_top1 >= level:
+                self.crossings.setdefault(f"{level:g}", self.epochs)
         if evaluation.test_top1 is not None:
             self.best_test_top1 = max(evaluation.test_top1, self.best_test_top1 or 0.0)
         if evaluation.test_top5 is not None:

@@ -24,7 +24,7 @@ from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
 from pipelines.provenance import made_by
 
-_NEARLY_ALL = 98.0  # percent: from this running accuracy of an epoch on, evaluations are made more often
+_NEARLY = 2.0  # percent below train.fitted_at: from this running accuracy of an epoch on, evaluations come more often
 
 
 def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
@@ -126,8 +126,9 @@ def running(run: Training) -> Iterator[None]:
 
 
 def fitted(run: Training) -> bool:
-    """Whether the run ends because all training samples are classified as labelled."""
-    return run.recipe.train.stop_at_interpolation and run.position.interpolation_epoch is not None
+    """Whether the run ends because its training set is fitted."""
+    settings = run.recipe.train
+    return settings.stop_at_interpolation and run.position.crossed(settings.fitted_at) is not None
 
 
 def log_progress(run: Training, step: Step) -> None:
@@ -149,7 +150,8 @@ def end_epoch(run: Training, step: Step) -> None:
     run.meter.wait()
     for watcher in run.watchers:
         watcher.epoch(run.position.epoch - 1)
-    run.position.nearly = run.meter.take_epoch() >= _NEARLY_ALL and run.recipe.train.stop_at_interpolation
+    settings, running_top1 = run.recipe.train, run.meter.take_epoch()
+    run.position.nearly = settings.stop_at_interpolation and running_top1 >= settings.fitted_at - _NEARLY
 
 
 def agree(run: Training) -> int:
@@ -175,7 +177,8 @@ def evaluation_is_due(run: Training) -> bool:
 
 def evaluate(run: Training) -> None:
     run.clock.enter(EVALUATE)
-    run.position.record(evaluate_splits(run.accelerator, run.measured, run.data))
+    evaluation = evaluate_splits(run.accelerator, run.measured, run.data)
+    run.position.record(evaluation, run.recipe.train.fitted_at)
     run.log(run.position.evaluation.line())
     run.display.evaluated(run.position)
     run.clock.enter(None)
@@ -221,7 +224,10 @@ def finish(run: Training) -> Summary:
         steps=position.step,
         best_test_top1=position.best_test_top1,
         best_test_top5=position.best_test_top5,
-        interpolation_epoch=position.interpolation_epoch,
+        interpolation_epoch=position.crossed(100),
+        fitted_at=recipe.train.fitted_at,
+        fitted_epoch=position.crossed(recipe.train.fitted_at),
+        first_epoch_at={f"{level:g}": position.crossed(level) for level in checkpoints.CROSSINGS},
         # (1/n) sum_i sigma_i h(x_i) with signs sigma_i and h(x) = +-1
         rademacher_complexity=None if signs_top1 is None else 2 * signs_top1 / 100 - 1,
         images_per_second=round(run.clock.images_per_second, 1),

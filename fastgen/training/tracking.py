@@ -92,8 +92,8 @@ class Display(Watcher):
         self.say(", ".join(parts))
 
     def finished(self, summary: Summary) -> None:
-        epoch = summary.interpolation_epoch
-        fit = "not interpolated" if epoch is None else f"interpolated at epoch {epoch:g}"
+        at = "the training set" if summary.fitted_at == 100 else f"{summary.fitted_at:g} % of the training set"
+        fit = f"{at} {'not fitted' if summary.fitted_epoch is None else f'fitted at epoch {summary.fitted_epoch:g}'}"
         self.say(
             f"{summary.status} after {summary.epochs:g} epochs, {fit}, {summary.images_per_second:,.0f} images/s, "
             f"waiting for data {100 * summary.data_stall_fraction:.1f} %: {summary.run_dir}/{SUMMARY}"

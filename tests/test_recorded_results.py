@@ -1,0 +1,42 @@
+"""What is committed of the paper's runs: copies without names of a machine, and a README that follows them."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from whole_runs import a_summary
+
+from fastgen.recipe.load import load
+from fastgen.runs.run import Run
+from fastgen.runs.summary import Summary
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    return runpy.run_path("benchmarks/record_runs.py")
+
+
+def test_a_copy_has_the_evaluations_and_no_folder_of_the_machine(script, tmp_path):
+    run, copy = tmp_path / "secret" / "runs" / "one", tmp_path / "copy"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text(load("quickstart", [f"run.dir={run}", f"data.root={tmp_path}/secret"]).to_yaml())
+    lines = [{"step": step, "epoch": step / 10, "train_running_loss_nats": 1.0} for step in range(1, 1001)]
+    lines += [{"step": 1000, "epoch": 100.0, "train_top1_percent": 99.0, "test_top1_percent": 50.0}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    script["record"](run, copy)
+    assert Run(copy).summary is None and not Run(copy).finished  # it has not ended yet
+    a_summary(run_dir=str(run), test_top1=50.0).write(run)
+    script["record"](run, copy)
+    assert Run(copy).finished and Summary.read(copy).test_top1 == 50
+    assert 50 < len(Run(copy).lines) < 70 and Run(copy).lines[-1]["test_top1_percent"] == 50
+    assert not any("secret" in file.read_text() for file in copy.iterdir())
+
+
+def test_the_readme_has_the_table_that_the_recorded_runs_give(script):
+    text = (ROOT / "README.md").read_text()
+    assert script["with_table"](text) == text
+    assert script["BEGIN"] in text and text.index(script["BEGIN"]) < text.index(script["END"])
