@@ -62,7 +62,7 @@ class DataSpec(SourceSpec):
 
 @dataclass
 class ModelSpec:
-    """Any name that timm.create_model knows (model.*); `import fastgen` adds the paper's five."""
+    """Any name that timm.create_model knows (model.*); `import fastgen` adds the paper's."""
 
     name: str = "fastgen_mlp_1x512"
     dropout: float = 0.0  # probability of dropping a unit before the classifier
