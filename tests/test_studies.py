@@ -100,9 +100,9 @@ def test_bandwidths_are_chosen_on_held_out_samples(data_folder, tmp_path):
     plain = [row for row in convnet if not row["ridge"]]
     for tried in (pixels, plain):
         (chosen,) = (row for row in tried if row["chosen"])
-        best = min(tried, key=lambda row: row["held_out_error"])
-        bound = best["held_out_error"] + best["standard_error"]
-        assert chosen["gamma"] == min(row["gamma"] for row in tried if row["held_out_error"] <= bound)
+        alike = [row for row in tried if row["above_the_best"] <= row["standard_error"]]
+        assert chosen["gamma"] == min(row["gamma"] for row in alike)
+        assert min(row["above_the_best"] for row in tried) == 0
     ridged = [row for row in convnet if row["ridge"]]
     (chosen,) = (row for row in ridged if row["chosen"])
     assert chosen["held_out_error"] == min(row["held_out_error"] for row in ridged)
@@ -111,11 +111,13 @@ def test_bandwidths_are_chosen_on_held_out_samples(data_folder, tmp_path):
 
 
 def test_the_smoothest_of_equally_accurate_kernels_is_chosen():
-    # Of 2,000 samples, 10 % has a standard error of 0.67 points.
-    assert bandwidth.standard_error(10, 2000) == pytest.approx(0.6708, abs=1e-4)
-    assert bandwidth.choose_gamma((0.1, 0.2, 0.4, 0.8), [12.0, 10.6, 10.0, 10.1], 2000) == 1
-    assert bandwidth.choose_gamma((0.8, 0.4, 0.2), [10.0, 10.6, 10.7], 2000) == 1
-    assert bandwidth.choose_gamma((1.0,), [50.0], 10) == 0
+    best = set(range(100))
+    near, far = set(range(4, 107)), {*range(98), *range(200, 205)}  # 3 more each; 11 and 7 samples tell them apart
+    assert bandwidth.standard_error(best, near) == pytest.approx(11**0.5) and bandwidth.standard_error(best, best) == 0
+    assert bandwidth.choose_gamma((0.2, 0.4, 0.8), [near, best, far]) == 0
+    assert bandwidth.choose_gamma((0.2, 0.4, 0.8), [far, best, near]) == 1
+    assert bandwidth.choose_gamma((0.8, 0.4, 0.2), [best, near, far]) == 1
+    assert bandwidth.choose_gamma((1.0,), [best]) == 0
 
 
 def test_table3_has_the_bandwidths_that_were_chosen():

@@ -26,7 +26,7 @@ def compute_device() -> torch.device:
 
 # What the paper does not state, as `fastgen reproduce table3_bandwidth` chose it (docs/results/table3_bandwidth.md) on
 # 5,000 training samples held out from 10,000 others: the smallest gamma whose error is within one standard error of the
-# smallest error, and, at that gamma, the l2 of the smallest error.
+# smallest error (of the difference between both), and, at that gamma, the l2 of the smallest error.
 MNIST_GAMMA = 0.02  # for pixels in [0, 1]
 GABOR_GAMMA = 1.0
 CIFAR_GAMMA = 0.01

@@ -62,7 +62,7 @@ class KernelSpec:
 class KernelResult:
     """What a kernel machine did.
 
-    test_error, train_error: percent, by the largest output. norm: sqrt(sum over classes of |f|_H^2). residual: the
+    test_error, train_error: percent, by the largest output. mistakes: the test points that are wrong, increasing. norm: sqrt(sum over classes of |f|_H^2). residual: the
     largest |(K + ridge I) alpha - Y| over all equations, in float64. solver: what solved it, in words. precision: of
     the factor, or of everything where there is none. peak_gb: the largest memory of the process (on a GPU: allocated
     there) in units of 1e9 bytes.
@@ -75,6 +75,7 @@ class KernelResult:
     norm: float
     residual: float
     solver: str
+    mistakes: tuple[int, ...]
     precision: str
     seconds: float
     peak_gb: float
@@ -107,11 +108,9 @@ def kernel_machine(
         solution = solve_panels(panels, gaussian.product, targets, spec, progress)
     else:
         solution = _solve_iteratively(gaussian, targets, spec, progress)
-    wrong = sum(
-        int((gaussian.against(part.double()) @ solution.alpha).argmax(1).ne(truth).sum())
-        for part, truth in zip(test.split(_BLOCK), test_labels.split(_BLOCK), strict=True)
-    )
-    return finished(solution, labels, targets, spec, 100 * wrong / len(test), train.shape[1], started)
+    blocks = zip(test.split(_BLOCK), test_labels.split(_BLOCK), strict=True)
+    wrong = [(gaussian.against(part.double()) @ solution.alpha).argmax(1).ne(truth) for part, truth in blocks]
+    return finished(solution, labels, targets, spec, torch.cat(wrong), train.shape[1], started)
 
 
 @dataclass(frozen=True)
@@ -168,20 +167,21 @@ def finished(
     labels: torch.Tensor,
     targets: torch.Tensor,
     spec: KernelSpec,
-    test_error: float,
+    wrong: torch.Tensor,
     features: int,
     started: float,
 ) -> KernelResult:
-    """The result. Its norm is the root of alpha^T K alpha."""
+    """The result. Its norm is the root of alpha^T K alpha. wrong: bool, of each test point."""
     squared_norm = float((solution.alpha * solution.outputs).sum())
     return KernelResult(
         samples=len(labels),
         features=features,
-        test_error=test_error,
+        test_error=100 * float(wrong.double().mean()),
         train_error=100 * float(solution.outputs.argmax(1).ne(labels).double().mean()),
         norm=max(squared_norm, 0.0) ** 0.5,
         residual=solution.residual,
         solver=solution.solver,
+        mistakes=tuple(wrong.nonzero()[:, 0].tolist()),
         precision=spec.precision,
         seconds=time.perf_counter() - started,
         peak_gb=peak_bytes(targets.device) / 1e9,

@@ -139,6 +139,6 @@ class FeatureProducts:
                 distances_to_kernel(part.double(), square, squares[:n], rate) @ solution.alpha
                 for part, square in zip(self._cross.split(_BLOCK), squares[n:].split(_BLOCK), strict=True)
             ]
-            error = 100 * float(torch.cat(outputs).argmax(1).ne(truth).double().mean())
-            results.append(finished(solution, labels, targets, own, error, self._features, self._started))
+            wrong = torch.cat(outputs).argmax(1).ne(truth)
+            results.append(finished(solution, labels, targets, own, wrong, self._features, self._started))
         return results
