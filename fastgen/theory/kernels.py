@@ -62,10 +62,10 @@ class KernelSpec:
 class KernelResult:
     """What a kernel machine did.
 
-    test_error, train_error: percent, by the largest output. mistakes: the test points that are wrong, increasing. norm: sqrt(sum over classes of |f|_H^2). residual: the
-    largest |(K + ridge I) alpha - Y| over all equations, in float64. solver: what solved it, in words. precision: of
-    the factor, or of everything where there is none. peak_gb: the largest memory of the process (on a GPU: allocated
-    there) in units of 1e9 bytes.
+    test_error, train_error: percent, by the largest output. mistakes: the test points that are wrong, increasing.
+    norm: sqrt(sum over classes of |f|_H^2). residual: the largest |(K + ridge I) alpha - Y| over all equations, in
+    float64. solver: what solved it, in words. precision: of the factor, or of everything where there is none. peak_gb:
+    the largest memory of the process (on a GPU: allocated there) in units of 1e9 bytes.
     """
 
     samples: int
