@@ -12,6 +12,7 @@ import torch
 
 from pipelines.errors import UserError
 
+_ROWS = 256  # of a matrix that are multiplied in another precision at a time
 Panels = list[torch.Tensor]
 Progress = Callable[[float], None]  # told the fraction of the work that is done, in [0, 1]
 
@@ -80,12 +81,15 @@ def solve(panels: Panels, right: torch.Tensor) -> torch.Tensor:
 def product(panels: Panels, vectors: torch.Tensor) -> torch.Tensor:
     """A vectors for a symmetric matrix whose lower half the panels hold, before it is factored.
 
-    The blocks on the diagonal must be stored whole. vectors: (n, k), of the panels' dtype. Returns a new tensor (n, k).
+    The blocks on the diagonal must be stored whole. vectors: (n, k), in whose dtype it is computed, a few rows at a
+    time. Returns a new tensor (n, k).
     """
     out = torch.zeros_like(vectors)
     for panel in panels:
         end = panel.shape[1]
-        start = end - len(panel)
-        out[start:end] += panel @ vectors[:end]
-        out[:start] += panel[:, :start].mT @ vectors[start:end]
+        first = end - len(panel)
+        for top, rows in zip(range(first, end, _ROWS), panel.split(_ROWS), strict=True):
+            part, here = rows.to(vectors.dtype), slice(top, top + len(rows))
+            out[here] += part @ vectors[:end]
+            out[:first] += part[:, :first].mT @ vectors[here]
     return out

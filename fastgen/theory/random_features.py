@@ -51,9 +51,9 @@ def convolution_machine(
 class FeatureProducts:
     """Inner products of all images' features, from which the kernel machines of several bandwidths are made.
 
-    Features are standardised with the training set's means and deviations. They are float32, as are their products
-    over 250 filters; those are summed in float64, in which the matrix is kept, so the equations that are solved are
-    those of one matrix, to all its digits.
+    Features are standardised with the training set's means and deviations. They are float32, and products and kernel
+    are kept in spec's precision. The equations that are solved are those of the kernel as it is kept: in float32 its
+    entries are rounded by about 1e-7, and the solution of these equations is exact to the residual that is told.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class FeatureProducts:
                 f"{n:,} points with random convolutional features need {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are "
                 "free: use fewer points (data.limit)"
             )
-        self._panels = cholesky.empty_panels(n, height, torch.float64, device)
+        self._panels = cholesky.empty_panels(n, height, spec.dtype, device)
         for panel in self._panels:
             panel.zero_()
         self._cross = torch.zeros(m, n, device=device)
@@ -95,13 +95,13 @@ class FeatureProducts:
 
     def _needed_bytes(self, n: int, m: int, layer: ConvolutionSpec, bandwidths: int) -> int:
         height = min(self._spec.panel, n)
-        matrix = cholesky.panel_bytes(n, height, torch.float64) + 4 * m * n
+        products = cholesky.panel_bytes(n, height, self._spec.dtype)
         block = 4 * (n + m) * 2 * min(_FILTERS, layer.filters) * layer.regions**2
-        # While products are summed: a block's features, twice, and a panel's products. While a system is solved: the
+        # While products are summed: a block's features, in float32 and in spec's precision. While a system is solved: the
         # factor, and a copy of the products where they are needed again.
-        summing = 2 * block + 4 * height * n
-        again = cholesky.panel_bytes(n, height, torch.float64) if bandwidths > 1 else 0
-        return matrix + max(summing, needed_bytes(n, self._spec) + again)
+        summing = block + block * self._spec.dtype.itemsize // 4
+        again = products if bandwidths > 1 else 0
+        return products + 4 * m * n + max(summing, needed_bytes(n, self._spec) + again)
 
     def _add(self, part: torch.Tensor) -> None:
         """Some filters' features, float32 (n + m, features), are standardised in place and their products added."""
@@ -109,17 +109,19 @@ class FeatureProducts:
         deviation, mean = torch.std_mean(part[:n], 0)
         part.sub_(mean).div_(deviation + _SPREAD * deviation.mean())
         self._squares += torch.linalg.vector_norm(part, dim=1, dtype=torch.float64).square()
+        self._cross.addmm_(part[n:], part[:n].mT)
+        part = part[:n].to(self._spec.dtype)
         for panel in self._panels:
             end = panel.shape[1]
-            panel += part[end - len(panel) : end] @ part[:end].mT
-        self._cross.addmm_(part[n:], part[:n].mT)
+            panel.addmm_(part[end - len(panel) : end], part[:end].mT)
 
     def solve(
         self, gamma: float, ridges: list[float], progress: Progress = lambda doing, done: None
     ) -> list[KernelResult]:
         """A result for each ridge at one bandwidth; seconds are counted from when the features were begun."""
         n = len(self._points.images)
-        device, squares, rate = self._squares.device, self._squares, gamma * self._unit
+        device, rate = self._squares.device, gamma * self._unit
+        squares = self._squares.to(self._spec.dtype)
         self._left -= 1
         kernel = [panel.clone() for panel in self._panels] if self._left else self._panels
         for panel in kernel:
@@ -132,12 +134,12 @@ class FeatureProducts:
         targets, results = one_hot(labels, self._points.classes, torch.float64), []
         for ridge in ridges:
             own = replace(self._spec, gamma=gamma, ridge=ridge)
-            panels = [panel.to(own.dtype, copy=True) for panel in kernel]
+            panels = [panel.clone() for panel in kernel]
             solution = solve_panels(panels, partial(cholesky.product, kernel), targets, own, progress)
             del panels
             outputs = [
-                distances_to_kernel(part.double(), square, squares[:n], rate) @ solution.alpha
-                for part, square in zip(self._cross.split(_BLOCK), squares[n:].split(_BLOCK), strict=True)
+                distances_to_kernel(part.double(), square, self._squares[:n], rate) @ solution.alpha
+                for part, square in zip(self._cross.split(_BLOCK), self._squares[n:].split(_BLOCK), strict=True)
             ]
             wrong = torch.cat(outputs).argmax(1).ne(truth)
             results.append(finished(solution, labels, targets, own, wrong, self._features, self._started))
