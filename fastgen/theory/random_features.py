@@ -97,8 +97,8 @@ class FeatureProducts:
         height = min(self._spec.panel, n)
         products = cholesky.panel_bytes(n, height, self._spec.dtype)
         block = 4 * (n + m) * 2 * min(_FILTERS, layer.filters) * layer.regions**2
-        # While products are summed: a block's features, in float32 and in spec's precision. While a system is solved: the
-        # factor, and a copy of the products where they are needed again.
+        # While products are summed: a block's features, in float32 and in spec's precision. While a system is solved:
+        # the factor, and a copy of the products where they are needed again.
         summing = block + block * self._spec.dtype.itemsize // 4
         again = products if bandwidths > 1 else 0
         return products + 4 * m * n + max(summing, needed_bytes(n, self._spec) + again)
