@@ -239,8 +239,8 @@ def reproduce(
     """Run what is missing of the paper's experiments and show them.
 
     NAME: table1, table2, table4, fig1a, fig1b, fig1c, fig2a, fig2b, rademacher, or all, which are trainings, with
-    key=value for each; table3, theorem1, minnorm, which are computed, and have the keys seed, data.limit,
-    data.limit_test, data.root, kernel.* (table3), sgd.epochs (minnorm).
+    key=value for each; table3, table3_bandwidth, theorem1, minnorm, which are computed, with the keys seed, data.limit,
+    data.limit_test, data.root, kernel.* (table3, table3_bandwidth), sgd.epochs (minnorm).
     """
     chosen = _parts(seeds, ",")
     if not all(seed.isdigit() for seed in chosen) or len(set(chosen)) < len(chosen):

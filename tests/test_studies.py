@@ -1,10 +1,12 @@
 """The theory's experiments by their command, on small sets: what is shown is what an own computation gives."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from fastgen import cli
+from fastgen.paper import bandwidth, table3
 from fastgen.paper.experiments import EXPERIMENTS, STUDIES, Scope
 from fastgen.paper.studies import find_study
 from pipelines.errors import UserError
@@ -70,7 +72,7 @@ def test_table3_on_mnist(case, key, data_folder, tmp_path):
     limits = ["data.limit=1500", "data.limit_test=500"]
     assert run("table3", "--models", case, *limits, "--output", str(tmp_path)) == 0
     ((_, (row,)),) = measured(tmp_path, "table3").items()
-    assert row["samples"] == 1500 and row["checked_rows"] == 1024 and row["train_error"] == 0 and row["residual"] < 1e-2
+    assert row["samples"] == 1500 and row["train_error"] == 0 and row["residual"] < 1e-5
     assert row[key] < (8 if case == "mnist" else 5)  # of 500; chance is 90
     text = (tmp_path / "table3.md").read_text()
     assert f"{row['test_error']:.2f}" in text and ("about 220" if case == "mnist" else "about 390") in text
@@ -83,8 +85,55 @@ def test_table3_on_cifar10(data_folder, tmp_path):
     (raw,), (plain, ridge) = rows["table3-cifar10"], rows["table3-cifar10-random_convnet"]
     assert raw["train_error"] == plain["train_error"] == 0
     assert max(plain["test_error"], ridge["test_error"]) < raw["test_error"] < 85
-    assert (plain["ridge"], plain["gamma"]) == (0, 1.0) and (ridge["ridge"], ridge["gamma"]) == (0.01, 0.25)
+    assert (plain["ridge"], ridge["ridge"]) == (0, table3.CONVOLUTION_RIDGE)  # and nothing but l2 differs
+    assert plain["gamma"] == ridge["gamma"] == table3.CONVOLUTION_GAMMA and ridge["norm"] < plain["norm"]
+    assert max(row["residual"] for row in (raw, plain, ridge)) < 1e-5
     assert plain["filters"] == 250 and raw["filters"] is None
+
+
+def test_bandwidths_are_chosen_on_held_out_samples(data_folder, tmp_path):
+    models = ["--models", "mnist,cifar10_convnet"]
+    assert run("table3_bandwidth", *models, "data.limit=600", "kernel.filters=60", "--output", str(tmp_path)) == 0
+    rows = {name.rsplit("-", 1)[0]: rows for name, rows in measured(tmp_path, "table3_bandwidth").items()}
+    pixels, convnet = rows["table3_bandwidth-mnist"], rows["table3_bandwidth-cifar10_convnet"]
+    assert all(row["samples"] == 400 and row["held_out"] == 200 and row["residual"] < 1e-3 for row in pixels + convnet)
+    plain = [row for row in convnet if not row["ridge"]]
+    for tried in (pixels, plain):
+        (chosen,) = (row for row in tried if row["chosen"])
+        alike = [row for row in tried if row["above_the_best"] <= row["standard_error"]]
+        assert chosen["gamma"] == min(row["gamma"] for row in alike)
+        assert min(row["above_the_best"] for row in tried) == 0
+    ridged = [row for row in convnet if row["ridge"]]
+    (chosen,) = (row for row in ridged if row["chosen"])
+    assert chosen["held_out_error"] == min(row["held_out_error"] for row in ridged)
+    assert {row["gamma"] for row in ridged} == {row["gamma"] for row in plain if row["chosen"]}
+    assert "fastgen reproduce table3_bandwidth" in (tmp_path / "table3_bandwidth.md").read_text()
+
+
+def test_the_smoothest_of_equally_accurate_kernels_is_chosen():
+    best = set(range(100))
+    near, far = set(range(4, 107)), {*range(98), *range(200, 205)}  # 3 more each; 11 and 7 samples tell them apart
+    assert bandwidth.standard_error(best, near) == pytest.approx(11**0.5) and bandwidth.standard_error(best, best) == 0
+    assert bandwidth.choose_gamma((0.2, 0.4, 0.8), [near, best, far]) == 0
+    assert bandwidth.choose_gamma((0.2, 0.4, 0.8), [far, best, near]) == 1
+    assert bandwidth.choose_gamma((0.8, 0.4, 0.2), [best, near, far]) == 1
+    assert bandwidth.choose_gamma((1.0,), [best]) == 0
+
+
+def test_table3_has_the_bandwidths_that_were_chosen():
+    """Those of the page that the command wrote."""
+    page = (Path(__file__).parents[1] / "docs/results/table3_bandwidth.md").read_text()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    header = lines[0]
+    chosen = [dict(zip(header, line, strict=True)) for line in lines if "chosen" in line and line != header]
+    found = [(row["row"], float(row["gamma"]), float(row["l2"])) for row in chosen]
+    assert found == [
+        ("mnist", table3.MNIST_GAMMA, 0),
+        ("mnist_gabor", table3.GABOR_GAMMA, 0),
+        ("cifar10", table3.CIFAR_GAMMA, 0),
+        ("cifar10_convnet", table3.CONVOLUTION_GAMMA, 0),
+        ("cifar10_convnet", table3.CONVOLUTION_GAMMA, table3.CONVOLUTION_RIDGE),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +152,9 @@ def test_table3_on_cifar10(data_folder, tmp_path):
         (["table3", "--models", "cifar10_convnet", "kernel.solver=iterative"], "too many for"),
         (["minnorm", "--models", "digits", "data.limit=300"], "have no two solutions"),
         (["table3", "--models", "digits"], "--models has 'digits', and table3 has mnist,"),
+        (["table3_bandwidth", "--models", "digits"], "--models has 'digits', and table3_bandwidth has mnist,"),
+        (["table3_bandwidth", "kernel.gamma=1"], "table3_bandwidth does not use kernel.gamma=1"),
+        (["table3_bandwidth", "--models", "mnist", "data.limit=2"], "data.limit=2 leaves no sample to hold out"),
         (["table3", "--seeds", "1"], "--seeds is for trainings"),
         (["table3", "kernel.solver=fast"], "kernel.solver=fast must be"),
     ],

@@ -277,6 +277,7 @@ EXPERIMENTS.add(
 # Experiments that are computed, not trained: name -> the module with its STUDY, which takes seconds to import.
 STUDIES: Registry[str] = Registry("experiment")
 STUDIES.add("table3", "fastgen.paper.table3")
+STUDIES.add("table3_bandwidth", "fastgen.paper.bandwidth")
 STUDIES.add("theorem1", "fastgen.paper.theorem1")
 STUDIES.add("minnorm", "fastgen.paper.minnorm")
 

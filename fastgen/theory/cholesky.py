@@ -12,6 +12,7 @@ import torch
 
 from pipelines.errors import UserError
 
+_ROWS = 256  # of a matrix that are multiplied in another precision at a time
 Panels = list[torch.Tensor]
 Progress = Callable[[float], None]  # told the fraction of the work that is done, in [0, 1]
 
@@ -54,7 +55,7 @@ def factor(panels: Panels, progress: Progress = lambda done: None) -> None:
                     raise UserError(
                         f"the {n:,} x {n:,} kernel matrix is not positive definite in {str(panel.dtype)[6:]} (row "
                         f"{left + info.item():,}): use kernel.precision=float64, a larger kernel.gamma, or a "
-                        "kernel.ridge such as 1e-4, which points that are there twice need"
+                        "kernel.ridge such as 1e-4"
                     )
                 block.copy_(root)
         progress(((i + 1) / len(panels)) ** 3)
@@ -77,16 +78,18 @@ def solve(panels: Panels, right: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def matrix_rows(panels: Panels, rows: list[int]) -> torch.Tensor:
-    """Whole rows of the symmetric matrix, (len(rows), n), before it is factored."""
-    n, height = panels[-1].shape[1], len(panels[0])
-    out = panels[0].new_empty(len(rows), n)
-    for i, panel in enumerate(panels):
-        start, end = i * height, panel.shape[1]
-        for position, row in enumerate(rows):
-            if row < start:
-                out[position, start:end] = panel[:, row]
-            elif row < end:
-                out[position, :end] = panel[row - start]
-                # The diagonal block is stored whole; later columns follow with the later panels.
+def product(panels: Panels, vectors: torch.Tensor) -> torch.Tensor:
+    """A vectors for a symmetric matrix whose lower half the panels hold, before it is factored.
+
+    The blocks on the diagonal must be stored whole. vectors: (n, k), in whose dtype it is computed, a few rows at a
+    time. Returns a new tensor (n, k).
+    """
+    out = torch.zeros_like(vectors)
+    for panel in panels:
+        end = panel.shape[1]
+        first = end - len(panel)
+        for top, rows in zip(range(first, end, _ROWS), panel.split(_ROWS), strict=True):
+            part, here = rows.to(vectors.dtype), slice(top, top + len(rows))
+            out[here] += part @ vectors[:end]
+            out[:first] += part[:, :first].mT @ vectors[here]
     return out

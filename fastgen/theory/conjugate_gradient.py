@@ -1,4 +1,5 @@
-"""Conjugate gradients with a Nyström preconditioner, for kernel matrices that do not fit the memory."""
+"""Conjugate gradients: they refine what a factorisation in single precision gives, and, preconditioned by Nyström's
+approximation, solve with kernel matrices that do not fit the memory."""
 
 import math
 from collections.abc import Callable
@@ -54,7 +55,8 @@ def conjugate_gradient(
         direction = z + (rho / before.clamp_min(torch.finfo(targets.dtype).tiny)) * direction
     raise UserError(
         f"conjugate gradients did not reach a relative residual of {tolerance:g} in {iteration:,} iterations (it is "
-        f"{worst:.2g}): use a kernel.ridge such as 1e-4, a larger kernel.gamma, or more kernel.memory_gb for landmarks"
+        f"{worst:.2g}): use a kernel.ridge such as 1e-4, which points need that are there twice with different labels, "
+        "a larger kernel.gamma, kernel.precision=float64, or more kernel.memory_gb for landmarks"
     )
 
 

@@ -5,23 +5,27 @@ and with b_1 < z_1 < b_2 < z_2 < ..., the equations for w are triangular, and c 
 thresholds its slope is w_1 + ... + w_j. So the slopes are a first-order recursion, and the matrix is never formed.
 """
 
+import hashlib
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastgen.theory import exact, piecewise
+from fastgen.theory.directions import Candidate, candidates
 from pipelines.errors import UserError
-from pipelines.randomness import stream
 
-_DIRECTIONS = 8  # random ones to project on: the best keeps neighbouring points furthest apart
 _PLACE = 0.25  # fraction of the gap between two points at which their threshold lies: a smaller one damps errors more
-_BLOCK_BYTES = 1 << 27  # of points as float64 that are projected at a time
+_GOOD = 1e-9  # largest error over the largest target, at which no further direction is tried
+_TOLERANCE = 1e-6  # the same, at which a network is refused
 
 
 class FiniteSampleNetwork(nn.Module):
     """Theorem 1's two-layer ReLU network: n + d weights, and n more for each output, 2n + d for one.
 
     direction: float64 (d,), a. thresholds: float64 (n,), b, increasing. coefficients: float64 (n, k), w.
-    smallest_eigenvalue: of the triangular matrix max(z_i - b_j, 0), which is min_i (z_i - b_i) (lemma 1).
+    smallest_eigenvalue: of the triangular matrix max(z_i - b_j, 0), which is min_i (z_i - b_i) (lemma 1). Outputs are
+    those of the parameters, rounded once: terms of 1e12 and more that cancel leave nothing behind.
     """
 
     def __init__(self, direction: Tensor, thresholds: Tensor, coefficients: Tensor, smallest_eigenvalue: float) -> None:
@@ -29,6 +33,8 @@ class FiniteSampleNetwork(nn.Module):
         self.direction, self.thresholds = nn.Parameter(direction), nn.Parameter(thresholds)
         self.coefficients = nn.Parameter(coefficients)
         self.smallest_eigenvalue = smallest_eigenvalue
+        self.fitted: tuple[exact.Pair, Tensor] | None = None  # projections and targets of `fit`, in their order
+        self._sums = _Sums()
 
     @classmethod
     def fit(cls, points: np.ndarray, targets: np.ndarray, seed: int = 0) -> "FiniteSampleNetwork":
@@ -37,12 +43,12 @@ class FiniteSampleNetwork(nn.Module):
         points: numbers (n, ...), each point flattened to d. targets: numbers (n,) or (n, k). Equal points with equal
         targets count once, so n is the number of different points.
 
-        What keeps rounding small: the directions' entries have 32 bits, so the projections of bytes in up to 8,192
-        dimensions are exact, in any order of summation; the best of several directions is taken; and a threshold
-        lies nearer to the point below it, so the recursion damps errors (by a factor of 3 each step).
+        Nothing is rounded but the parameters: projections are pairs of float64, sums integers of any length, and each
+        coefficient makes up for how those before it were rounded. What that leaves is an error of 2^-53 times the
+        largest ratio of a gap between two projections to the gap before it; the best of several directions is taken.
 
-        Raises UserError for equal points with different targets, which no function fits, and for points whose
-        projections are too near to each other for float64.
+        Raises UserError for equal points with different targets, which no function fits, and where the largest error
+        over all points, which is measured, would be above 1e-6 of the largest target.
         """
         if not len(points) == len(targets) or not len(points):
             raise UserError(f"{len(points)} points and {len(targets)} targets: give as many of both, and at least one")
@@ -50,20 +56,61 @@ class FiniteSampleNetwork(nn.Module):
         points = points.reshape(len(points), -1)
         if not np.isfinite(targets).all():
             raise UserError("the targets are not all finite numbers")
-        directions = _directions(points.shape[1], seed)
-        projected = project(points, directions)
-        if not np.isfinite(projected).all():
+        if np.issubdtype(points.dtype, np.inexact) and not np.isfinite(points).all():
             raise UserError("the points are not all finite numbers")
-        # Points that are equal have equal projections on all directions; others almost never.
-        kept = _different(points, targets, projected)
-        projected, targets = projected[kept], targets[kept]
-        widest, chosen = max((_smallest_gap(projected[:, k]), k) for k in range(_DIRECTIONS))
-        if widest <= 0:
-            raise UserError(f"points are too near to each other: on {_DIRECTIONS} directions, some fall together")
-        order = np.argsort(projected[:, chosen], kind="stable")
-        thresholds, coefficients, smallest = _solve(projected[order, chosen], targets[order])
-        direction, b, w = (torch.from_numpy(part) for part in (directions[:, chosen].copy(), thresholds, coefficients))
-        return cls(direction, b, w, smallest)
+        kept = _different(points, targets)
+        if len(kept) < len(points):
+            points, targets = points[kept], targets[kept]
+        least, best = np.inf, None
+        for candidate in candidates(points, seed):
+            network = cls._along(candidate, targets)
+            if network is None:
+                continue
+            error = network._error()
+            if error < least:
+                least, best = error, network
+            if least <= _GOOD:
+                break
+        if best is None or least > _TOLERANCE:
+            found = (
+                "some fall together, or slopes leave its range"
+                if best is None
+                else f"the largest error is {least:.1e} of the largest target"
+            )
+            raise UserError(
+                f"the {len(points):,} points are too near to each other, beside their distances, for float64: on the "
+                f"best of several directions, {found} ({_TOLERANCE:g} at most). Leave out points that are nearly equal "
+                "or far from all others, bring the points to one scale (such as their logarithms), or try another seed"
+            )
+        return best
+
+    @classmethod
+    def _along(cls, candidate: Candidate, targets: np.ndarray) -> "FiniteSampleNetwork | None":
+        """The network on one direction; None where no number of float64 lies between two projections."""
+        order = candidate.order
+        high, low, wanted = candidate.high[order], candidate.low[order], targets[order]
+        gaps = np.diff(high) + np.diff(low)
+        between = high[:-1] + (low[:-1] + _PLACE * gaps)
+        # Where that was rounded onto the point before, the next number may still lie before the point behind.
+        between = np.where(_less(high[:-1], low[:-1], between), between, np.nextafter(high[:-1], np.inf))
+        if not (_less(high[:-1], low[:-1], between) & _less(-high[1:], -low[1:], -between)).all():
+            return None
+        first = max(float(gaps.mean()) if len(gaps) else 1.0, 4 * float(np.spacing(abs(high[0]))))
+        thresholds = np.concatenate([[high[0] - first], between])  # any length does before the first point
+        coefficients = piecewise.interpolate(high, low, thresholds, wanted)
+        if not np.isfinite(coefficients).all():
+            return None
+        parts = [torch.from_numpy(part) for part in (candidate.direction, thresholds, coefficients)]
+        network = cls(parts[0], parts[1], parts[2], float(((high - thresholds) + low).min()))
+        network.fitted = (torch.from_numpy(high), torch.from_numpy(low)), torch.from_numpy(wanted)
+        return network
+
+    @torch.no_grad()
+    def _error(self) -> float:
+        """The largest error at the points that were fitted, over the largest target."""
+        assert self.fitted is not None
+        z, targets = self.fitted
+        return _relative_error(self._at(z), targets)
 
     @property
     def weights(self) -> int:
@@ -71,16 +118,15 @@ class FiniteSampleNetwork(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """points: (m, ...) of any dtype. Returns float64 (m, k), in O(m (d + log n)) and without the m x n units."""
-        return self.along(points.flatten(1).to(torch.float64) @ self.direction)
+        return self._at(_projection(points, self.direction))
 
     def along(self, z: Tensor) -> Tensor:
         """The function of the projection z, float64 (m,): float64 (m, k)."""
-        slopes = self.coefficients.cumsum(0)
-        values = torch.zeros_like(slopes)  # of the function at each threshold
-        values[1:] = (slopes[:-1] * self.thresholds.diff()[:, None]).cumsum(0)
-        left = torch.searchsorted(self.thresholds.detach(), z.detach(), right=True) - 1
-        inside = values[left] + slopes[left] * (z - self.thresholds[left])[:, None]
-        return inside.where((left >= 0)[:, None], 0.0)
+        return self._at((z, torch.zeros_like(z)))
+
+    def _at(self, z: exact.Pair) -> Tensor:
+        sums = self._sums(self.thresholds, self.coefficients)
+        return piecewise.evaluate(z, self.thresholds, self.coefficients, sums)
 
 
 class DeepFiniteSampleNetwork(nn.Module):
@@ -89,6 +135,10 @@ class DeepFiniteSampleNetwork(nn.Module):
 
     Beside its share's units, a hidden layer passes on how far a point lies behind the first threshold, max(z - b_1, 0)
     (one unit), and what the layers before it add up to, as positive and negative part (two units for each output).
+    These are float64, as every number that one layer passes to the next.
+
+    Raises UserError for a depth that leaves layers without points, and where that rounding makes an error above 1e-6 of
+    the largest target at one of the points that `shallow` was fitted to.
     """
 
     def __init__(self, shallow: FiniteSampleNetwork, depth: int) -> None:
@@ -102,6 +152,17 @@ class DeepFiniteSampleNetwork(nn.Module):
         self.coefficients = nn.ParameterList(torch.tensor_split(shallow.coefficients.detach(), depth - 1))
         carried = 0 if depth == 2 else 1 + 2 * shallow.coefficients.shape[1]
         self.width = share + carried
+        self._sums = [_Sums() for _ in self.thresholds]
+        if shallow.fitted is not None:
+            z, targets = shallow.fitted
+            with torch.no_grad():
+                error = _relative_error(self._at(z), targets)
+            if not error <= _TOLERANCE:
+                raise UserError(
+                    f"{depth} layers pass on numbers that float64 rounds too coarsely for these points: the largest "
+                    f"error is {error:.1e} of the largest target ({_TOLERANCE:g} at most). Take fewer layers, or bring "
+                    "the points to one scale (such as their logarithms)"
+                )
 
     @property
     def connections(self) -> int:
@@ -121,75 +182,77 @@ class DeepFiniteSampleNetwork(nn.Module):
         return total
 
     def forward(self, points: Tensor) -> Tensor:
-        """Layer by layer, as the network computes it. points: (m, ...) of any dtype. Returns float64 (m, k)."""
-        z = points.flatten(1).to(torch.float64) @ self.direction
+        """Layer by layer, as the network computes it, but for its units, of which only sums are formed.
+
+        points: (m, ...) of any dtype. Returns float64 (m, k).
+        """
+        return self._at(_projection(points, self.direction))
+
+    def _at(self, z: exact.Pair) -> Tensor:
         first = self.thresholds[0][0]
-        behind = (z - first).relu()
-        units = (z[:, None] - self.thresholds[0]).relu()
-        total = units @ self.coefficients[0]
-        for thresholds, coefficients in zip(self.thresholds[1:], self.coefficients[1:], strict=True):
-            above, below = total.relu(), (-total).relu()
-            units = (behind[:, None] - (thresholds - first)).relu()
-            total = above - below + units @ coefficients
+        high, low = exact.two_sum(z[0], -first)
+        behind = (high + (low + z[1])).relu()
+        inputs, total = z, torch.zeros((), dtype=torch.float64, device=behind.device)
+        for layer, (b, w) in enumerate(zip(self.thresholds, self.coefficients, strict=True)):
+            moved = b - first if layer else b
+            units = piecewise.evaluate(inputs, moved, w, self._sums[layer](b, w, moved))
+            total = total.relu() - (-total).relu() + units
+            inputs = behind, torch.zeros_like(behind)
         return total
 
 
-def project(points: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """points (n, d) of any dtype times directions float64 (d, k), a block of points at a time: float64 (n, k)."""
-    rows = max(1, _BLOCK_BYTES // (8 * points.shape[1]))
-    blocks = [points[start : start + rows].astype(np.float64) @ directions for start in range(0, len(points), rows)]
-    return np.concatenate(blocks)
+class _Sums:
+    """`piecewise.sums`, kept until the parameters change."""
+
+    def __init__(self) -> None:
+        self._of: tuple[int, ...] = ()
+        self._kept: piecewise.Sums | None = None
+
+    def __call__(self, thresholds: Tensor, coefficients: Tensor, moved: Tensor | None = None) -> piecewise.Sums:
+        """moved: the thresholds as they are used, where that is not as they are kept."""
+        of = tuple(number for part in (thresholds, coefficients) for number in (part.data_ptr(), part._version))
+        if self._kept is None or of != self._of:
+            self._of, self._kept = of, piecewise.sums(thresholds if moved is None else moved, coefficients)
+        return self._kept
 
 
-def _directions(d: int, seed: int) -> np.ndarray:
-    """Uniform in [-1, 1)^d, multiples of 2^-31: float64 (d, _DIRECTIONS)."""
-    words = stream(d * _DIRECTIONS, seed, "theory/directions").reshape(d, _DIRECTIONS)
-    return (words >> np.uint64(32)).astype(np.float64) * 2.0**-31 - 1
+def _projection(points: Tensor, direction: Tensor) -> exact.Pair:
+    """Exact, with the gradient of the plain product where one is asked for."""
+    high, low = exact.project(points, direction)
+    if torch.is_grad_enabled() and (direction.requires_grad or points.requires_grad):
+        plain = points.flatten(1).to(torch.float64) @ direction
+        high = high + (plain - plain.detach()).nan_to_num(0.0, 0.0, 0.0)
+    return high, low
 
 
-def _smallest_gap(projected: np.ndarray) -> float:
-    """The smallest gap between two neighbours over the distance from first to last; infinite for one point."""
-    ordered = np.sort(projected)
-    if len(ordered) == 1:
-        return np.inf
-    return float(np.diff(ordered).min() / max(ordered[-1] - ordered[0], np.finfo(np.float64).tiny))
+def _relative_error(outputs: Tensor, targets: Tensor) -> float:
+    """The largest error over the largest target; infinite where an output is not a number."""
+    errors = (outputs - targets).abs().nan_to_num(torch.inf, torch.inf)
+    return float(errors.max() / targets.abs().max().clamp_min(torch.finfo(torch.float64).tiny))
 
 
-def _different(points: np.ndarray, targets: np.ndarray, projected: np.ndarray) -> np.ndarray:
+def _less(high: np.ndarray, low: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether high + low < other."""
+    less: np.ndarray = (high < other) | ((high == other) & (low < 0))
+    return less
+
+
+def _different(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """One row of each set of equal points: int64, increasing. Raises UserError where their targets differ."""
-    order = np.lexsort(projected.T)
-    same = np.flatnonzero((np.diff(projected[order], axis=0) == 0).all(1))
-    dropped, conflicts = [], []
-    for row in same:
-        first, second = sorted(order[row : row + 2])
-        if not np.array_equal(points[first], points[second]):
-            continue
-        dropped.append(order[row + 1])
-        if not np.array_equal(targets[first], targets[second]):
-            conflicts.append(f"{first} and {second}")
+    first: dict[bytes, int] = {}
+    kept, conflicts = [], []
+    for row, point in enumerate(points):
+        # Zero has two signs; adding zero leaves one.
+        digest = hashlib.blake2b((point + point.dtype.type(0)).tobytes(), digest_size=16).digest()
+        before = first.setdefault(digest, row)
+        if before == row:
+            kept.append(row)
+        elif not np.array_equal(targets[before], targets[row]):
+            conflicts.append(f"{before} and {row}")
     if conflicts:
         some = ", ".join(conflicts[:5]) + (", ..." if len(conflicts) > 5 else "")
         raise UserError(
             f"{len(conflicts)} pairs of equal points have different targets, which no function fits: points {some}; "
             "leave one of each pair out"
         )
-    return np.setdiff1d(np.arange(len(points)), dropped)
-
-
-def _solve(z: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Thresholds (n,), coefficients (n, k) and min_i (z_i - b_i) for increasing projections z (n,).
-
-    The slope s_i = w_1 + ... + w_i behind b_i is given by y_i - y_{i-1} = (b_i - z_{i-1}) s_{i-1} + (z_i - b_i) s_i.
-    """
-    gaps = np.diff(z)
-    first = gaps.mean() if len(gaps) else 1.0  # any length does before the first point
-    gaps = np.concatenate([[first], gaps])
-    thresholds = np.concatenate([[z[0] - first], z[:-1] + _PLACE * gaps[1:]])
-    ahead = z - thresholds
-    if not (ahead > 0).all() or not (thresholds[1:] > z[:-1]).all():
-        raise UserError("points are too near to each other: no number of float64 lies between two projections")
-    slopes = np.diff(targets, axis=0, prepend=0.0) / ahead[:, None]
-    damping = np.concatenate([[0.0], thresholds[1:] - z[:-1]]) / ahead  # of the thresholds as they were rounded
-    for i in range(1, len(z)):
-        slopes[i] -= damping[i] * slopes[i - 1]
-    return thresholds, np.diff(slopes, axis=0, prepend=0.0), float(ahead.min())
+    return np.array(kept)

@@ -2,23 +2,26 @@
 
 f(x) = sum_i alpha_i k(x, x_i) with k(x, x') = exp(-gamma |x - x'|^2), where (K + ridge I) alpha = Y and Y is one-hot.
 Without ridge it interpolates, and is what SGD from zero on this kernel converges to: the solution of minimum norm.
+
+The factor of the matrix fills the memory, so it is kept in float32; rounded so, it leaves residuals of 1e-2. They are
+taken out by a few steps of conjugate gradients, preconditioned by that factor, on the matrix in float64, whose entries
+are computed again in each step.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from fastgen.theory import cholesky
-from fastgen.theory.conjugate_gradient import conjugate_gradient, nystrom
+from fastgen.theory.conjugate_gradient import Linear, conjugate_gradient, nystrom
 from fastgen.theory.memory import available_bytes, peak_bytes
 from pipelines.errors import UserError
 from pipelines.randomness import permutation
 
-_CHECKED_ROWS = 1024  # equations, drawn at random, on which the residual is measured
 _BLOCK = 1000  # test points whose kernel with all points is in memory together
+_TILE = {"cpu": 1024, "cuda": 8192}  # side of what is computed at a time of a matrix that is not kept: fits the cache
 Progress = Callable[[str, float], None]  # told the name of a stage and the fraction of it that is done
 
 
@@ -26,8 +29,10 @@ Progress = Callable[[str, float], None]  # told the name of a stage and the frac
 class KernelSpec:
     """gamma: per squared distance. ridge: added to the diagonal. precision: float32 or float64.
 
-    panel: rows of the matrix worked on together. solver: exact, iterative, or auto (exact where the matrix fits).
-    memory_gb: what may be used (None: what is free). tolerance: relative residual at which the iterative one stops.
+    precision is that of the factor: residuals are in float64. panel: rows of the matrix worked on together. solver:
+    exact, iterative, or auto (exact where the matrix fits). memory_gb: what may be used (None: what is free).
+    tolerance: norm of a class's residual over that of its targets, at which either solver stops; for one-hot targets
+    the largest residual is then at most tolerance * sqrt(samples of the largest class).
     """
 
     gamma: float
@@ -36,7 +41,7 @@ class KernelSpec:
     panel: int = 3000
     solver: str = "auto"
     memory_gb: float | None = None
-    tolerance: float = 1e-4
+    tolerance: float = 1e-7
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "float64"):
@@ -57,10 +62,10 @@ class KernelSpec:
 class KernelResult:
     """What a kernel machine did.
 
-    test_error, train_error: percent, by the largest output; the latter over `checked_rows` points. norm: sqrt(sum over
-    classes of |f|_H^2). residual: the largest |(K + ridge I) alpha - Y| over `checked_rows` equations drawn at random.
-    solver: what solved it, in words. peak_gb: the largest memory of the process (on a GPU: allocated there) in units of
-    1e9 bytes.
+    test_error, train_error: percent, by the largest output. mistakes: the test points that are wrong, increasing.
+    norm: sqrt(sum over classes of |f|_H^2). residual: the largest |(K + ridge I) alpha - Y| over all equations, in
+    float64. solver: what solved it, in words. precision: of the factor, or of everything where there is none. peak_gb:
+    the largest memory of the process (on a GPU: allocated there) in units of 1e9 bytes.
     """
 
     samples: int
@@ -69,8 +74,8 @@ class KernelResult:
     train_error: float
     norm: float
     residual: float
-    checked_rows: int
     solver: str
+    mistakes: tuple[int, ...]
     precision: str
     seconds: float
     peak_gb: float
@@ -91,52 +96,70 @@ def kernel_machine(
     """
     started = time.perf_counter()
     exact = _fits(len(train), train.device, spec)
-    if not exact:  # conjugate gradients need the digits, and keep no matrix, so there is memory for them
+    if not exact:  # there is no factor, and conjugate gradients need the digits
         spec = replace(spec, precision="float64")
-    train, test = train.to(spec.dtype), test.to(spec.dtype)
-    gaussian = Gaussian(train, spec.gamma)
-    targets = one_hot(labels, classes, spec.dtype)
+    gaussian, targets = Gaussian(train.double(), spec.gamma), one_hot(labels, classes, torch.float64)
     if exact:
         panels = cholesky.empty_panels(len(train), min(spec.panel, len(train)), spec.dtype, train.device)
+        rounded = Gaussian(train.to(spec.dtype), spec.gamma)
         for i, panel in enumerate(panels):
-            gaussian.lower(panel)
+            rounded.lower(panel)
             progress("kernel matrix", ((i + 1) / len(panels)) ** 2)
-        solution = solve_panels(panels, targets, spec.ridge, progress)
+        solution = solve_panels(panels, gaussian.product, targets, spec, progress)
     else:
         solution = _solve_iteratively(gaussian, targets, spec, progress)
-    wrong = sum(
-        int((gaussian.against(part) @ solution.alpha).argmax(1).ne(truth).sum())
-        for part, truth in zip(test.split(_BLOCK), test_labels.split(_BLOCK), strict=True)
-    )
-    return finished(solution, labels, targets, spec, 100 * wrong / len(test), train.shape[1], started)
+    blocks = zip(test.split(_BLOCK), test_labels.split(_BLOCK), strict=True)
+    wrong = [(gaussian.against(part.double()) @ solution.alpha).argmax(1).ne(truth) for part, truth in blocks]
+    return finished(solution, labels, targets, spec, torch.cat(wrong), train.shape[1], started)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """alpha: (n, classes). residual: as in KernelResult, over the equations `rows`, int64. outputs: K alpha there."""
+    """alpha: float64 (n, classes). residual: as in KernelResult. outputs: K alpha, float64 (n, classes)."""
 
     alpha: torch.Tensor
     residual: float
-    rows: torch.Tensor
     outputs: torch.Tensor
     solver: str
 
 
 def solve_panels(
-    panels: cholesky.Panels, targets: torch.Tensor, ridge: float, progress: Progress = lambda doing, done: None
+    panels: cholesky.Panels,
+    product: Linear,
+    targets: torch.Tensor,
+    spec: KernelSpec,
+    progress: Progress = lambda doing, done: None,
 ) -> Solution:
-    """Solve with the kernel matrix in panels, which become its factor."""
-    n = len(targets)
+    """Solve with the kernel matrix in panels of spec.dtype, which become its factor. product: v -> K v in float64.
+
+    targets: float64 (n, k). What is factored is K + (ridge + shift) I: the shift, of the size of what rounding does to
+    the eigenvalues, keeps the rounded matrix positive definite, and changes how many steps are taken, not the solution.
+    """
+    shift = 4 * torch.finfo(spec.dtype).eps * len(targets) ** 0.5
     for i, panel in enumerate(panels):
-        panel[:, i * len(panels[0]) :].diagonal().add_(ridge)
-    drawn = np.sort(permutation(n, 0, "kernels/residual")[:_CHECKED_ROWS])
-    equations = cholesky.matrix_rows(panels, drawn.tolist())
+        panel[:, i * len(panels[0]) :].diagonal().add_(spec.ridge + shift)
     cholesky.factor(panels, lambda done: progress("factorisation", done))
-    alpha = cholesky.solve(panels, targets)
-    rows = torch.from_numpy(drawn).to(targets.device)
-    sides = equations @ alpha
-    residual = float((sides - targets[rows]).abs().max())
-    return Solution(alpha, residual, rows, sides - ridge * alpha[rows], "Cholesky, in place")
+
+    def precondition(vectors: torch.Tensor) -> torch.Tensor:
+        return cholesky.solve(panels, vectors.to(spec.dtype)).double()
+
+    return _refined(product, targets, precondition, spec, "Cholesky in {precision}, {steps} steps in float64", progress)
+
+
+def _refined(
+    product: Linear, targets: torch.Tensor, precondition: Linear, spec: KernelSpec, solver: str, progress: Progress
+) -> Solution:
+    """Conjugate gradients on (K + ridge I) alpha = targets, and what is left of these equations in the end."""
+    alpha, steps = conjugate_gradient(
+        lambda vectors: product(vectors).add_(vectors, alpha=spec.ridge),
+        targets,
+        precondition,
+        spec.tolerance,
+        lambda done: progress("conjugate gradient", done),
+    )
+    outputs = product(alpha)
+    residual = float((outputs + spec.ridge * alpha - targets).abs().max())
+    return Solution(alpha, residual, outputs, solver.format(precision=spec.precision, steps=steps))
 
 
 def finished(
@@ -144,22 +167,21 @@ def finished(
     labels: torch.Tensor,
     targets: torch.Tensor,
     spec: KernelSpec,
-    test_error: float,
+    wrong: torch.Tensor,
     features: int,
     started: float,
 ) -> KernelResult:
-    """The result. Since K alpha = Y - ridge alpha, the solution alone gives its norm, the root of alpha^T K alpha."""
-    alpha = solution.alpha.double()
-    squared_norm = float((alpha * (targets.double() - spec.ridge * alpha)).sum())
+    """The result. Its norm is the root of alpha^T K alpha. wrong: bool, of each test point."""
+    squared_norm = float((solution.alpha * solution.outputs).sum())
     return KernelResult(
         samples=len(labels),
         features=features,
-        test_error=test_error,
-        train_error=100 * float(solution.outputs.argmax(1).ne(labels[solution.rows]).double().mean()),
+        test_error=100 * float(wrong.double().mean()),
+        train_error=100 * float(solution.outputs.argmax(1).ne(labels).double().mean()),
         norm=max(squared_norm, 0.0) ** 0.5,
         residual=solution.residual,
-        checked_rows=len(solution.rows),
         solver=solution.solver,
+        mistakes=tuple(wrong.nonzero()[:, 0].tolist()),
         precision=spec.precision,
         seconds=time.perf_counter() - started,
         peak_gb=peak_bytes(targets.device) / 1e9,
@@ -185,8 +207,19 @@ class Gaussian:
         return distances_to_kernel(others @ self.points.mT, others.square().sum(1), self._squares, self.gamma)
 
     def product(self, vectors: torch.Tensor) -> torch.Tensor:
-        """K vectors, (n, k), without the matrix in memory."""
-        return torch.cat([self.against(block) @ vectors for block in self.points.split(_BLOCK)])
+        """K vectors, (n, k), without the matrix in memory: each tile of its lower half serves for both halves."""
+        out, n = torch.zeros_like(vectors), len(self.points)
+        tile = _TILE.get(self.points.device.type, 1024)
+        for top in range(0, n, tile):
+            rows = slice(top, min(top + tile, n))
+            for left in range(0, top + 1, tile):
+                columns = slice(left, min(left + tile, n))
+                part = self.points[rows] @ self.points[columns].mT
+                distances_to_kernel(part, self._squares[rows], self._squares[columns], self.gamma)
+                out[rows] += part @ vectors[columns]
+                if left < top:
+                    out[columns] += part.mT @ vectors[rows]
+        return out
 
 
 def distances_to_kernel(products: torch.Tensor, left: torch.Tensor, right: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -199,10 +232,9 @@ def one_hot(labels: torch.Tensor, classes: int, dtype: torch.dtype) -> torch.Ten
 
 
 def needed_bytes(n: int, spec: KernelSpec) -> int:
-    """Memory of the exact solution beside the points: the panels, and the equations that are checked."""
+    """Memory of the exact solution beside the points: the panels, and what is worked on."""
     height = min(spec.panel, n)
-    work = 3 * height * height + min(_CHECKED_ROWS, n) * n
-    return cholesky.panel_bytes(n, height, spec.dtype) + work * spec.dtype.itemsize
+    return cholesky.panel_bytes(n, height, spec.dtype) + 3 * height * height * spec.dtype.itemsize
 
 
 def _fits(n: int, device: torch.device, spec: KernelSpec) -> bool:
@@ -229,16 +261,6 @@ def _solve_iteratively(gaussian: Gaussian, targets: torch.Tensor, spec: KernelSp
     landmarks = max(1, min(n // 2, 5000, int(free / 3 / (2 * n * 8))))
     progress("preconditioner", 0.0)
     chosen = torch.as_tensor(permutation(n, 0, "kernels/landmarks")[:landmarks], device=targets.device)
-    precondition = nystrom(gaussian.against(gaussian.points[chosen]).mT.double(), chosen, max(spec.ridge, 1e-6))
-
-    def product(vectors: torch.Tensor) -> torch.Tensor:
-        return gaussian.product(vectors).add_(vectors, alpha=spec.ridge)
-
-    alpha, iterations = conjugate_gradient(
-        product, targets, precondition, spec.tolerance, lambda done: progress("conjugate gradient", done)
-    )
-    sides = product(alpha)
-    residual = float((sides - targets).abs().max())
-    everything = torch.arange(n, device=targets.device)
-    solver = f"conjugate gradient, {iterations} iterations, Nyström preconditioner of {landmarks} points"
-    return Solution(alpha, residual, everything, sides - spec.ridge * alpha, solver)
+    precondition = nystrom(gaussian.against(gaussian.points[chosen]).mT, chosen, max(spec.ridge, 1e-6))
+    solver = f"conjugate gradient, {{steps}} steps, Nyström preconditioner of {landmarks} points"
+    return _refined(gaussian.product, targets, precondition, spec, solver, progress)
