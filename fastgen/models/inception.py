@@ -18,9 +18,10 @@ class ConvModule(nn.Sequential):
 
     def __init__(self, before: int, after: int, size: int, stride: int, batch_norm: bool) -> None:
         convolution = SameConv2d(before, after, size, stride=stride, bias=not batch_norm)
-        # Glorot and Bengio (2010). Without batch norm the recipe's learning rate of 0.1 needs it: He's initialisation,
-        # of twice the variance or more, stays at chance there, and PyTorch's default fades over eleven layers.
-        nn.init.xavier_uniform_(convolution.weight)
+        if batch_norm:  # takes any scale out again
+            nn.init.xavier_uniform_(convolution.weight)  # slim's default
+        else:  # Glorot's halves a signal's variance in each of eleven layers, PyTorch's default loses six parts of it
+            nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         if convolution.bias is not None:
             nn.init.zeros_(convolution.bias)
         norm = [without_scale(nn.BatchNorm2d(after))] if batch_norm else []
