@@ -16,6 +16,7 @@ from fastgen.models import NETWORKS
 from fastgen.models.inception import ConvModule, SmallInception
 from fastgen.models.tensorflow import SameConv2d
 from fastgen.recipe.load import load
+from fastgen.runs.folder import RECIPE
 from fastgen.runs.run import Run
 from fastgen.runs.summary import metric
 from fastgen.training.loop import train
@@ -45,8 +46,9 @@ def main(folder: Path, settings: list[str]) -> None:
     curves = {}
     for name in ("fastgen_inception", "inception_with_dead_biases"):
         run = folder / name
+        own = [f"model.name={name}", f"run.dir={run}", f"run.resume={str((run / RECIPE).is_file()).lower()}"]
         if not Run(run).finished:
-            train(load("cifar10_inception_true", [*_DEFAULTS, *settings, f"model.name={name}", f"run.dir={run}"]))
+            train(load("cifar10_inception_true", [*_DEFAULTS, *settings, *own]))
         curves[name] = [line for line in Run(run).lines if metric("train_top1") in line]
     assert parameter_count(inception_with_dead_biases()) == parameter_count(SmallInception(True)) == 1_649_402
     keys = [metric("train_loss"), metric("train_top1"), metric("test_top1")]

@@ -19,10 +19,11 @@ from fastgen.paper.coverage import coverage
 from fastgen.paper.experiments import EXPERIMENTS, Scope
 from fastgen.paper.reproduce import reproduce
 from fastgen.report.outcome import finish
-from fastgen.runs.folder import RECIPE
+from fastgen.runs.folder import MADE_BY, RECIPE
 from fastgen.runs.metrics import METRICS, read_metrics
 from fastgen.runs.summary import SUMMARY, metric
 from fastgen.sweeps.executor import found_jobs
+from pipelines.baked.manifest import MANIFEST
 from pipelines.durable import write_atomically
 
 SEEDS = (0, 1, 2)
@@ -32,7 +33,7 @@ _CURVE = 60  # points that are kept of a curve of the running loss
 
 
 def record(run: Path, target: Path) -> None:
-    """Copy a run directory's recipe, summary and evaluations."""
+    """Copy a run directory's recipe, manifest, summary, evaluations, and the versions that made it."""
     lines = read_metrics(run)
     evaluations = [line for line in lines if metric("train_top1") in line]
     if not evaluations:
@@ -45,6 +46,8 @@ def record(run: Path, target: Path) -> None:
     kept = steps[:: max(1, len(steps) // _CURVE)] + evaluations
     text = "".join(json.dumps(line) + "\n" for line in sorted(kept, key=lambda line: line["step"]))
     write_atomically(target / METRICS, text)
+    for name in (MANIFEST, MADE_BY):
+        shutil.copy(run / name, target / name)
     if (run / SUMMARY).is_file():
         summary = json.loads((run / SUMMARY).read_text())
         write_atomically(target / SUMMARY, json.dumps({**summary, "run_dir": f"runs/{run.name}"}, indent=1) + "\n")

@@ -1,21 +1,34 @@
 #!/bin/sh
 # All of the paper that a machine without a GPU can run, in order of priority: one training for each core, at the
 # lowest priority, so that it can go on beside other work. The same command resumes what was stopped, from
-# checkpoints, and repeats nothing. benchmarks/record_runs.py then keeps what proves the results.
+# checkpoints, and repeats nothing; Ctrl-C or SIGTERM stop it. benchmarks/record_runs.py then keeps what proves the
+# results.
 #
 #     sh benchmarks/whole_paper.sh [FOLDER]     (default ~/fastgen_paper)
-where=${1:-$HOME/fastgen_paper}
-mkdir -p "$where"
+where=$(realpath -m "${1:-$HOME/fastgen_paper}")
+cd "$(dirname "$0")/.." && mkdir -p "$where" || exit 1
+python=.venv/bin/python
+[ -x $python ] || python=python
+$python -c "import fastgen.cli" || exit 1
 renice -n 19 $$ > /dev/null
 # Linux groups processes by session, and niceness counts within a group alone.
 { echo 19 > /proc/$$/autogroup; } 2> /dev/null
+child=
+trap 'trap "" INT TERM; [ -n "$child" ] && kill -TERM "$child" && wait "$child"; exit 143' INT TERM
 
+# In the background, as a shell hears of a signal only between commands or while it waits.
+fastgen() {
+    $python -m fastgen.cli "$@" &
+    child=$!
+    wait "$child"
+    child=
+}
 reproduce() {
-    python -m fastgen.cli reproduce "$@" --output "$where" train.threads=1
+    fastgen reproduce "$@" --output "$where" train.threads=1
 }
 # One row of a table: its folder is named as reproduce names it.
 row() {
-    python -m fastgen.cli sweep recipe="$@" --output "$where/runs" train.threads=1
+    fastgen sweep recipe="$@" --output "$where/runs" train.threads=1
 }
 # Compiled, the small Inception trains 1.1 times as many images a second on a CPU.
 long_row() {
@@ -37,6 +50,15 @@ for labels in random true true_decay random_decay true_crop true_crop_decay; do
 done
 long_row cifar10_inception_random
 long_row cifar10_inception_true
+# Other coefficients of weight decay, on the rows that they move.
+for labels in true random; do
+    row "cifar10_alexnet_${labels}_decay" optim.decay_on=all optim.weight_decay=5e-4
+    row "cifar10_mlp_1x512_${labels}_decay" optim.decay_on=all optim.weight_decay=5e-4,4e-3
+done
+# The theory.
+for study in theorem1 minnorm table3 table3_bandwidth; do
+    fastgen reproduce $study --output "$where"
+done
 # The other rows and figures.
 reproduce rademacher --models mlp_1x512,mlp_3x512
 long_row cifar10_inception_nobn_true
@@ -44,9 +66,8 @@ long_row cifar10_inception_nobn_random
 reproduce table1 --models alexnet --seeds 0,1,2
 reproduce fig1b --models alexnet
 reproduce fig1a train.compile=true
-for experiment in table1 table4; do
-    reproduce $experiment --models inception train.compile=true
-done
+reproduce table1 --models inception train.compile=true
+reproduce table4 --models inception train.compile=true
 reproduce table1 --models inception_nobn train.compile=true
 reproduce fig2b train.compile=true
 reproduce fig1b --models inception train.compile=true

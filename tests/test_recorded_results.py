@@ -26,6 +26,8 @@ def test_a_copy_has_the_evaluations_and_no_folder_of_the_machine(script, tmp_pat
     (run / "recipe.yaml").write_text(load("quickstart", [f"run.dir={run}", f"data.root={tmp_path}/secret"]).to_yaml())
     lines = [{"step": step, "epoch": step / 10, "train_running_loss_nats": 1.0} for step in range(1, 1001)]
     lines += [{"step": 1000, "epoch": 100.0, "train_top1_percent": 99.0, "test_top1_percent": 50.0}]
+    for name in ("manifest.json", "made_by.json"):
+        (run / name).write_text("[]")
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     script["record"](run, copy)
     assert Run(copy).summary is None and not Run(copy).finished  # it has not ended yet

@@ -2,8 +2,10 @@
 
 import json
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -18,10 +20,12 @@ from fastgen.paper.experiments import EXPERIMENTS, LEVELS, STUDIES, Entry, Scope
 from fastgen.paper.figures import FIGURES
 from fastgen.paper.numbers import table
 from fastgen.paper.reproduce import notes
+from fastgen.paper.settings import Settings
+from fastgen.paper.studies import case_file, find_study
 from fastgen.report.page import Page
 from fastgen.report.plots import Series, accuracy_curves, against_corruption, loss_curves, parts_curves
 from fastgen.report.spread import interval, mean_and_deviation
-from fastgen.sweeps.executor import DONE, FAILED, Job
+from fastgen.sweeps.executor import DONE, FAILED, WAITING, Job, found_jobs
 from fastgen.sweeps.grid import Point
 
 FULL = Scope(None, smoke=False)
@@ -136,24 +140,33 @@ def test_table2_has_both_brackets_and_the_row_that_it_cites(tmp_path):
 def test_coverage_names_whole_subset_and_never(tmp_path):
     """From run directories: a whole run, one with a limit, one that has not ended, and points of a curve."""
 
-    def a_run(settings, summary=True, lines=()):
+    def a_run(settings, summary=MappingProxyType({}), lines=()):
         point = Point(settings[0], tuple(settings[1:]))
         folder = tmp_path / "runs" / point.folder_name
         folder.mkdir(parents=True)
         (folder / "recipe.yaml").write_text(point.load().to_yaml())
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        if summary:
-            a_summary(recipe=settings[0]).write(folder)
+        if summary is not None:
+            epochs = float(point.load().train.epochs)
+            a_summary(**{"recipe": settings[0], "epochs": epochs, **summary}).write(folder)
         return f"runs/{point.folder_name}"
 
     one = a_run(["cifar10_mlp_1x512_true"])
     two = a_run(["cifar10_mlp_1x512_true", "seed=1", "train.threads=1"])
     part = a_run(["cifar10_alexnet_true", "data.limit=1000"])
     line = {"step": 5, "epoch": 7.5, "wall_seconds": 1.0, "train_top1_percent": 31.25, "test_top1_percent": 20.0}
-    begun = a_run(["cifar10_inception_random"], summary=False, lines=[line])
-    a_run(["cifar10_inception_true"], summary=False)  # died before its first evaluation
+    begun = a_run(["cifar10_inception_random"], summary=None, lines=[line])
+    a_run(["cifar10_inception_true"], summary=None)  # died before its first evaluation
+    short = a_run(["cifar10_mlp_3x512_true"], summary={"epochs": 0.5})
+    other = a_run(["cifar10_mlp_3x512_random"], summary={"epochs": 65.0, "fitted_epoch": 65.0})
+    (tmp_path / other).rename(tmp_path / "runs" / "cifar10_mlp_3x512_random-of_before")
+    early = a_run(["cifar10_mlp_1x512_random"], summary={"epochs": 80.0, "fitted_epoch": 80.0})
+    (tmp_path / "runs" / "damaged").mkdir()
+    (tmp_path / "runs" / "damaged" / "recipe.yaml").write_text("")
     point = a_run(["cifar10_mlp_1x512_partial", "data.labels.p=0.3"])
-    (header, rows), *_ = coverage(tmp_path).tables
+    page = coverage(tmp_path)
+    (header, rows), *_ = page.tables
+    assert any("runs/damaged" in text for text in page.texts)
     found = {(row[0], row[1]): row[2:] for row in rows}
     label = "model {}, labels {}, random crop no, weight decay {}"
     state, seeds, proof = found["table1", label.format("MLP 1x512", "true", "no")]
@@ -165,18 +178,48 @@ def test_coverage_names_whole_subset_and_never(tmp_path):
     assert found["table1", label.format("Inception", "random", "no")] == [
         "subset: 7.5 of 100 epochs", "", f"{begun}/metrics.jsonl"
     ]  # fmt: skip
+    assert found["table1", label.format("MLP 3x512", "true", "no")] == [
+        "subset: 0.5 of 40 epochs", "", f"{short}/summary.json"
+    ]  # fmt: skip
+    assert found["table1", label.format("MLP 3x512", "random", "no")][0] == "subset: of another version"
+    assert found["table1", label.format("MLP 1x512", "random", "no")] == ["whole", "1", f"{early}/summary.json"]
     for missing in (label.format("Inception", "true", "no"), label.format("MLP 1x512", "true", "yes")):
         assert found["table1", missing] == ["never", "", ""]
     levels = [found["fig1b", f"model MLP 1x512, corruption {level:g}"] for level in LEVELS]
     assert [state for state, *_ in levels] == ["never"] * 3 + ["whole"] + ["never"] * 7
     assert levels[3][2] == f"{point}/summary.json"
     assert {row[0] for row in rows} == {*EXPERIMENTS, *STUDIES}
+    assert all(state == "never" for (name, _), (state, *_) in found.items() if name in STUDIES)
     entry = next(
         e for e in EXPERIMENTS["table1"].entries(Scope(["inception"], False)) if e.labels["labels"] == "random"
     )
     job = Job(entry.point(0, ()), tmp_path / begun)
     header, (row,) = comparison(EXPERIMENTS["table1"], [Result(entry, [job])])
     assert row[header.index("test, ours")] == "20.00 after 7.5 epochs (not finished)"
+
+
+def test_coverage_of_studies(tmp_path):
+    """All rows of a case alike; another case's file proves nothing; where the data lay is no difference."""
+
+    def states(name, label):
+        (_, rows), *_ = coverage(tmp_path).tables
+        return [row[2] for row in rows if row[0] == name and label in row[1]]
+
+    def write(name, chosen, **settings):
+        (case,) = [case for case in find_study(name).cases(None) if case.name == chosen]
+        spec = Settings.parse([f"data.{key}={value}" for key, value in settings.items()])
+        path = case_file(name, case, spec, tmp_path)
+        path.parent.mkdir(exist_ok=True)
+        document = {"case": case.described, "settings": asdict(spec), "measured": []}
+        path.write_text(json.dumps(document))
+
+    write("table3", "mnist-gabor_filters", limit=1000)
+    write("theorem1", "mnist", limit=1000)
+    assert states("theorem1", "points mnist") == ["subset: data.limit=1000"] * 5
+    assert states("table3", "dataset mnist, preprocessing none") == ["never"]
+    assert states("table3", "dataset mnist, preprocessing gabor") == ["subset: data.limit=1000"]
+    write("theorem1", "mnist", root="/data")
+    assert states("theorem1", "points mnist") == ["whole"] * 5 and states("theorem1", "points cifar10") == ["never"] * 5
 
 
 def test_figure_2a_compares_what_it_says():
@@ -220,10 +263,39 @@ def test_a_point_that_was_never_fitted_is_drawn_as_a_lower_bound(tmp_path):
     title, axes = drawn("one", 1.0)
     assert axes.lines[0].get_ydata()[-2:] == pytest.approx([1.9, 6.0])
     (hollow,) = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
-    assert hollow.get_xydata().tolist() == [[1.0, 6.0]] and "not fitted within 60 epochs" in title
+    assert hollow.get_xydata().tolist() == [[1.0, 6.0]] and "not within 60 epochs" in title
     title, axes = drawn("base", 0.0)  # nothing to be relative to
     assert axes.lines[0].get_ydata()[:2] == pytest.approx([60, 11]) and "relative" not in title
     assert axes.get_ylabel() == "epochs to overfit"
+
+
+def test_figure_1b_is_drawn_of_the_seeds_and_networks_that_were_run(tmp_path):
+    """Seed 0 of one network, of three networks and three seeds that the page asks for."""
+    results = []
+    for entry in EXPERIMENTS["fig1b"].entries(Scope(None, smoke=False)):
+        jobs = [Job(entry.point(seed, ()), tmp_path / f"none {entry.recipe} {seed}") for seed in (0, 1, 2)]
+        if entry.labels["model"] == "MLP 1x512":
+            jobs[0] = finished(tmp_path, f"{entry.level}", fitted_epoch=10 * (1 + entry.level), test_top1=50.0)
+        results.append(Result(entry, jobs))
+    ((title, figure),) = FIGURES["fig1b"](results)
+    (line,) = figure.axes[0].lines
+    assert "relative" in title and line.get_ydata() == pytest.approx([1 + level for level in LEVELS])
+    ((_, figure),) = FIGURES["fig1c"](results)
+    assert len(figure.axes[0].lines) == 1
+
+
+def test_a_finished_run_counts_for_its_own_settings_alone(tmp_path):
+    """A folder's name leaves out defaults, so a default that changed is found in the run's recipe."""
+    point = Point("quickstart", ("seed=3",))
+    folder = tmp_path / point.folder_name
+    folder.mkdir()
+    a_summary().write(folder)
+    assert found_jobs([point], tmp_path)[0].state == WAITING  # no recipe
+    text = point.load().to_yaml()
+    (folder / "recipe.yaml").write_text(text)
+    assert found_jobs([point], tmp_path)[0].state == DONE
+    (folder / "recipe.yaml").write_text(text.replace("checks_per_epoch: 1", "checks_per_epoch: 2"))
+    assert found_jobs([point], tmp_path)[0].state == WAITING
 
 
 CURVE = ([0, 10, 20], [2.3, 1.0, 0.1])

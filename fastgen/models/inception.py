@@ -20,7 +20,7 @@ class ConvModule(nn.Sequential):
         convolution = SameConv2d(before, after, size, stride=stride, bias=not batch_norm)
         if batch_norm:  # takes any scale out again
             nn.init.xavier_uniform_(convolution.weight)  # slim's default
-        else:  # Glorot's halves a signal's variance in each of eleven layers, PyTorch's default loses six parts of it
+        else:  # He's keeps a signal's variance; in each of eleven layers Glorot's loses a third, PyTorch's default 5/6
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
         if convolution.bias is not None:
             nn.init.zeros_(convolution.bias)

@@ -69,6 +69,8 @@ def make_optimizer(network: "torch.nn.Module", spec: OptimSpec) -> "torch.optim.
     spared: list[Any] = []
     for name, parameter in network.named_parameters():
         (shrunk if _is_decayed(network, name, parameter.dim(), spec.decay_on) else spared).append(parameter)
+    if spec.weight_decay > 0 and not shrunk:
+        raise UserError(f"optim.decay_on={spec.decay_on}: the network has no such parameters; set another, or no decay")
     optimizer = OPTIMIZERS[spec.name]
     clipped = optimizer.couples and spec.clip is not None and spec.weight_decay > 0
     if not spared and not clipped:
@@ -104,7 +106,8 @@ def _is_decayed(network: "torch.nn.Module", name: str, dimensions: int, decay_on
 
     module = network.get_submodule(name.rpartition(".")[0])
     heads = getattr(network, "get_classifier", lambda: ())()
-    return dimensions > 1 and isinstance(module, torch.nn.Linear) and module is not heads
+    heads = heads if isinstance(heads, tuple | list) else (heads,)  # timm's distilled networks have two
+    return dimensions > 1 and isinstance(module, torch.nn.Linear) and not any(module is head for head in heads)
 
 
 def _sgd(parameters: list[Any], spec: OptimSpec) -> "torch.optim.Optimizer":

@@ -22,35 +22,55 @@ def _fig1a(results: list[Result]) -> list[tuple[str, Figure]]:
 def _fig1b(results: list[Result]) -> list[tuple[str, Figure]]:
     """Relative to the same seed's time at level 0, as the paper draws it.
 
-    A run that ended unfitted counts with the epochs that it trained, and its point is drawn as a lower bound. Where a
-    run at level 0 is not there or was not fitted, nothing can be relative to it: then all are drawn in epochs.
+    A run that ended unfitted counts with the epochs that it trained, and its point is drawn as a lower bound. Of a
+    network that was not fitted at level 0 nothing can be relative to it: then there is a second figure, in epochs.
     """
-    by_model = _by_model(results)
-    based = all(job.summary and job.summary.fitted_epoch for levels in by_model.values() for job in levels[0.0].jobs)
-    series = {}
-    for model, by_level in by_model.items():
-        bases = [job.summary.fitted_epoch if based and job.summary else 1 for job in by_level[0.0].jobs]
+    relative: dict[str, Series] = {}
+    absolute: dict[str, Series] = {}
+    for model, by_level in _by_model(results).items():
+        seeds = range(len(by_level[0.0].jobs))
+        bases = [summary.fitted_epoch if (summary := job.summary) else None for job in by_level[0.0].jobs]
+        summaries = {level: [by_level[level].jobs[seed].summary for seed in seeds] for level in LEVELS}
+        if not any(any(row) for row in summaries.values()):
+            continue
+        wanted = [seed for seed in seeds if bases[seed]] or list(seeds)
         values, above = [], []
         for level in LEVELS:
-            found = [(s, base) for job, base in zip(by_level[level].jobs, bases, strict=True) if (s := job.summary)]
-            values.append([(s.fitted_epoch or s.epochs) / (base or 1) for s, base in found])
+            found = [(s, bases[seed] or 1.0) for seed in wanted if (s := summaries[level][seed])]
+            values.append([(s.fitted_epoch or s.epochs) / base for s, base in found])
             above.append(any(s.fitted_epoch is None for s, _ in found))
-        series[model] = _series(values, above)
-    percent = " and ".join(sorted({f"{s.fitted_at:g}" for result in results for s in result.summaries})) or "100"
-    title = f"Time until {percent} % of the training set is fitted"
-    limits = sorted({f"{s.epochs:g}" for result in results for s in result.summaries if s.fitted_epoch is None})
-    title += f"; hollow with an arrow: not fitted within {' or '.join(limits)} epochs" if limits else ""
-    if based:
-        return [(f"{title}, relative to true labels", against_corruption(series, "time to overfit"))]
-    return [(title, against_corruption(series, "epochs to overfit"))]
+        (relative if any(bases) else absolute)[model] = _series(values, above)
+    title = f"Time until {_fitted_at(results)} % of the training set is fitted{_unfitted(results)}"
+    figures = [(f"{title}, relative to true labels", against_corruption(relative, "time to overfit"))]
+    if not absolute:
+        return figures
+    return figures * bool(relative) + [(f"{title}, in epochs", against_corruption(absolute, "epochs to overfit"))]
 
 
 def _fig1c(results: list[Result]) -> list[tuple[str, Figure]]:
     series = {
-        model: _series([[100 - top1 for top1 in by_level[level].values("test_top1")] for level in LEVELS])
+        model: _series(
+            [[100 - top1 for top1 in by_level[level].values("test_top1")] for level in LEVELS],
+            [any(s.fitted_epoch is None for s in by_level[level].summaries) for level in LEVELS],
+        )
         for model, by_level in _by_model(results).items()
+        if any(result.summaries for result in by_level.values())
     }
-    return [("Test error when the training set is fitted, percent", against_corruption(series, "test error (%)"))]
+    title = f"Test error when {_fitted_at(results)} % of the training set is fitted, percent"
+    hollow = _unfitted(results).replace(" with an arrow", "")
+    return [(title + hollow, against_corruption(series, "test error (%)", arrows=False))]
+
+
+def _fitted_at(results: list[Result]) -> str:
+    """The percentages at which the runs count as fitted, in words."""
+    levels = {summary.fitted_at for result in results for summary in result.summaries} or {100.0}
+    return " and ".join(f"{level:g}" for level in sorted(levels))
+
+
+def _unfitted(results: list[Result]) -> str:
+    """What hollow markers mean, if there are any."""
+    limits = sorted({s.epochs for result in results for s in result.summaries if s.fitted_epoch is None})
+    return f"; hollow with an arrow: not within {' or '.join(f'{n:g}' for n in limits)} epochs" if limits else ""
 
 
 def _fig2(results: list[Result]) -> list[tuple[str, Figure]]:

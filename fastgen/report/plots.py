@@ -43,10 +43,11 @@ def loss_curves(curves: dict[str, Curve]) -> Figure:
     return figure
 
 
-def against_corruption(series: dict[str, Series], ylabel: str) -> Figure:
+def against_corruption(series: dict[str, Series], ylabel: str, arrows: bool = True) -> Figure:
     """Figures 1b and 1c: something against the level of label corruption (fraction), a line for each network.
 
-    A band reaches from the lowest to the highest of several seeds. Hollow with an arrow: the true value lies above.
+    A band reaches from the lowest to the highest of several seeds. Where a series is `above`, its marker is hollow,
+    and with `arrows` an arrow says that the true value lies above.
     """
     figure, axes = _figure("label corruption", ylabel)
     for (name, line), style in zip(series.items(), _styles(), strict=False):
@@ -57,7 +58,8 @@ def against_corruption(series: dict[str, Series], ylabel: str) -> Figure:
             if above:
                 axes.plot(x, y, marker=style["marker"], markersize=7, color=style["color"], markerfacecolor="white")
                 arrow = {"arrowstyle": "<-", "color": style["color"]}
-                axes.annotate("", (x, y), (0, 18), textcoords="offset points", arrowprops=arrow)
+                if arrows:
+                    axes.annotate("", (x, y), (0, 18), textcoords="offset points", arrowprops=arrow)
     axes.set(xlim=(-0.03, 1.03), ylim=(0, None))
     _legend(axes, len(series))
     return figure

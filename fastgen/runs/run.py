@@ -82,7 +82,7 @@ class Run:
         changed = {
             key: f"{key}={value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value)}"
             for key, value in self.settings.items()
-            if key in usual.keys() - {"recipe"}
+            if key in usual.keys() - {"recipe", "data.pixels.window"}  # which follows from data.image_size
             and not key.startswith(MACHINE_KEYS)
             and (value != usual[key] or (key.startswith(other) and value != default[key]))
         }

@@ -94,8 +94,10 @@ class Summary(Evaluation):
         """The summary of a run directory; None while the run has not ended. Raises UserError for a damaged file."""
         path = folder / SUMMARY
         try:
-            return Summary(**json.loads(path.read_text()))
+            values = json.loads(path.read_text())
+            values.setdefault("fitted_epoch", values["interpolation_epoch"])  # before there was train.fitted_at
+            return Summary(**values)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it and resume the run: it is written again") from None

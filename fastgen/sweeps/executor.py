@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fastgen.models import NETWORKS
 from fastgen.recipe.schema import Recipe
-from fastgen.runs.folder import RECIPE
+from fastgen.runs.folder import RECIPE, decisive_settings
 from fastgen.runs.run import Run
 from fastgen.runs.summary import Summary
 from fastgen.sweeps.grid import Point
@@ -67,8 +67,17 @@ def found_jobs(points: Iterable[Point], root: Path) -> list[Job]:
     """A job for each point: done where its run below `root` has finished, else waiting. Runs nothing."""
     jobs = [Job(point, root / point.folder_name) for point in points]
     for job in jobs:
-        job.state = DONE if job.summary is not None else WAITING
+        job.state = DONE if job.summary is not None and _is_of(job.point, job.run) else WAITING
     return jobs
+
+
+def _is_of(point: Point, run: Run) -> bool:
+    """Whether a finished run has the point's settings: a folder's name leaves out defaults, which may have changed. If
+    not, the point is waiting, and is refused when it is started."""
+    if not (run.folder / RECIPE).is_file():
+        return False
+    usual, wanted = Recipe().flat(), decisive_settings(point.load())
+    return all(run.settings.get(key, usual.get(key)) == value for key, value in wanted.items())
 
 
 def run_points(

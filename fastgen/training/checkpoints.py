@@ -59,7 +59,7 @@ class Position:
 
     def crossed(self, level: float) -> float | None:
         """The epochs of the first evaluation whose training accuracy reached `level` percent; None if none did."""
-        return self.crossings.get(f"{level:g}")
+        return self.crossings.get(f"{level:.12g}")
 
     @property
     def epochs(self) -> float:
@@ -71,7 +71,7 @@ class Position:
         self.evaluation, self.evaluated_step = evaluation, self.step
         for level in (*CROSSINGS, fitted_at):
             if evaluation.train_top1 is not None and evaluation.train_top1 >= level:
-                self.crossings.setdefault(f"{level:g}", self.epochs)
+                self.crossings.setdefault(f"{level:.12g}", self.epochs)
         if evaluation.test_top1 is not None:
             self.best_test_top1 = max(evaluation.test_top1, self.best_test_top1 or 0.0)
         if evaluation.test_top5 is not None:
@@ -80,6 +80,10 @@ class Position:
     @staticmethod
     def read(path: Path) -> "Position":
         values = json.loads(path.read_text())
+        if "crossings" not in values:
+            raise UserError(
+                f"{path} is of an earlier version of fastgen, which alone goes on with it; start another run"
+            )
         return Position(**{**values, "evaluation": Evaluation(**values["evaluation"])})
 
 

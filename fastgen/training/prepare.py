@@ -15,6 +15,7 @@ from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.schema import Recipe
 from fastgen.runs import folder as run_folder
 from fastgen.runs.metrics import MetricsFile
+from fastgen.runs.summary import SUMMARY
 from fastgen.sets import draw_samples
 from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
@@ -118,6 +119,7 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
     main = accelerator.is_main_process
     if main:
         run_folder.note_maker(folder, position.step)
+        (folder / SUMMARY).unlink(missing_ok=True)  # of what ended before: it is written again at the end
         write_atomically(folder / run_folder.RECIPE, recipe.to_yaml())
         write_atomically(folder / MANIFEST, (data.baked.path / MANIFEST).read_text())
     start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
