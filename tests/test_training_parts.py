@@ -12,7 +12,10 @@ from whole_runs import fresh_accelerate  # noqa: F401
 from fastgen import models
 from fastgen.optim.optimizers import OptimSpec, add_clipped_decay, make_optimizer
 from fastgen.recipe.schema import ProgressiveSpec, TrainSpec
+from fastgen.runs.summary import Evaluation
+from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
+from fastgen.training.checkpoints import Position
 from fastgen.training.meter import Meter
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import clip_gradients
@@ -113,6 +116,30 @@ def test_weight_decay_shrinks_what_it_says(decay_on, shrunk):
         torch.testing.assert_close(parameter, before[name] * (0.95 if decayed else 1.0))
     with pytest.raises(UserError, match=r"unknown optim.decay_on 'weight'.*weights"):
         OptimSpec(decay_on="weight").validate()
+
+
+def test_weight_decay_that_would_shrink_nothing_is_refused():
+    with pytest.raises(UserError, match="decay_on=hidden"):
+        make_optimizer(models.make("fastgen_inception"), OptimSpec(weight_decay=0.1, decay_on="hidden"))
+    make_optimizer(models.make("fastgen_inception"), OptimSpec(decay_on="hidden"))  # nothing to shrink by
+    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2), torch.nn.Linear(3, 2))
+    network.get_classifier = lambda: (network[1], network[2])  # as timm's distilled networks
+    groups = make_optimizer(network, OptimSpec(weight_decay=0.1, decay_on="hidden")).param_groups
+    assert [[p is network[0].weight for p in group["params"]] for group in groups if group["weight_decay"]] == [[True]]
+
+
+def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path):
+    (tmp_path / "position.json").write_text('{"steps_per_epoch": 5, "step": 3, "interpolation_epoch": null}')
+    with pytest.raises(UserError, match="earlier version"):
+        checkpoints.restore(Accelerator(cpu=True), tmp_path)
+
+
+def test_accuracies_are_crossed_where_they_are_reached():
+    position = Position(steps_per_epoch=10)
+    for step, top1 in ((10, 98.0), (20, 99.5), (30, 99.99996), (40, 100.0)):
+        position.step = step
+        position.record(Evaluation(train_top1=top1), fitted_at=99.99996)
+    assert [position.crossed(level) for level in (98.0, 99, 99.9, 99.99996, 100)] == [None, 2, 3, 3, 4]
 
 
 def clipped_step(spec, accelerator, decayed=(3.0, 4.0), gradient=(2.7, 3.6)):

@@ -46,8 +46,6 @@ class PixelSpec:
             raise UserError(
                 f"data.pixels.window={self.window} follows from data.image_size; set data.pixels.before_crop=false"
             )
-        if None not in (self.window, image_size) and self.window != image_size:
-            raise UserError(f"data.pixels.window={self.window} follows from data.image_size={image_size}: leave it out")
         before_crop = self.before_crop or not kind.permutes
         window = None if before_crop else image_size or self.window
         if not before_crop and window is None:
