@@ -218,6 +218,10 @@ def test_parameters_that_change_change_the_function():
     with torch.no_grad():
         network.coefficients *= 2
     assert np.allclose(network(x).detach(), 2 * targets)
+    with torch.no_grad():
+        network.coefficients[0] = np.nan
+    with pytest.raises(UserError, match="parameters are not all finite"):
+        network(x)
 
 
 # ---------------------------------------------------------------- sums without rounding

@@ -136,6 +136,8 @@ def _table(study: Study, rows: list[tuple[Row, Numbers]]) -> tuple[list[str], li
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float) and 0.01 <= abs(value) < 1:
+        return f"{value:.3f}".removesuffix("0")
     if isinstance(value, float):
         return "0" if value == 0 else f"{value:,.2f}" if 0.01 <= abs(value) < 1e6 else f"{value:.1e}"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.theory import exact
+from pipelines.errors import UserError
 
 Sums = tuple[exact.Pair, exact.Pair]
 
@@ -17,13 +18,15 @@ def sums(thresholds: Tensor, coefficients: Tensor) -> Sums:
 
     thresholds: float64 (n,), increasing. coefficients: float64 (n, k). Slopes are sums of coefficients that may be
     larger by many orders of magnitude, so they are summed as integers.
+
+    Raises UserError for parameters that are not finite.
     """
+    if not bool(thresholds.isfinite().all() & coefficients.isfinite().all()):
+        raise UserError("the network's parameters are not all finite numbers, and its outputs are not, either")
     (b,), unit = exact.integers(thresholds.detach().cpu().numpy())
     steps = [after - before for before, after in pairwise(b)]
     values, slopes = [], []
     for column in coefficients.detach().cpu().numpy().T:
-        if not np.isfinite(column).all():
-            raise ValueError("coefficients must be finite")
         (w,), own = exact.integers(column)
         slope = list(accumulate(w))
         values.append(exact.floats(list(accumulate(map(mul, slope, steps), initial=0)), unit + own))
