@@ -62,3 +62,19 @@ def test_files_that_a_document_names_exist(document):
     assert [
         name for name in sorted(named) if not (ROOT / name).exists() and not (document.parent / name).exists()
     ] == []
+
+
+def anchors(text: str) -> set[str]:
+    """Of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if not link.startswith(("http", "mailto:")):
+            path, _, anchor = link.partition("#")
+            target = document.parent / path if path else document
+            assert target.exists(), f"{document.name} links to {link}"
+            assert not anchor or anchor in anchors(target.read_text()), f"{document.name} links to {link}"
