@@ -19,12 +19,13 @@ from fastgen.runs.summary import SUMMARY
 from fastgen.sets import draw_samples
 from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
-from fastgen.training.checkpoints import Position
+from fastgen.training.checkpoints import Stateful
 from fastgen.training.data import Data, open_data
 from fastgen.training.launch import CONTINUE, Agreement, make_accelerator, on_main
 from fastgen.training.meter import Meter
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.optimization import step_of
+from fastgen.training.position import Position
 from fastgen.training.recorder import Recorder
 from fastgen.training.stages import Clock
 from fastgen.training.stopping import StopSignal
@@ -53,6 +54,7 @@ class Training:
     optimizer: AcceleratedOptimizer
     take_step: Callable[[], object]
     average: WeightAverage | None
+    states: dict[str, Stateful]
     position: Position
     total_steps: int
     meter: Meter
@@ -104,14 +106,15 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
         data.compile()
     network, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe.optim))
     recorder = Recorder(accelerator, data, folder) if recipe.train.dynamics else None
-    accelerator.register_for_checkpointing(*(kept for kept in (average, recorder) if kept))
+    kept = {"optimizer": optimizer, "average": average, "dynamics": recorder, "scaler": accelerator.scaler}
+    states: dict[str, Stateful] = {name: state for name, state in kept.items() if state is not None}
 
     # ------------------------------------------------------------ resume
     position = Position(steps_per_epoch=steps_per_epoch, manifest_sha256=data.baked.sha256)
     found = checkpoints.latest(folder / "checkpoints") if recipe.run.resume else None
     if found is not None:
         run_folder.check_same_data(folder, manifest)
-        position = checkpoints.restore(accelerator, found)
+        position = checkpoints.restore(accelerator, found, bare, states)
     if recorder:
         recorder.start(position.epoch)
 
@@ -137,6 +140,7 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
         optimizer=optimizer,
         take_step=step_of(accelerator, optimizer),
         average=average,
+        states=states,
         position=position,
         total_steps=total_steps,
         meter=meter,
