@@ -70,14 +70,14 @@ class Step:
 def steps(run: Training) -> Generator[Step]:
     """All steps that are left. Each epoch opens a stream of batches, and closes it at its end or at the run's."""
     recipe, position, sampler = run.recipe, run.position, run.data.sampler
-    total_samples = run.total_steps * recipe.data.batch_size
     while position.step < run.total_steps and not fitted(run):
         epoch, device_epoch = position.epoch, torch.tensor(position.epoch, device=run.accelerator.device)
         run.clock.enter(WAIT)
         with closing(run.data.training(epoch, position.step_in_epoch)) as batches:
             while position.epoch == epoch and position.step < run.total_steps and not fitted(run):
                 at = epoch * sampler.samples + position.step_in_epoch * recipe.data.batch_size
-                rate = learning_rate(recipe.schedule, recipe.optim.lr, at, sampler.samples, total_samples)
+                progress = position.step / run.total_steps
+                rate = learning_rate(recipe.schedule, recipe.optim.lr, at, sampler.samples, progress)
                 yield Step(rate, device_epoch, batches)
 
 

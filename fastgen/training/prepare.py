@@ -15,7 +15,6 @@ from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.schema import Recipe
 from fastgen.runs import folder as run_folder
 from fastgen.runs.metrics import MetricsFile
-from fastgen.runs.summary import SUMMARY
 from fastgen.sets import draw_samples
 from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
@@ -31,8 +30,6 @@ from fastgen.training.stages import Clock
 from fastgen.training.stopping import StopSignal
 from fastgen.training.tracking import Display, start_wandb
 from fastgen.training.watching import Watcher
-from pipelines.baked.manifest import MANIFEST
-from pipelines.durable import write_atomically
 
 
 @dataclass
@@ -115,16 +112,13 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
     if found is not None:
         run_folder.check_same_data(folder, manifest)
         position = checkpoints.restore(accelerator, found, bare, states)
-    if recorder:
-        recorder.start(position.epoch)
 
     # ------------------------------------------------------------ what is written and shown
     main = accelerator.is_main_process
     if main:
-        run_folder.note_maker(folder, position.step)
-        (folder / SUMMARY).unlink(missing_ok=True)  # of what ended before: it is written again at the end
-        write_atomically(folder / run_folder.RECIPE, recipe.to_yaml())
-        write_atomically(folder / MANIFEST, (data.baked.path / MANIFEST).read_text())
+        run_folder.begin(folder, recipe, data.baked.path, position.step)
+    if recorder:
+        recorder.start(position.epoch)
     start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
     meter, clock = Meter(accelerator, position.running), Clock(recipe.data.batch_size)
     display = Display(main, total_steps, position.step)
