@@ -33,8 +33,12 @@ def sync_folder(folder: Path) -> None:
     os.close(handle)
 
 
+def aside(path: Path) -> Path:
+    """Where `write_atomically` writes what will become `path`."""
+    return path.with_name(f".{path.name}.tmp")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write aside and rename: a reader finds the old text or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    aside(path).write_text(text)
+    os.replace(aside(path), path)

@@ -22,7 +22,7 @@ from fastgen.bench.loader_process import cpu_seconds, edges, peak_bytes
 from fastgen.bench.loaders import _table, prepare
 from fastgen.bench.peer_process import LOOPS
 from fastgen.bench.subprocesses import in_turn, measure, median_and_range, ratios
-from fastgen.training.checkpoints import Position
+from fastgen.training.position import Position
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, STEP, WAIT, Clock, advice
 from pipelines.provenance import in_words
 

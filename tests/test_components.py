@@ -7,7 +7,7 @@ from PIL import Image
 from whole_runs import SMALL, fresh_accelerate, lines, same_weights, weights  # noqa: F401
 
 from fastgen.optim.optimizers import OPTIMIZERS, Optimizer
-from fastgen.optim.schedules import SCHEDULES
+from fastgen.optim.schedules import SCHEDULES, Schedule
 from fastgen.recipe.load import load
 from fastgen.training.loop import train
 from fastgen.training.stages import HOST_TO_DEVICE, STEP, WAIT, Clock, advice
@@ -154,12 +154,11 @@ class SignDescent(torch.optim.Optimizer):
 
 def test_an_optimizer_and_a_schedule_train(add, tmp_path):
     add(OPTIMIZERS, "signs", Optimizer(lambda parameters, spec: SignDescent(parameters, spec.lr)))
-    add(SCHEDULES, "linear", lambda spec, position, epoch_samples, total: 1 - position / total)
+    add(SCHEDULES, "linear", Schedule(lambda spec, position, epoch_samples, progress: 1 - progress, of_length=True))
     settings = [*SMALL, "optim.name=signs", "optim.lr=0.01", "schedule.kind=linear", "run.checkpoint_minutes=0"]
     train(load("quickstart", [*settings, f"run.dir={tmp_path / 'run'}"]))
     rates = lines(tmp_path / "run", "learning_rate")
-    begins = [100 * epoch + offset for epoch in range(4) for offset in (0, 30, 60)]  # an epoch has 100 samples
-    assert list(rates.values()) == pytest.approx([0.01 * (1 - begin / (12 * 30)) for begin in begins])
+    assert list(rates.values()) == pytest.approx([0.01 * (1 - step / 12) for step in range(12)])
     for step in range(2, 13):
         before, after = weights(tmp_path / "run", step - 1), weights(tmp_path / "run", step)
         moved = max(float((after[name] - before[name]).abs().max()) for name in after)

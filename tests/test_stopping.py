@@ -73,7 +73,13 @@ def switch_off(machine: subprocess.Popen) -> None:
 
 def test_a_lost_machine_is_noticed_and_the_run_goes_on_without_it(tmp_path):
     folder = tmp_path / "run"
-    settings = [*SMALL, "train.epochs=100000", f"run.dir={folder}", "run.checkpoint_minutes=0.001"]
+    settings = [
+        *SMALL,
+        "schedule.kind=constant",
+        "train.epochs=100000",
+        f"run.dir={folder}",
+        "run.checkpoint_minutes=0.001",
+    ]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

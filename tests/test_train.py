@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +23,8 @@ from fastgen.optim.schedules import SCHEDULES, learning_rate
 from fastgen.recipe.load import load
 from fastgen.runs.metrics import read_metrics
 from fastgen.training import checkpoints
-from fastgen.training.checkpoints import Position
 from fastgen.training.loop import train
+from fastgen.training.position import Position
 from fastgen.training.tracking import start_wandb
 from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
@@ -263,12 +265,13 @@ def test_options_that_change_how_it_is_computed(setting, tmp_path):
 
 def test_damaged_checkpoints_are_named(tmp_path):
     folder = tmp_path / "run"
-    train(load("quickstart", [*SMALL, f"run.dir={folder}", "train.max_steps=2"]))
+    settings = [*SMALL, f"run.dir={folder}", "schedule.kind=constant"]
+    train(load("quickstart", [*settings, "train.max_steps=2"]))
     (found,) = (folder / "checkpoints").glob("step_*")
     (found / "model.safetensors").write_bytes(b"damaged")
     AcceleratorState._reset_state(True)
-    with pytest.raises(UserError, match="step_00000002 cannot be restored"):
-        train(load("quickstart", [*SMALL, f"run.dir={folder}", "run.resume=true"]))
+    with pytest.raises(UserError, match=r"step_00000002/model.safetensors is damaged; delete .* to begin anew"):
+        train(load("quickstart", [*settings, "run.resume=true"]))
 
 
 def test_checkpoints_are_whole_or_not_there(tmp_path):
@@ -282,12 +285,13 @@ def test_checkpoints_are_whole_or_not_there(tmp_path):
 
 
 def test_runs_are_numbered_and_the_latest_is_resumed(tmp_path):
+    constant = [*SMALL, "schedule.kind=constant"]
     for _ in range(2):
         AcceleratorState._reset_state(True)
-        train(load("quickstart", [*SMALL, "train.max_steps=1"]))
+        train(load("quickstart", [*constant, "train.max_steps=1"]))
     assert sorted(p.name for p in Path("runs").iterdir()) == ["quickstart-001", "quickstart-002"]
     AcceleratorState._reset_state(True)
-    assert train(load("quickstart", [*SMALL, "run.resume=true"])).run_dir == "runs/quickstart-002"
+    assert train(load("quickstart", [*constant, "run.resume=true"])).run_dir == "runs/quickstart-002"
 
 
 def test_old_checkpoints_are_deleted(tmp_path):
@@ -315,16 +319,58 @@ def test_without_a_test_split(tmp_path):
 def test_the_papers_schedule_decays_after_each_pass_over_50000_samples():
     spec = load("cifar10_mlp_1x512_random").schedule
     assert set(SCHEDULES) == {"constant", "exponential", "cosine"}
-    at = [learning_rate(spec, 0.01, p, 50_000, 10**7) for p in (0, 49_920, 50_000, 99_999, 100_000)]
+    at = [learning_rate(spec, 0.01, p, 50_000, 0.5) for p in (0, 49_920, 50_000, 99_999, 100_000)]
     assert at == pytest.approx([0.01, 0.01, 0.0095, 0.0095, 0.009025])
     # With fewer samples the rate at a step stays what it was.
-    assert learning_rate(spec, 0.01, 49_999, 1000, 10**7) == 0.01
+    assert learning_rate(spec, 0.01, 49_999, 1000, 0.5) == 0.01
 
 
 def test_warm_up_and_cosine():
     spec = load("quickstart", ["schedule.kind=cosine", "schedule.warmup_samples=100"]).schedule
-    rates = [learning_rate(spec, 1.0, p, 1000, 10_000) for p in (0, 50, 100, 5000, 10_000)]
+    rates = [learning_rate(spec, 1.0, p, 1000, p / 10_000) for p in (0, 50, 100, 5000, 10_000)]
     assert rates == pytest.approx([0, 0.5, 1, 0.5, 0], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "epochs", "max_steps"), [(800, 10, None), (100, 3, None), (37, 2, None), (50, 9, 11)]
+)
+def test_a_cosine_ends_with_the_run(batch, epochs, max_steps, tmp_path):
+    """Each step's rate by its closed form, also where epochs drop a tail."""
+    ends = ["null"] if max_steps is None else [max_steps]
+    settings = [f"data.batch_size={batch}", f"train.epochs={epochs}", f"train.max_steps={ends[0]}", "optim.lr=0.05"]
+    settings += ["schedule.kind=cosine", "track.log_steps=1", "train.stop_at_interpolation=false"]
+    summary = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'run'}"]))
+    rates = lines(tmp_path / "run", "learning_rate")
+    expected = [0.025 * (1 + math.cos(math.pi * step / summary.steps)) for step in range(summary.steps)]
+    assert list(rates.values()) == pytest.approx(expected) and min(rates.values()) > 0
+    if batch == 800:
+        assert [round(rate, 4) for rate in list(rates.values())[6:]] == [0.0173, 0.0103, 0.0048, 0.0012]
+
+
+def test_a_run_whose_rates_go_by_its_length_is_not_made_longer(tmp_path):
+    for kind, longer in (("exponential", True), ("cosine", False)):
+        settings = [*SMALL, f"schedule.kind={kind}", f"run.dir={tmp_path / kind}"]
+        train(load("quickstart", [*settings, "train.epochs=1"]))
+        AcceleratorState._reset_state(True)
+        if longer:
+            train(load("quickstart", [*settings, "train.epochs=2", "run.resume=true"]))
+            AcceleratorState._reset_state(True)
+            continue
+        with pytest.raises(UserError, match="epochs=1, and now it is 2; .*cosine goes by the run's length"):
+            train(load("quickstart", [*settings, "train.epochs=2", "run.resume=true"]))
+
+
+def test_a_folder_of_a_process_that_died_before_its_recipe_was_written_can_be_used(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".recipe.yaml.tmp").write_text("recipe: quick")
+    assert train(load("quickstart", [*SMALL, "train.max_steps=1", f"run.dir={folder}"])).steps == 1
+    AcceleratorState._reset_state(True)
+    for name in ("manifest.json", "made_by.json", "metrics.jsonl", "summary.json"):  # one that died just after it
+        (folder / name).unlink()
+    shutil.rmtree(folder / "checkpoints")
+    again = [*SMALL, "train.max_steps=1", f"run.dir={folder}", "run.resume=true"]
+    assert train(load("quickstart", again)).steps == 1
 
 
 # ---------------------------------------------------------------- tracking

@@ -13,12 +13,11 @@ from fastgen import models
 from fastgen.optim.optimizers import OptimSpec, add_clipped_decay, make_optimizer
 from fastgen.recipe.schema import ProgressiveSpec, TrainSpec
 from fastgen.runs.summary import Evaluation
-from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
-from fastgen.training.checkpoints import Position
 from fastgen.training.meter import Meter
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import clip_gradients
+from fastgen.training.position import Position
 from pipelines.backends import Batch
 from pipelines.baked import staging
 from pipelines.baked.bake import BakeSpec, bake
@@ -126,12 +125,6 @@ def test_weight_decay_that_would_shrink_nothing_is_refused():
     network.get_classifier = lambda: (network[1], network[2])  # as timm's distilled networks
     groups = make_optimizer(network, OptimSpec(weight_decay=0.1, decay_on="hidden")).param_groups
     assert [[p is network[0].weight for p in group["params"]] for group in groups if group["weight_decay"]] == [[True]]
-
-
-def test_a_checkpoint_of_an_earlier_version_says_so(tmp_path):
-    (tmp_path / "position.json").write_text('{"steps_per_epoch": 5, "step": 3, "interpolation_epoch": null}')
-    with pytest.raises(UserError, match="earlier version"):
-        checkpoints.restore(Accelerator(cpu=True), tmp_path)
 
 
 def test_accuracies_are_crossed_where_they_are_reached():

@@ -18,13 +18,13 @@ from fastgen.bench.subprocesses import Measurement, answer
 from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
-from fastgen.training.checkpoints import Position
 from fastgen.training.data import Data, open_data
 from fastgen.training.launch import make_accelerator
 from fastgen.training.loop import train
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.objective import training_loss
 from fastgen.training.optimization import adding_gradients, step_of
+from fastgen.training.position import Position
 from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
 

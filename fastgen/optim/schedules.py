@@ -11,9 +11,9 @@ from pipelines.registry import Registry
 class ScheduleSpec:
     """The learning rate over time (schedule.*).
 
-    exponential: lr * factor ** (completed periods), the paper's. constant: lr. cosine: from lr to 0 over the run.
-    every_samples: length of a period (None: an epoch). A period in samples keeps its length when data.limit makes the
-    epochs shorter. warmup_samples: the rate grows linearly from 0 over this many.
+    exponential: lr * factor ** (completed periods), the paper's. constant: lr. cosine: from lr to 0 over the run's
+    steps. every_samples: length of a period (None: an epoch). A period in samples keeps its length when data.limit
+    makes the epochs shorter. warmup_samples: the rate grows linearly from 0 over this many.
     """
 
     kind: str = "exponential"
@@ -22,27 +22,41 @@ class ScheduleSpec:
     warmup_samples: int = 0
 
 
-# (spec, position, samples of an epoch, samples of the run) -> the factor of optim.lr
-SCHEDULES: Registry[Callable[[ScheduleSpec, int, int, int], float]] = Registry("schedule.kind")
+@dataclass(frozen=True)
+class Schedule:
+    """factor: (spec, position, epoch_samples, progress), as in `learning_rate` -> what optim.lr is multiplied with.
+
+    of_length: whether it goes by progress, so that a run which is made longer had other rates from its start.
+    """
+
+    factor: Callable[[ScheduleSpec, int, int, float], float]
+    of_length: bool = False
 
 
-def learning_rate(spec: ScheduleSpec, base: float, position: int, epoch_samples: int, total: int) -> float:
+SCHEDULES: Registry[Schedule] = Registry("schedule.kind")
+
+
+def learning_rate(spec: ScheduleSpec, base: float, position: int, epoch_samples: int, progress: float) -> float:
     """The rate for the step that starts at `position`.
 
     base: optim.lr. position: samples since the run's start, counted as epoch * epoch_samples + offset, so that a
-    period of one epoch ends exactly with it. epoch_samples: size of the training set. total: length of the run.
+    period of one epoch ends exactly with it. epoch_samples: size of the training set. progress: the part of the run's
+    steps that are done, from 0 to below 1.
     """
-    rate = base * SCHEDULES[spec.kind](spec, position, epoch_samples, total)
+    rate = base * SCHEDULES[spec.kind].factor(spec, position, epoch_samples, progress)
     if position < spec.warmup_samples:
         rate *= position / spec.warmup_samples
     return rate
 
 
-SCHEDULES.add("constant", lambda spec, position, epoch_samples, total: 1.0)
-SCHEDULES.add(
-    "exponential",
-    lambda spec, position, epoch_samples, total: spec.factor ** (position // (spec.every_samples or epoch_samples)),
-)
-SCHEDULES.add(
-    "cosine", lambda spec, position, epoch_samples, total: 0.5 * (1 + math.cos(math.pi * min(1.0, position / total)))
-)
+def _exponential(spec: ScheduleSpec, position: int, epoch_samples: int, progress: float) -> float:
+    return float(spec.factor ** (position // (spec.every_samples or epoch_samples)))
+
+
+def _cosine(spec: ScheduleSpec, position: int, epoch_samples: int, progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+SCHEDULES.add("constant", Schedule(lambda spec, position, epoch_samples, progress: 1.0))
+SCHEDULES.add("exponential", Schedule(_exponential))
+SCHEDULES.add("cosine", Schedule(_cosine, of_length=True))

@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
+from fastgen.runs.summary import SUMMARY
 from pipelines.backends import BACKENDS
 from pipelines.baked.manifest import MANIFEST, Manifest
-from pipelines.durable import write_atomically
+from pipelines.durable import aside, write_atomically
 from pipelines.errors import UserError
 from pipelines.provenance import made_by
 
@@ -18,6 +20,7 @@ _FREE = (
     "run.", "track.", "train.epochs", "train.max_steps", "train.threads", "train.timeout_minutes", "train.compile",
     "train.channels_last", "data.backend", "data.workers", "data.stage", "data.shards", "data.root", "bake.workers",
 )  # fmt: skip
+_LENGTHS = ("train.epochs", "train.max_steps")  # a continuation may change them; the result is another one then
 RECIPE = "recipe.yaml"
 MADE_BY = "made_by.json"
 _RUNS = Path("runs")  # where runs without run.dir lie
@@ -42,23 +45,30 @@ def choose(recipe: Recipe) -> Path:
     if recipe.run.dir is None:
         return _new_numbered(recipe.recipe)
     folder = Path(recipe.run.dir)
+    aside(folder / RECIPE).unlink(missing_ok=True)  # of a process that died in `begin`
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"run.dir={folder} is not empty; run.resume=true continues it, another run.dir starts anew")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def decisive_settings(recipe: Recipe) -> dict[str, Any]:
-    """What decides a run's result: all keys but where it lives, how it is observed and on which machine it runs."""
-    lengths = ("train.epochs", "train.max_steps")  # a continuation may change them; the result is another one then
-    return {key: value for key, value in recipe.flat().items() if key in lengths or not key.startswith(_FREE)}
+def begin(folder: Path, recipe: Recipe, data: Path, step: int) -> None:
+    """Write what a run directory begins with, or what has changed when it goes on after `step`. data: the baked set's
+    folder, or an export's.
 
-
-def note_maker(folder: Path, step: int) -> None:
-    """Add to made_by.json that this code computes the steps after `step`."""
+    The recipe comes first: a folder that has it can be resumed, and one that has not is as good as empty.
+    """
+    write_atomically(folder / RECIPE, recipe.to_yaml())
+    write_atomically(folder / MANIFEST, (data / MANIFEST).read_text())
     path = folder / MADE_BY
     before = json.loads(path.read_text()) if path.exists() else []
     write_atomically(path, json.dumps([*before, {"after_step": step, **made_by(*PACKAGES)}], indent=1) + "\n")
+    (folder / SUMMARY).unlink(missing_ok=True)  # of what ended before: it is written again at the end
+
+
+def decisive_settings(recipe: Recipe) -> dict[str, Any]:
+    """What decides a run's result: all keys but where it lives, how it is observed and on which machine it runs."""
+    return {key: value for key, value in recipe.flat().items() if key in _LENGTHS or not key.startswith(_FREE)}
 
 
 def _numbered(name: str, number: int) -> Path:
@@ -84,11 +94,14 @@ def _new_numbered(name: str) -> Path:
 def _check_same(recipe: Recipe, folder: Path) -> None:
     # Tracking is free to differ, and W&B may be missing on this machine.
     before = load(str(folder / RECIPE), ["track.wandb=off"]).flat()
+    of_length = SCHEDULES[recipe.schedule.kind].of_length
     for key, value in recipe.flat().items():
-        if not key.startswith(_FREE) and before.get(key) != value:
+        fixed = not key.startswith(_FREE) or (of_length and key in _LENGTHS)
+        if fixed and before.get(key) != value:
+            why = f" (schedule.kind={recipe.schedule.kind} goes by the run's length)" if key in _LENGTHS else ""
             raise UserError(
                 f"{folder} was made with {key}={before.get(key)}, and now it is {value}; "
-                "a resumed run must have the same recipe: take the difference back, or start another run.dir"
+                f"a resumed run must have the same recipe{why}: take the difference back, or start another run.dir"
             )
 
 

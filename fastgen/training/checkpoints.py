@@ -1,110 +1,85 @@
 """Checkpoints: the whole state of a run in a folder that is there or is not.
 
-checkpoints/step_00001234/ holds model.safetensors, the optimizer and the generators of each process (all by
-Accelerate) and position.json, which is written last and says where the run stood.
+checkpoints/step_00001234/ holds
+    model.safetensors           weights and buffers
+    NAME.safetensors            the other states: optimizer, average, dynamics, scaler (`fastgen.training.states`)
+    generators_RANK.safetensors random numbers of each process
+    position.json               written last: where the run stood, with size and SHA-256 of each of these files
+
+Nothing in them is executed when they are read.
 """
 
+import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from fastgen.runs.summary import Evaluation
-from pipelines.durable import write_atomically
+from fastgen.training.generators import generator_states, set_generator_states
+from fastgen.training.position import Position
+from fastgen.training.states import read_state, write_state
+from pipelines.durable import sync_folder, write_atomically
 from pipelines.errors import UserError
 
 POSITION = "position.json"
-CROSSINGS = (99.0, 99.9, 100.0)  # percent; at 100 every single training sample is classified as labelled
-# What reading a file raises that is cut, changed or of another model.
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, UnpicklingError, SafetensorError)
+_MODEL = "model.safetensors"
+_FILES, _DIGEST = "files", "sha256"  # keys of position.json: the other files, and the digest of all that it says itself
+# What reading a file raises that is whole and of another model.
+_OTHER = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, SafetensorError)
 
 
-@dataclass
-class Position:
-    """Where a run stands. `step` is the run's only counter.
+class Stateful(Protocol):
+    """What has a state beside the network's weights."""
 
-    evaluation: the last one, made at step evaluated_step (0: none yet). best_*: percent, over all evaluations.
-    crossings: training accuracy in percent, written as "99.9" -> the epochs of the first evaluation that reached it.
-    nearly: whether the last epoch fitted nearly all samples. running: the meter's totals. seconds: of training and
-    evaluation so far. world_size: number of processes that wrote this checkpoint.
-    """
+    def state_dict(self) -> Any:
+        """Nested dicts, lists and tuples of tensors and of what JSON has. Called by all processes."""
 
-    steps_per_epoch: int
-    step: int = 0
-    evaluated_step: int = 0
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    crossings: dict[str, float] = field(default_factory=dict)
-    best_test_top1: float | None = None
-    best_test_top5: float | None = None
-    nearly: bool = False
-    running: list[list[float]] = field(default_factory=list)
-    seconds: float = 0.0
-    world_size: int = 1
-    manifest_sha256: str = ""
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the next step, from 0."""
-        return self.step // self.steps_per_epoch
-
-    @property
-    def step_in_epoch(self) -> int:
-        """How many of this epoch's steps are done; 0 just after the last of an epoch."""
-        return self.step % self.steps_per_epoch
-
-    def crossed(self, level: float) -> float | None:
-        """The epochs of the first evaluation whose training accuracy reached `level` percent; None if none did."""
-        return self.crossings.get(f"{level:.12g}")
-
-    @property
-    def epochs(self) -> float:
-        """Epochs trained so far, with a fraction for the last one."""
-        return round(self.step / self.steps_per_epoch, 4)
-
-    def record(self, evaluation: Evaluation, fitted_at: float) -> None:
-        """Remember an evaluation of this step. fitted_at: train.fitted_at."""
-        self.evaluation, self.evaluated_step = evaluation, self.step
-        for level in (*CROSSINGS, fitted_at):
-            if evaluation.train_top1 is not None and evaluation.train_top1 >= level:
-                self.crossings.setdefault(f"{level:.12g}", self.epochs)
-        if evaluation.test_top1 is not None:
-            self.best_test_top1 = max(evaluation.test_top1, self.best_test_top1 or 0.0)
-        if evaluation.test_top5 is not None:
-            self.best_test_top5 = max(evaluation.test_top5, self.best_test_top5 or 0.0)
-
-    @staticmethod
-    def read(path: Path) -> "Position":
-        values = json.loads(path.read_text())
-        if "crossings" not in values:
-            raise UserError(
-                f"{path} is of an earlier version of fastgen, which alone goes on with it; start another run"
-            )
-        return Position(**{**values, "evaluation": Evaluation(**values["evaluation"])})
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Go on from it."""
 
 
-def save(accelerator: Accelerator, folder: Path, position: Position, keep: int) -> None:
+def save(
+    accelerator: Accelerator,
+    folder: Path,
+    position: Position,
+    keep: int,
+    network: torch.nn.Module,
+    states: Mapping[str, Stateful],
+) -> None:
     """Write a checkpoint aside, rename it, and delete all but the latest `keep`. Called by all processes."""
     final = folder / f"step_{position.step:08d}"
-    text = json.dumps(asdict(position), indent=1)
     if final.exists():  # it holds these weights already; the position may know more about them by now
         if accelerator.is_main_process:
-            write_atomically(final / POSITION, text)
+            _write_position(final, position, json.loads((final / POSITION).read_text())[_FILES])
         return
     temporary = folder / f".step_{position.step:08d}.tmp"
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary), safe_serialization=True)
+    write_state(temporary / _generators(accelerator.process_index), generator_states())
+    for name, holder in states.items():
+        state = holder.state_dict()
+        if accelerator.is_main_process:
+            write_state(temporary / f"{name}.safetensors", state)
+    if accelerator.is_main_process:
+        weights = {name: value.contiguous().cpu().clone() for name, value in network.state_dict().items()}
+        save_file(weights, temporary / _MODEL)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (temporary / POSITION).write_text(text)
+        files = {path.name: _described(path) for path in sorted(temporary.iterdir())}
+        _write_position(temporary, position, files)
+        sync_folder(temporary)
         temporary.rename(final)
+        sync_folder(folder)
         for old in _complete(folder)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
@@ -116,23 +91,77 @@ def latest(folder: Path) -> Path | None:
     return complete[-1] if complete else None
 
 
-def restore(accelerator: Accelerator, checkpoint: Path) -> Position:
-    """Load weights, optimizer and generators into what `accelerator` prepared, and return the position.
+def restore(
+    accelerator: Accelerator, checkpoint: Path, network: torch.nn.Module, states: Mapping[str, Stateful]
+) -> Position:
+    """Load weights, states and random numbers, and return the position.
 
-    Raises UserError when the checkpoint cannot be read or does not fit the recipe's model.
+    Raises UserError when a file is missing or damaged, or does not fit the recipe's network.
     """
+    position, files = _read_position(checkpoint)
+    for name, described in files.items():
+        path = checkpoint / name
+        if not path.is_file() or _described(path) != described:
+            raise _damaged(checkpoint, f"{path} is {'damaged' if path.exists() else 'missing'}")
+    same_processes = position.world_size == accelerator.num_processes
+    name = _MODEL
     try:
-        position = Position.read(checkpoint / POSITION)
-        accelerator.load_state(str(checkpoint))
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{checkpoint} cannot be restored: {reason}; delete it to resume from the one before"
-        ) from error
-    if position.world_size != accelerator.num_processes:
-        # The checkpoint has no generator state for processes that did not exist: each process begins a fresh one.
+        network.load_state_dict(load_file(checkpoint / name))
+        for state, holder in states.items():
+            name = f"{state}.safetensors"
+            holder.load_state_dict(read_state(checkpoint / name))
+        if same_processes:
+            name = _generators(accelerator.process_index)
+            set_generator_states(read_state(checkpoint / name))
+    except _OTHER as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{checkpoint / name} does not fit this run: {reason}") from error
+    if not same_processes:
+        # There are no random numbers for processes that did not exist: each process begins fresh ones.
         torch.manual_seed(position.step * 65537 + accelerator.process_index)
     return position
+
+
+def _generators(rank: int) -> str:
+    return f"generators_{rank}.safetensors"
+
+
+def _described(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _write_position(checkpoint: Path, position: Position, files: dict[str, Any]) -> None:
+    values = json.loads(json.dumps({**asdict(position), _FILES: files}))
+    write_atomically(checkpoint / POSITION, json.dumps({**values, _DIGEST: _digest(values)}, indent=1) + "\n")
+
+
+def _read_position(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
+    path = checkpoint / POSITION
+    try:
+        values = json.loads(path.read_text())
+        written = isinstance(values, dict) and values.pop(_DIGEST, None)
+    except (OSError, ValueError) as error:
+        raise _damaged(checkpoint, f"{path} is damaged ({error})") from None
+    if not written:
+        raise UserError(f"{path} is damaged or of an earlier version of fastgen, which alone goes on with it")
+    if written != _digest(values):
+        raise _damaged(checkpoint, f"{path} is damaged")
+    files = values.pop(_FILES)
+    try:
+        return Position(**{**values, "evaluation": Evaluation(**values["evaluation"])}), files
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path} is of another version of fastgen ({error}), which alone goes on with it") from None
+
+
+def _damaged(checkpoint: Path, what: str) -> UserError:
+    before = [other for other in _complete(checkpoint.parent) if other < checkpoint]
+    remedy = f"to go on from {before[-1].name}, the one before" if before else "to begin anew: there is none before it"
+    return UserError(f"{what}; delete {checkpoint} {remedy}")
 
 
 def _complete(folder: Path) -> list[Path]:

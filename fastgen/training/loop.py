@@ -18,6 +18,7 @@ from fastgen.training.launch import CHECKPOINT, CONTINUE, STOP, noticing_lost_pr
 from fastgen.training.network import parameter_count
 from fastgen.training.objective import logits_of, training_loss
 from fastgen.training.optimization import adding_gradients, clip_gradients
+from fastgen.training.position import CROSSINGS
 from fastgen.training.prepare import Training, prepare
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAIT, advice
 from fastgen.training.watching import Watcher
@@ -69,14 +70,14 @@ class Step:
 def steps(run: Training) -> Generator[Step]:
     """All steps that are left. Each epoch opens a stream of batches, and closes it at its end or at the run's."""
     recipe, position, sampler = run.recipe, run.position, run.data.sampler
-    total_samples = run.total_steps * recipe.data.batch_size
     while position.step < run.total_steps and not fitted(run):
         epoch, device_epoch = position.epoch, torch.tensor(position.epoch, device=run.accelerator.device)
         run.clock.enter(WAIT)
         with closing(run.data.training(epoch, position.step_in_epoch)) as batches:
             while position.epoch == epoch and position.step < run.total_steps and not fitted(run):
                 at = epoch * sampler.samples + position.step_in_epoch * recipe.data.batch_size
-                rate = learning_rate(recipe.schedule, recipe.optim.lr, at, sampler.samples, total_samples)
+                progress = position.step / run.total_steps
+                rate = learning_rate(recipe.schedule, recipe.optim.lr, at, sampler.samples, progress)
                 yield Step(rate, device_epoch, batches)
 
 
@@ -189,7 +190,8 @@ def save(run: Training) -> None:
     run.clock.enter(SAVE)
     run.position.running, run.position.seconds = run.meter.totals(), run.wall_seconds
     run.position.world_size = run.accelerator.num_processes
-    checkpoints.save(run.accelerator, run.folder / "checkpoints", run.position, run.recipe.run.keep_checkpoints)
+    keep, folder = run.recipe.run.keep_checkpoints, run.folder / "checkpoints"
+    checkpoints.save(run.accelerator, folder, run.position, keep, run.bare, run.states)
     run.saved_at = time.monotonic()
     run.clock.enter(None)
 
@@ -227,7 +229,7 @@ def finish(run: Training) -> Summary:
         interpolation_epoch=position.crossed(100),
         fitted_at=recipe.train.fitted_at,
         fitted_epoch=position.crossed(recipe.train.fitted_at),
-        first_epoch_at={f"{level:g}": position.crossed(level) for level in checkpoints.CROSSINGS},
+        first_epoch_at={f"{level:g}": position.crossed(level) for level in CROSSINGS},
         # (1/n) sum_i sigma_i h(x_i) with signs sigma_i and h(x) = +-1
         rademacher_complexity=None if signs_top1 is None else 2 * signs_top1 / 100 - 1,
         images_per_second=round(run.clock.images_per_second, 1),

@@ -15,23 +15,21 @@ from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.schema import Recipe
 from fastgen.runs import folder as run_folder
 from fastgen.runs.metrics import MetricsFile
-from fastgen.runs.summary import SUMMARY
 from fastgen.sets import draw_samples
 from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
-from fastgen.training.checkpoints import Position
+from fastgen.training.checkpoints import Stateful
 from fastgen.training.data import Data, open_data
 from fastgen.training.launch import CONTINUE, Agreement, make_accelerator, on_main
 from fastgen.training.meter import Meter
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.optimization import step_of
+from fastgen.training.position import Position
 from fastgen.training.recorder import Recorder
 from fastgen.training.stages import Clock
 from fastgen.training.stopping import StopSignal
 from fastgen.training.tracking import Display, start_wandb
 from fastgen.training.watching import Watcher
-from pipelines.baked.manifest import MANIFEST
-from pipelines.durable import write_atomically
 
 
 @dataclass
@@ -53,6 +51,7 @@ class Training:
     optimizer: AcceleratedOptimizer
     take_step: Callable[[], object]
     average: WeightAverage | None
+    states: dict[str, Stateful]
     position: Position
     total_steps: int
     meter: Meter
@@ -104,24 +103,22 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
         data.compile()
     network, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe.optim))
     recorder = Recorder(accelerator, data, folder) if recipe.train.dynamics else None
-    accelerator.register_for_checkpointing(*(kept for kept in (average, recorder) if kept))
+    kept = {"optimizer": optimizer, "average": average, "dynamics": recorder, "scaler": accelerator.scaler}
+    states: dict[str, Stateful] = {name: state for name, state in kept.items() if state is not None}
 
     # ------------------------------------------------------------ resume
     position = Position(steps_per_epoch=steps_per_epoch, manifest_sha256=data.baked.sha256)
     found = checkpoints.latest(folder / "checkpoints") if recipe.run.resume else None
     if found is not None:
         run_folder.check_same_data(folder, manifest)
-        position = checkpoints.restore(accelerator, found)
-    if recorder:
-        recorder.start(position.epoch)
+        position = checkpoints.restore(accelerator, found, bare, states)
 
     # ------------------------------------------------------------ what is written and shown
     main = accelerator.is_main_process
     if main:
-        run_folder.note_maker(folder, position.step)
-        (folder / SUMMARY).unlink(missing_ok=True)  # of what ended before: it is written again at the end
-        write_atomically(folder / run_folder.RECIPE, recipe.to_yaml())
-        write_atomically(folder / MANIFEST, (data.baked.path / MANIFEST).read_text())
+        run_folder.begin(folder, recipe, data.baked.path, position.step)
+    if recorder:
+        recorder.start(position.epoch)
     start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
     meter, clock = Meter(accelerator, position.running), Clock(recipe.data.batch_size)
     display = Display(main, total_steps, position.step)
@@ -137,6 +134,7 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
         optimizer=optimizer,
         take_step=step_of(accelerator, optimizer),
         average=average,
+        states=states,
         position=position,
         total_steps=total_steps,
         meter=meter,

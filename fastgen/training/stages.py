@@ -2,7 +2,7 @@
 
 import time
 
-from fastgen.training.checkpoints import Position
+from fastgen.training.position import Position
 from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
 

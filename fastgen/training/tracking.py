@@ -13,7 +13,7 @@ from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import SAMPLES, WANDB_ID
 from fastgen.runs.summary import SUMMARY, Summary
 from fastgen.terminal import console
-from fastgen.training.checkpoints import Position
+from fastgen.training.position import Position
 from fastgen.training.watching import Watcher
 
 

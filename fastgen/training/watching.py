@@ -2,7 +2,7 @@
 
 import torch
 
-from fastgen.training.checkpoints import Position
+from fastgen.training.position import Position
 from pipelines.backends import Batch
 
 
