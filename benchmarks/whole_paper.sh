@@ -30,7 +30,7 @@ reproduce() {
 row() {
     fastgen sweep recipe="$@" --output "$where/runs" train.threads=1
 }
-# Compiled, the small Inception trains 1.1 times as many images a second on a CPU.
+# Compiled, the small Inception trains up to 1.07 times as many images a second on a CPU (docs/bench.md).
 long_row() {
     row "$1" train.compile=true
 }
