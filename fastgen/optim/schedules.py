@@ -21,6 +21,11 @@ class ScheduleSpec:
     every_samples: int | None = None
     warmup_samples: int = 0
 
+    @property
+    def of_length(self) -> bool:
+        """As of `Schedule`."""
+        return SCHEDULES[self.kind].of_length
+
 
 @dataclass(frozen=True)
 class Schedule:

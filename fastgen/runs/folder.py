@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.summary import SUMMARY
@@ -94,9 +93,8 @@ def _new_numbered(name: str) -> Path:
 def _check_same(recipe: Recipe, folder: Path) -> None:
     # Tracking is free to differ, and W&B may be missing on this machine.
     before = load(str(folder / RECIPE), ["track.wandb=off"]).flat()
-    of_length = SCHEDULES[recipe.schedule.kind].of_length
     for key, value in recipe.flat().items():
-        fixed = not key.startswith(_FREE) or (of_length and key in _LENGTHS)
+        fixed = not key.startswith(_FREE) or (recipe.schedule.of_length and key in _LENGTHS)
         if fixed and before.get(key) != value:
             why = f" (schedule.kind={recipe.schedule.kind} goes by the run's length)" if key in _LENGTHS else ""
             raise UserError(
