@@ -82,11 +82,7 @@ def make_optimizer(network: "torch.nn.Module", spec: OptimSpec) -> "torch.optim.
 
 
 def add_clipped_decay(optimizer: "torch.optim.Optimizer") -> None:
-    """Add the weight decay to the gradients that are about to be clipped; for a step, once, after the last backward.
-
-    It stands in the groups of parameters, and so in checkpoints: a run that began with weight decay after clipping, as
-    fastgen had it, goes on with it.
-    """
+    """Add the weight decay to the gradients that are about to be clipped; for a step, once, after the last backward."""
     import torch
 
     for group in optimizer.param_groups:
