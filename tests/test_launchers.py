@@ -149,8 +149,9 @@ def test_signals_to_the_whole_group(moment, tmp_path):
     os.killpg(sweep.pid, number)
     _, said = sweep.communicate()
     assert sweep.returncode == 128 + number and "Traceback" not in said
-    summaries = [json.loads(path.read_text()) for path in (tmp_path / "sweep").glob("*/summary.json")]
-    assert [summary["status"] for summary in summaries] == ["interrupted"] * (moment == "training")
+    states = [json.loads(path.read_text())["status"] for path in (tmp_path / "sweep").glob("*/summary.json")]
+    # The forkserver starts the training once it has imported everything, which can be just before it is stopped.
+    assert states == ["interrupted"] or (moment == "importing" and states == [])
 
 
 @pytest.mark.gpu

@@ -114,7 +114,7 @@ def run_points(
                     if time.monotonic() - watched > _WATCH_SECONDS:
                         watch(all_jobs)
                         watched = time.monotonic()
-                    while waiting and free:
+                    while waiting and free and stop.received is None:
                         job = waiting.pop(0)
                         _start(job, free.pop(0), launcher)
                         running[job.folder.name] = job
@@ -122,7 +122,7 @@ def run_points(
                         job = running.pop(name)
                         free.append(job.cores)
                         _finish(job, code)
-                    time.sleep(_POLL_SECONDS if running else 0)
+                    time.sleep(_POLL_SECONDS if running and stop.received is None else 0)
         finally:
             for job in running.values():
                 job.state = WAITING
