@@ -1,6 +1,8 @@
 """Recipes: inheritance, overrides, types, and one-line errors before any work starts."""
 
 import importlib.util
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +135,20 @@ def test_a_labelling_has_one_spelling_however_it_was_written():
         (["recipe=quickstart", "bake.columns=[{kind: random, p: x}]"], "could not be converted"),
         (["recipe=quickstart", "data.normalize.kind=white"], "did you mean 'whiten'"),
         (["recipe=quickstart", "bake.columns=[3]"], "bake.columns is a list of mappings"),
+        (["recipe=quickstart", "bake.columns=null"], "bake.columns is a list of mappings"),
+        (["recipe=quickstart", "data.root=${oc.env:HOME}"], "data.root: '${oc.env:HOME}' is OmegaConf's"),
+        (["recipe=quickstart", "seed=${nokey}"], "seed: '${nokey}' is OmegaConf's"),
+        (["recipe=quickstart", "track.tags=[a, '${seed}']"], "track.tags: '${seed}' is OmegaConf's"),
+        (["recipe=quickstart", "model.options.x={a: {'${b}': 1}}"], "model.options.x: '${b}' is OmegaConf's"),
+        (["recipe=quickstart", "bake.columns=[{kind: '???'}]"], "bake.columns: '???' is OmegaConf's"),
+        (["recipe=quickstart", "optim.lr=???"], "optim.lr: '???' is OmegaConf's"),
+        (["recipe=quickstart", "optim.lr=nan"], "optim.lr=nan is no number"),
+        (["recipe=quickstart", "data.normalize.mean=[1, nan]"], "data.normalize.mean=[1.0, nan] is no number"),
+        (["recipe=quickstart", f"seed={2**63}"], f"seed={2**63} is no number"),
+        (["recipe=quickstart", "train.timeout_minutes=1e9"], "more than 1,000,000"),
+        (["recipe=quickstart", "track.tags=&a [*a]"], "recursive"),
+        (["recipe=quickstart", "model.options.x=&a {b: *a}"], "recursive"),
+        (["recipe=quickstart", "track.tags=" + "[" * 5000], "no valid YAML"),
         (["recipe=quickstart", "data.shards=there"], "data.shards is read by data.backend=dali alone"),
     ],
 )
@@ -198,11 +214,35 @@ def test_circular_bases(tmp_path):
         load(str(tmp_path / "a.yaml"))
 
 
-@pytest.mark.parametrize("text, words", [("a: [1", "no valid YAML"), ("- 1", "a mapping"), ("sed: 1", "'seed'")])
+_LAUGHS = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [*{b}, *{b}]\n" for b, n in itertools.pairwise("abcdefghijklmnop"))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (b"a: [1", "no valid YAML"),
+        (b"- 1", "a mapping"),
+        (b"", "a mapping"),
+        (b"sed: 1", "'seed'"),
+        (b"\xff\xfe", "cannot be read"),
+        (b"\x00", "no valid YAML"),
+        (b"&a data: *a", "group of keys"),
+        (b"data: &a {labels: *a}", "recursive"),
+        (_LAUGHS.encode(), "more than 10,000 values"),
+        (b"seed: ${data.limit}", "seed: '${data.limit}' is OmegaConf's"),
+        (b"base: {a: b}", "base is the name"),
+        (b"base: [[a]]", "base is the name"),
+        (b"base: nowhere", "unknown recipe 'nowhere'"),
+        (b"recipe: [1]", "recipe is the name"),
+        (b"? [a]: b", "no valid YAML"),
+    ],
+)
 def test_bad_files(tmp_path, text, words):
-    (tmp_path / "bad.yaml").write_text(text)
-    with pytest.raises(UserError, match=words):
-        parse([f"recipe={tmp_path / 'bad.yaml'}"])
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(text)
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        parse([f"recipe={path}"])
+    assert str(path) in str(caught.value) or "nowhere" in words
 
 
 def test_print(capsys):

@@ -1,6 +1,7 @@
 """Sweeps: the grid, points that are never repeated, points that fail, and a sweep that is killed."""
 
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -9,9 +10,12 @@ import time
 
 import pytest
 import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, make_launch_sweep_entrypoint
 from whole_runs import ROOT
 
 from fastgen import cli
+from fastgen.recipe.load import load, parse
+from fastgen.runs.folder import decisive_settings
 from fastgen.runs.metrics import read_metrics
 from fastgen.sweeps.executor import DONE, FAILED, run_points
 from fastgen.sweeps.grid import Grid, Point
@@ -73,22 +77,34 @@ def test_mistakes_are_told_before_anything_runs(arguments, message, tmp_path, mo
 
 
 def test_the_wandb_file_is_the_same_grid(tmp_path, capsys):
-    arguments = ["recipe=quickstart", "data.labels.p=0.0,0.5", "data.labels.kind=partial", "optim.name=sgd,adamw"]
+    """Each point's command, made as W&B's agent makes it, is that point for `fastgen train`."""
+    varied = {
+        "data.labels.p": ["0.0", "0.5", "null"], "train.compile": ["true", "null"],
+        "optim.weight_decay": ["1e-3", "5e-4"], "data.normalize.mean": ["[0.5]", "[1,2,3]"],
+    }  # fmt: skip
+    arguments = ["recipe=quickstart", "data.labels.kind=random", *(f"{k}={','.join(v)}" for k, v in varied.items())]
     path = tmp_path / "sweep.yaml"
     assert cli.main(["sweep", *arguments, "--wandb-file", str(path)]) == 0
     assert "wandb agent" in capsys.readouterr().out
     sweep = yaml.safe_load(path.read_text())
     assert path.read_text() == wandb_sweep(Grid.parse(arguments))
     assert sweep["method"] == "grid"
-    assert sweep["parameters"] == {
-        "data.labels.p": {"values": [0.0, 0.5]}, "optim.name": {"values": ["sgd", "adamw"]}
-    }  # fmt: skip
-    # What an agent runs for a point is a command that works: ${args_no_hyphens} becomes key=value for each parameter.
-    command = [part for part in sweep["command"] if part != "${env}"]
-    assert command[0] == "python" and command[-1] == "${args_no_hyphens}"
-    ours = [*command[3:-1], "data.labels.p=0.5", "optim.name=adamw"]
-    assert cli.main([*ours, "--print"]) == 0
-    assert "name: adamw" in capsys.readouterr().out
+    choices = [[(key, value) for value in parameter["values"]] for key, parameter in sweep["parameters"].items()]
+    assert choices == [[(key, value) for value in values] for key, values in varied.items()]
+    recipes = []
+    for point in itertools.product(*choices):
+        made = create_sweep_command_args({"args": {key: {"value": value} for key, value in point}})
+        (entry, arguments), python = (
+            make_launch_sweep_entrypoint(made, sweep["command"]),
+            ["python", "-m", "fastgen.cli"],
+        )
+        assert entry[:4] == ["${env}", *python] and entry[4] == "train" and "track.wandb=online" in entry
+        recipes.append(parse([*entry[5:], *arguments]))
+    assert [decisive_settings(recipe) for recipe in recipes] == [
+        decisive_settings(load("quickstart", ["data.labels.kind=random", *(f"{k}={v}" for k, v in point)]))
+        for point in itertools.product(*choices)
+    ]
+    assert len(recipes) == 24 and {recipe.train.compile for recipe in recipes} == {True, None}
 
 
 def test_a_killed_sweep_repeats_nothing_and_failures_do_not_end_it(tmp_path, capfd):

@@ -15,6 +15,7 @@ from pipelines.corruptions import LabelSpec
 from pipelines.errors import UserError, did_you_mean
 
 _KNOWN = known_keys()
+_MOST_VALUES = 10_000  # in a recipe: more are aliases of aliases, without end
 
 
 def recipes_folder() -> Path:
@@ -37,6 +38,8 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
     config = OmegaConf.structured(Recipe)
     for origin, values in _chain(path, ()):
         called = values.pop("recipe", path.stem)  # a run's recipe.yaml names its recipe; the file itself comes last
+        if not isinstance(called, str):
+            raise UserError(f"{origin}: recipe is the name of a recipe, a text")
         for key, value in leaves(Recipe, values):
             _set(config, key, value, origin)
     for override in overrides or []:
@@ -51,6 +54,19 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
     recipe.bake.columns = [labels.resolved() for labels in recipe.bake.columns]
     validate(recipe)
     return recipe
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """Dotted key -> value of a run's recipe.yaml. What an older version did not write has its default, and what only
+    that one knew is left out. Raises UserError for a damaged file."""
+    config = OmegaConf.structured(Recipe)
+    for key, value in leaves(Recipe, _read_file(path)):
+        if key == "recipe":
+            config.recipe = value
+        elif key in _KNOWN or key.startswith("model.options."):
+            _set(config, key, value, str(path))
+    recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
+    return recipe.flat()
 
 
 def parse(arguments: list[str]) -> Recipe:
@@ -82,27 +98,56 @@ def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str,
     """
     if path.resolve() in below:
         raise UserError(f"{path}: is its own base, by way of {' -> '.join(p.name for p in below)}")
-    values = _read_yaml(path.read_text(), str(path))
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys to values")
+    values = _read_file(path)
     bases = values.pop("base", [])
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise UserError(f"{path}: base is the name of a recipe or a list of such names")
         places = [path.parent / f"{base}.yaml", recipes_folder() / f"{base}.yaml", path.parent / base]
         found = next((place for place in places if place.is_file()), None) or _find(base)
         yield from _chain(found, (*below, path.resolve()))
     yield str(path), values
 
 
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = _read_yaml(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {_first_line(error)}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys to values")
+    return values
+
+
 def _read_yaml(text: str, origin: str) -> Any:
     """YAML whose scalars stay text, as the schema knows their types: YAML 1.1 would read `kind: true` and `wandb: off`
     as booleans, and 1e-3 as a word."""
     try:
-        return yaml.load(text, yaml.BaseLoader)
-    except yaml.YAMLError as error:
+        read = yaml.load(text, yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{origin}: no valid YAML: {_first_line(error)}") from None
+    for number, _ in enumerate(_texts(read)):
+        if number == _MOST_VALUES:
+            raise UserError(f"{origin}: more than {_MOST_VALUES:,} values")
+    return read
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All keys and scalars within a value of BaseLoader's."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            left += [*item.values(), *item]
+        elif isinstance(item, list):
+            left += item
+        yield item if isinstance(item, str) else ""
 
 
 def _set(config: Any, key: str, value: Any, origin: str) -> None:
+    for text in _texts(value):
+        if "${" in text or text == "???":
+            raise UserError(f"{origin}: {key}: '{text}' is OmegaConf's, and not read here; write the value itself")
     if key not in _KNOWN and not key.startswith("model.options."):
         if any(known.startswith(f"{key}.") for known in _KNOWN):
             raise UserError(f"{origin}: {key} is a group of keys, set one of them: {key}.*=...")
@@ -111,7 +156,7 @@ def _set(config: Any, key: str, value: Any, origin: str) -> None:
     if key.startswith("model.options"):  # timm's keys: the schema does not know their types
         value = _plain(value)
     elif key == "bake.columns":
-        value = [_label_spec(item, origin) for item in value]
+        value = [_label_spec(item, origin) for item in (value if isinstance(value, list) else [value])]
     else:
         value = _null(value)
     try:

@@ -1,6 +1,7 @@
 """The rules of a recipe that need no data to be checked."""
 
 import importlib.util
+import sys
 from collections.abc import Iterable
 
 from fastgen.models import is_known
@@ -13,6 +14,7 @@ from pipelines.view.preparation import NORMALIZATIONS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TRACKING = ("online", "offline", "off")
+_MOST_MINUTES = 1_000_000  # two years: more is no time that gloo can count
 # Smallest value -> the keys that must be at least that, or null.
 _AT_LEAST = {
     1: (
@@ -48,12 +50,19 @@ def validate(recipe: Recipe) -> None:
         for key in keys:
             if values[key] is not None and values[key] < least:
                 raise UserError(f"{key}={values[key]} must be at least {least}")
+    for key, value in values.items():
+        for number in value if isinstance(value, list) else [value]:
+            most = {int: 2**63 - 1, float: sys.float_info.max}.get(type(number))
+            if most is not None and not abs(number) <= most:  # nan is not, either
+                raise UserError(f"{key}={value} is no number that can be reckoned with")
     recipe.bake.validate(data.pixels)
     recipe.optim.validate()
     data.augment.validate()
     data.view.validate()
     _check_sizes(data)
     _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
+    if train.timeout_minutes > _MOST_MINUTES:
+        raise UserError(f"train.timeout_minutes={train.timeout_minutes:g} is more than {_MOST_MINUTES:,}")
     if not 0 < train.fitted_at <= 100:
         raise UserError(f"train.fitted_at={train.fitted_at} is a percentage above 0 and up to 100")
     for key in ("model.dropout", "train.label_smoothing", "train.ema"):

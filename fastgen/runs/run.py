@@ -9,10 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fastgen.recipe.load import known_recipes, load
-from fastgen.recipe.schema import Recipe, leaves
+from fastgen.recipe.load import known_recipes, load, stored
+from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import RECIPE
 from fastgen.runs.metrics import read_metrics
 from fastgen.runs.summary import FINISHED, Summary, metric
@@ -42,7 +40,7 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Dotted key -> value of recipe.yaml."""
-        return dict(leaves(Recipe, yaml.safe_load((self.folder / RECIPE).read_text())))
+        return stored(self.folder / RECIPE)
 
     @cached_property
     def summary(self) -> Summary | None:

@@ -53,8 +53,11 @@ def tell_failures(jobs: list[Job]) -> None:
 
 
 def wandb_sweep(grid: Grid) -> str:
-    """The grid as a W&B sweep file (its grid search; agents start `python -m fastgen.cli train`)."""
-    parameters = {key: {"values": [yaml.safe_load(value) for value in values]} for key, values in grid.varied.items()}
+    """The grid as a W&B sweep file (its grid search; agents start `python -m fastgen.cli train`).
+
+    Values are text: an agent writes others as Python does, None and True, which are other values in a recipe.
+    """
+    parameters = {key: {"values": values} for key, values in grid.varied.items()}
     command = ["${env}", "python", "-m", "fastgen.cli", "train", f"recipe={grid.recipe}", "track.wandb=online"]
     sweep = {
         "program": "fastgen",
