@@ -1,10 +1,20 @@
 """The errors that end a command with one line on stderr, and the exit code of each."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 
 from pipelines.errors import UserError
+
+# What the place of a file is to blame for, and not the program.
+_PLACES = {
+    getattr(errno, name)
+    for name in (
+        "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP", "EACCES", "EPERM", "EROFS", "ENOSPC",
+        "EDQUOT", "EFBIG", "EMFILE", "ENFILE", "EIO", "ESTALE", "ETXTBSY", "EBUSY",
+    )
+}  # fmt: skip
 
 
 class LostProcess(RuntimeError):
@@ -12,7 +22,8 @@ class LostProcess(RuntimeError):
 
 
 def exit_code(work: Callable[[], object]) -> int:
-    """Do the work and return the process's exit code: 0, 1 (diverged), 2 (the user's mistake), 130 (Ctrl-C).
+    """Do the work and return the process's exit code: 0, 1 (diverged), 2 (the user's mistake, or a place that cannot be
+    read or written), 130 (Ctrl-C).
 
     These errors make one line on stderr; all others, and SystemExit, are raised. LostProcess ends the process here,
     with 1.
@@ -22,6 +33,11 @@ def exit_code(work: Callable[[], object]) -> int:
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # once, not once a process
             _tell(error)
+        return 2
+    except OSError as error:
+        if error.errno not in _PLACES:
+            raise
+        _tell(f"{error.filename or 'a file'}: {error.strerror}; make room or give another place, and start again")
         return 2
     except ArithmeticError as error:
         _tell(error)

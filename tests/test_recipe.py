@@ -145,7 +145,7 @@ def test_a_labelling_has_one_spelling_however_it_was_written():
         (["recipe=quickstart", "optim.lr=nan"], "optim.lr=nan is no number"),
         (["recipe=quickstart", "data.normalize.mean=[1, nan]"], "data.normalize.mean=[1.0, nan] is no number"),
         (["recipe=quickstart", f"seed={2**63}"], f"seed={2**63} is no number"),
-        (["recipe=quickstart", "train.timeout_minutes=1e9"], "more than 1,000,000"),
+        (["recipe=quickstart", "train.timeout_minutes=1e9"], "above 0 and at most 1,000,000"),
         (["recipe=quickstart", "track.tags=&a [*a]"], "recursive"),
         (["recipe=quickstart", "model.options.x=&a {b: *a}"], "recursive"),
         (["recipe=quickstart", "track.tags=" + "[" * 5000], "no valid YAML"),

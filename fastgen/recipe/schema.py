@@ -90,6 +90,7 @@ class TrainSpec:
     ema: float = 0.0  # decay of a moving average of the weights, which evaluations then use (0: none)
     dynamics: bool = False  # record every training sample in every epoch, into RUN_DIR/dynamics
     threads: int | None = None  # CPU threads of a process (None: its share of the cores)
+    startup_minutes: float = 1.0  # in which all processes of a run must have started
     timeout_minutes: float = 10.0  # a process that others wait for longer is taken for lost
 
 
@@ -101,6 +102,7 @@ class RunSpec:
     resume: bool = False  # continue from the last checkpoint in run.dir (None: in the newest folder)
     checkpoint_minutes: float = 5.0  # between checkpoints; the end of the run and a signal make one in any case
     keep_checkpoints: int = 2
+    need_checkpoints: bool = True  # end where one cannot be written (false: say so, and try again with the next)
 
 
 @dataclass

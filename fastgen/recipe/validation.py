@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from fastgen.models import is_known
 from fastgen.optim.schedules import SCHEDULES
@@ -25,7 +26,7 @@ _AT_LEAST = {
     ),
     0: (
         "seed", "data.labels.seed", "data.pixels.seed", "optim.lr", "optim.momentum", "optim.decay", "optim.eps",
-        "optim.clip", "optim.weight_decay", "train.aux_weight", "train.timeout_minutes", "schedule.factor",
+        "optim.clip", "optim.weight_decay", "train.aux_weight", "schedule.factor",
         "schedule.warmup_samples", "run.checkpoint_minutes",
     ),
 }  # fmt: skip
@@ -46,23 +47,13 @@ def validate(recipe: Recipe) -> None:
     if data.shards is not None and not BACKENDS[data.backend].streams_exports:
         able = " or ".join(name for name, backend in BACKENDS.items() if backend.streams_exports)
         raise UserError(f"data.shards is read by data.backend={able} alone, and data.backend={data.backend}")
-    for least, keys in _AT_LEAST.items():
-        for key in keys:
-            if values[key] is not None and values[key] < least:
-                raise UserError(f"{key}={values[key]} must be at least {least}")
-    for key, value in values.items():
-        for number in value if isinstance(value, list) else [value]:
-            most = {int: 2**63 - 1, float: sys.float_info.max}.get(type(number))
-            if most is not None and not abs(number) <= most:  # nan is not, either
-                raise UserError(f"{key}={value} is no number that can be reckoned with")
+    _check_numbers(values)
     recipe.bake.validate(data.pixels)
     recipe.optim.validate()
     data.augment.validate()
     data.view.validate()
     _check_sizes(data)
     _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
-    if train.timeout_minutes > _MOST_MINUTES:
-        raise UserError(f"train.timeout_minutes={train.timeout_minutes:g} is more than {_MOST_MINUTES:,}")
     if not 0 < train.fitted_at <= 100:
         raise UserError(f"train.fitted_at={train.fitted_at} is a percentage above 0 and up to 100")
     for key in ("model.dropout", "train.label_smoothing", "train.ema"):
@@ -75,6 +66,21 @@ def validate(recipe: Recipe) -> None:
             f"train.dynamics=true compares with true labels, and data.labels.kind={data.labels.kind} has none"
         )
     _check_model(recipe.model.name)
+
+
+def _check_numbers(values: dict[str, Any]) -> None:
+    for least, keys in _AT_LEAST.items():
+        for key in keys:
+            if values[key] is not None and values[key] < least:
+                raise UserError(f"{key}={values[key]} must be at least {least}")
+    for key, value in values.items():
+        for number in value if isinstance(value, list) else [value]:
+            most = {int: 2**63 - 1, float: sys.float_info.max}.get(type(number))
+            if most is not None and not abs(number) <= most:  # nan is not, either
+                raise UserError(f"{key}={value} is no number that can be reckoned with")
+    for key in ("train.startup_minutes", "train.timeout_minutes"):
+        if not 0 < values[key] <= _MOST_MINUTES:
+            raise UserError(f"{key}={values[key]:g} must be above 0 and at most {_MOST_MINUTES:,}")
 
 
 def _check_sizes(data: DataSpec) -> None:

@@ -2,8 +2,11 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
@@ -16,8 +19,9 @@ from pipelines.provenance import made_by
 
 # Keys that may differ between a run and its continuation: how long, how observed, on which machine.
 _FREE = (
-    "run.", "track.", "train.epochs", "train.max_steps", "train.threads", "train.timeout_minutes", "train.compile",
-    "train.channels_last", "data.backend", "data.workers", "data.stage", "data.shards", "data.root", "bake.workers",
+    "run.", "track.", "train.epochs", "train.max_steps", "train.threads", "train.startup_minutes",
+    "train.timeout_minutes", "train.compile", "train.channels_last", "data.backend", "data.workers", "data.stage",
+    "data.shards", "data.root", "bake.workers",
 )  # fmt: skip
 _LENGTHS = ("train.epochs", "train.max_steps")  # a continuation may change them; the result is another one then
 RECIPE = "recipe.yaml"
@@ -25,12 +29,42 @@ MADE_BY = "made_by.json"
 _RUNS = Path("runs")  # where runs without run.dir lie
 # The packages that a run's result depends on, by pip's names.
 PACKAGES = ("torch", "timm", "accelerate", "numpy", *(b.distribution for b in BACKENDS.values() if b.distribution))
+LOCK = ".lock"  # held by the process that trains in the folder
 WANDB_ID = "wandb_id.txt"  # a file of the run directory: the run's id in W&B
 SAMPLES = "samples"  # the key of the sample images in W&B
 
 
-def choose(recipe: Recipe) -> Path:
+class RunLock:
+    """Keeps other processes from training in a run directory, until its context ends or its process.
+
+    The kernel frees it when the process has ended, however that ended, also on NFS.
+    """
+
+    def __init__(self) -> None:
+        self._lock: FileLock | None = None
+
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock:
+            self._lock.release()
+
+    def take(self, folder: Path) -> None:
+        """Raises UserError where another process has it."""
+        # Not of one thread alone: with several processes, a thread chooses the folder. Some file systems know no locks.
+        self._lock = FileLock(folder / LOCK, thread_local=False)
+        try:
+            with suppress(NotImplementedError):
+                self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"another process is training in {folder}; wait for it, or name another run.dir") from None
+
+
+def choose(recipe: Recipe, lock: RunLock) -> Path:
     """The folder of this run: a new empty one, or with run.resume the one to continue. For the main process alone.
+
+    lock: is taken for it.
 
     Raises UserError when run.dir is in use, when there is nothing to resume, or the recipe differs from the run's.
     """
@@ -39,15 +73,19 @@ def choose(recipe: Recipe) -> Path:
         folder = Path(recipe.run.dir) if recipe.run.dir else _numbered(recipe.recipe, last) if last else _RUNS
         if not (folder / RECIPE).is_file():
             raise UserError(f"run.resume=true, but there is no run to resume in {folder}")
+        lock.take(folder)
         _check_same(recipe, folder)
         return folder
     if recipe.run.dir is None:
-        return _new_numbered(recipe.recipe)
+        folder = _new_numbered(recipe.recipe)
+        lock.take(folder)
+        return folder
     folder = Path(recipe.run.dir)
-    aside(folder / RECIPE).unlink(missing_ok=True)  # of a process that died in `begin`
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and {path.name for path in folder.iterdir()} - {LOCK, aside(folder / RECIPE).name}:
         raise UserError(f"run.dir={folder} is not empty; run.resume=true continues it, another run.dir starts anew")
     folder.mkdir(parents=True, exist_ok=True)
+    lock.take(folder)
+    aside(folder / RECIPE).unlink(missing_ok=True)  # of a process that died in `begin`
     return folder
 
 
@@ -60,8 +98,12 @@ def begin(folder: Path, recipe: Recipe, data: Path, step: int) -> None:
     write_atomically(folder / RECIPE, recipe.to_yaml())
     write_atomically(folder / MANIFEST, (data / MANIFEST).read_text())
     path = folder / MADE_BY
-    before = json.loads(path.read_text()) if path.exists() else []
-    write_atomically(path, json.dumps([*before, {"after_step": step, **made_by(*PACKAGES)}], indent=1) + "\n")
+    try:
+        before = json.loads(path.read_text()) if path.exists() else []
+        entries = [*before, {"after_step": step, **made_by(*PACKAGES)}]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it or delete it, then resume the run") from None
+    write_atomically(path, json.dumps(entries, indent=1) + "\n")
     (folder / SUMMARY).unlink(missing_ok=True)  # of what ended before: it is written again at the end
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.runs.summary import metric
-from pipelines.durable import write_atomically
+from pipelines.durable import sync, write_atomically
+from pipelines.errors import UserError
 
 METRICS = "metrics.jsonl"
 
@@ -28,6 +29,10 @@ class MetricsFile:
     def write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
 
+    def sync(self) -> None:
+        """Return when all lines are on the disk."""
+        sync(self._file)
+
     def close(self) -> None:
         self._file.close()
 
@@ -39,10 +44,27 @@ def _evaluates(line: dict[str, Any]) -> bool:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run directory's metrics.jsonl, none where it has no such file.
 
-    A last line that a killed process left incomplete is skipped.
+    A last line that a killed process left incomplete is skipped. Raises UserError for any other that is damaged.
     """
+    path = folder / METRICS
     try:
-        lines = (folder / METRICS).read_text().splitlines()
+        texts = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    return [_parsed(text, f"line {number} of {path}") for number, text in enumerate(texts[:-1], 1)]
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+        if isinstance(line["step"], int) and all(value is None or _is_number(value) for value in line.values()):
+            return dict(line)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise UserError(f"{where} is damaged: restore it or delete it; a resumed run goes on without it")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -11,22 +11,25 @@ Nothing in them is executed when they are read.
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fastgen.runs.summary import Evaluation
 from fastgen.training.generators import generator_states, set_generator_states
 from fastgen.training.position import Position
-from fastgen.training.states import read_state, write_state
-from pipelines.durable import sync_folder, write_atomically
+from fastgen.training.states import read_state, tensor_bytes, write_state
+from pipelines.durable import check_room, sync_folder, write_atomically
 from pipelines.errors import UserError
 
 POSITION = "position.json"
@@ -54,35 +57,75 @@ def save(
     network: torch.nn.Module,
     states: Mapping[str, Stateful],
 ) -> None:
-    """Write a checkpoint aside, rename it, and delete all but the latest `keep`. Called by all processes."""
+    """Write a checkpoint aside, rename it, and delete all but the latest `keep`. Called by all processes.
+
+    Raises Unwritable, in all of them, when one of them cannot write; what was there before stays.
+    """
     final = folder / f"step_{position.step:08d}"
-    if final.exists():  # it holds these weights already; the position may know more about them by now
+    temporary = folder / f".{final.name}.tmp"
+    try:
+        if final.exists():  # it holds these weights already; the position may know more about them by now
+            with _together(accelerator, folder):
+                if accelerator.is_main_process:
+                    _write_position(final, position, _read_position(final)[1])
+        else:
+            _write(accelerator, temporary, position, network, states)
+            with _together(accelerator, folder):
+                if accelerator.is_main_process:
+                    temporary.rename(final)
+                    sync_folder(folder)
+                    for old in _complete(folder)[:-keep]:
+                        shutil.rmtree(old)
+    except Unwritable:
         if accelerator.is_main_process:
-            _write_position(final, position, json.loads((final / POSITION).read_text())[_FILES])
-        return
-    temporary = folder / f".step_{position.step:08d}.tmp"
-    if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    write_state(temporary / _generators(accelerator.process_index), generator_states())
-    for name, holder in states.items():
-        state = holder.state_dict()
-        if accelerator.is_main_process:
-            write_state(temporary / f"{name}.safetensors", state)
-    if accelerator.is_main_process:
-        weights = {name: value.contiguous().cpu().clone() for name, value in network.state_dict().items()}
-        save_file(weights, temporary / _MODEL)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        files = {path.name: _described(path) for path in sorted(temporary.iterdir())}
-        _write_position(temporary, position, files)
-        sync_folder(temporary)
-        temporary.rename(final)
-        sync_folder(folder)
-        for old in _complete(folder)[:-keep]:
-            shutil.rmtree(old)
-    accelerator.wait_for_everyone()
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _write(
+    accelerator: Accelerator, to: Path, position: Position, network: torch.nn.Module, states: Mapping[str, Stateful]
+) -> None:
+    main, folder = accelerator.is_main_process, to.parent
+    collected = {name: holder.state_dict() for name, holder in states.items()}  # all processes take part in each
+    with _together(accelerator, folder):
+        if main:
+            shutil.rmtree(to, ignore_errors=True)
+            to.mkdir(parents=True)
+            need = sum(map(tensor_bytes, (network.state_dict(), *collected.values())))
+            check_room(folder, need, "a checkpoint", "free some")
+    with _together(accelerator, folder):
+        write_state(to / _generators(accelerator.process_index), generator_states())
+        if main:
+            for name, state in collected.items():
+                write_state(to / f"{name}.safetensors", state)
+            weights = {name: value.contiguous().cpu().clone() for name, value in network.state_dict().items()}
+            save_file(weights, to / _MODEL)
+    with _together(accelerator, folder):
+        if main:
+            for path in to.iterdir():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            _write_position(to, position, {path.name: _described(path) for path in sorted(to.iterdir())})
+            sync_folder(to)
+
+
+class Unwritable(UserError):
+    """A checkpoint could not be written."""
+
+
+@contextmanager
+def _together(accelerator: Accelerator, folder: Path) -> Iterator[None]:
+    """A step of writing, which has failed in all processes where it fails in one. None goes on before all have come."""
+    failure = None
+    try:
+        yield
+    except (OSError, SafetensorError, UserError) as error:
+        failure = str(error)
+    failures = gather_object([failure]) if accelerator.num_processes > 1 else [failure]
+    if reason := next(filter(None, failures), None):
+        before = _complete(folder)
+        kept = f"{before[-1].name} is kept, and run.resume=true goes on from it" if before else "there is none before"
+        raise Unwritable(f"no checkpoint can be written to {folder}: {reason}; {kept}")
 
 
 def latest(folder: Path) -> Path | None:

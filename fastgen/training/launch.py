@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
+from torch.distributed import distributed_c10d
 
 from fastgen.errors import LostProcess
 from fastgen.recipe.schema import Recipe
@@ -53,7 +53,8 @@ def share_of_cores() -> int:
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """The Accelerator of a recipe: its device, precision, accumulation and tracker.
 
-    Raises UserError for a launch that started other processes than it was asked for.
+    Raises UserError for a launch that started other processes than it was asked for, LostProcess when the others do not
+    come within train.startup_minutes.
     """
     _refuse_lone_process()
     _end_with_launcher()
@@ -63,13 +64,19 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if precision == "fp16" and not gpu:
         raise UserError("train.precision=fp16 needs a GPU; use fp32 or bf16")
-    accelerator = Accelerator(
-        cpu=not gpu,
-        mixed_precision="no" if precision == "fp32" else precision,
-        log_with="wandb" if recipe.track.wandb != "off" else None,
-        step_scheduler_with_optimizer=False,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.train.timeout_minutes))],
-    )
+    with _gathering(recipe.train.startup_minutes):
+        accelerator = Accelerator(
+            cpu=not gpu,
+            mixed_precision="no" if precision == "fp32" else precision,
+            log_with="wandb" if recipe.track.wandb != "off" else None,
+            step_scheduler_with_optimizer=False,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.train.startup_minutes))],
+        )
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()  # who is lost by now is not waited for any longer than that
+        # PyTorch's public function is newer than the oldest version that fastgen runs with.
+        set_timeout = getattr(torch.distributed, "set_timeout", None) or distributed_c10d._set_pg_timeout
+        set_timeout(timedelta(minutes=recipe.train.timeout_minutes))
     # `backward` divides by it. Passed as an argument, an environment variable of accelerate would override it.
     accelerator.gradient_accumulation_steps = recipe.train.accumulate
     expected = int(os.environ.get("WORLD_SIZE", 1))
@@ -87,20 +94,41 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
 
 
 @contextmanager
-def noticing_lost_processes(accelerator: Accelerator, folder: Path) -> Iterator[None]:
+def _gathering(minutes: float) -> Iterator[None]:
+    """While the processes find each other: says who waited for whom, and for how long."""
+    try:
+        yield
+    except torch.distributed.DistError as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        if "EADDRINUSE" in str(error):
+            raise UserError(
+                f"another program listens on {address}, where the processes of this run were to meet: give another "
+                "port, accelerate launch --main_process_port N"
+            ) from None
+        raise LostProcess(
+            f"process {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} met not all others at {address} "
+            f"within train.startup_minutes={minutes:g} ({_first_line(error)}): one did not start, or ended"
+        ) from error
+
+
+@contextmanager
+def noticing_lost_processes(how_to_go_on: str) -> Iterator[None]:
     """A context that turns the communication library's error for a lost process into LostProcess with the remedy."""
     try:
         yield
     except RuntimeError as error:
+        rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
         lost = isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in _LOST)
-        if accelerator.num_processes == 1 or not lost:
+        if world == "1" or not lost:
             raise
-        reason = str(error).strip().partition("\n")[0]
         raise LostProcess(
-            f"process {accelerator.process_index} of {accelerator.num_processes} lost another one ({reason}): it or "
-            f"its machine ended, or did not answer for train.timeout_minutes. The run in {folder} ends; "
-            f"run.resume=true run.dir={folder} continues it from its last checkpoint, on any number of processes"
+            f"process {rank} of {world} lost another one ({_first_line(error)}): it or its machine ended, or did not "
+            f"answer for train.timeout_minutes. {how_to_go_on}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 class Agreement:

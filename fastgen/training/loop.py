@@ -10,7 +10,7 @@ import torch
 
 from fastgen.optim.schedules import learning_rate
 from fastgen.recipe.schema import Recipe
-from fastgen.runs.folder import PACKAGES
+from fastgen.runs.folder import PACKAGES, RunLock
 from fastgen.runs.summary import FINISHED, INTERRUPTED, Summary
 from fastgen.training import checkpoints
 from fastgen.training.evaluation import evaluate_splits
@@ -34,24 +34,25 @@ def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
     watchers: the caller's own, beside the loop's. Raises UserError for mistakes in the recipe or its data,
     ArithmeticError when the loss stops being finite, SystemExit after a signal.
     """
-    run = prepare(recipe, watchers)
-    with running(run), closing(steps(run)) as remaining:
-        if evaluation_is_due(run):  # a signal ended the run between a step and its evaluation
-            evaluate(run)
-        for step in remaining:
-            update(run, step)
-            if run.position.step % recipe.track.log_steps == 0:  # seldom, as reading metrics waits for the device
-                log_progress(run, step)
-            if run.position.step_in_epoch == 0:
-                end_epoch(run, step)
-            run.decision = agree(run)
-            if run.decision == STOP:
-                break
-            if evaluation_is_due(run):
+    with RunLock() as lock:
+        run = prepare(recipe, lock, watchers)
+        with running(run), closing(steps(run)) as remaining:
+            if evaluation_is_due(run):  # a signal ended the run between a step and its evaluation
                 evaluate(run)
-            if run.decision == CHECKPOINT:
-                save(run)
-        summary = finish(run)
+            for step in remaining:
+                update(run, step)
+                if run.position.step % recipe.track.log_steps == 0:  # seldom, as reading metrics waits for the device
+                    log_progress(run, step)
+                if run.position.step_in_epoch == 0:
+                    end_epoch(run, step)
+                run.decision = agree(run)
+                if run.decision == STOP:
+                    break
+                if evaluation_is_due(run):
+                    evaluate(run)
+                if run.decision == CHECKPOINT:
+                    save(run)
+            summary = finish(run)
     if run.signal.received:
         raise SystemExit(128 + run.signal.received)
     return summary
@@ -117,7 +118,11 @@ def update(run: Training, step: Step) -> None:
 @contextmanager
 def running(run: Training) -> Iterator[None]:
     """A context that catches signals, shows progress and notices a lost process."""
-    with run.signal, run.display, noticing_lost_processes(run.accelerator, run.folder):
+    how_to_go_on = (
+        f"The run in {run.folder} ends; run.resume=true run.dir={run.folder} continues it from its last checkpoint, on "
+        "any number of processes"
+    )
+    with run.signal, run.display, noticing_lost_processes(how_to_go_on):
         run.display.say(
             f"{run.recipe.recipe} in {run.folder}: {run.recipe.model.name}, {parameter_count(run.bare):,} parameters, "
             f"{run.data.baked.path.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
@@ -185,13 +190,20 @@ def evaluate(run: Training) -> None:
     run.clock.enter(None)
 
 
-def save(run: Training) -> None:
-    """Write a checkpoint of the present position."""
+def save(run: Training, last: bool = False) -> None:
+    """Write a checkpoint of the present position. Raises Unwritable where it cannot be written and is needed."""
     run.clock.enter(SAVE)
     run.position.running, run.position.seconds = run.meter.totals(), run.wall_seconds
     run.position.world_size = run.accelerator.num_processes
     keep, folder = run.recipe.run.keep_checkpoints, run.folder / "checkpoints"
-    checkpoints.save(run.accelerator, folder, run.position, keep, run.bare, run.states)
+    if run.metrics is not None:
+        run.metrics.sync()  # what they say of the steps before is not logged again
+    try:
+        checkpoints.save(run.accelerator, folder, run.position, keep, run.bare, run.states)
+    except checkpoints.Unwritable as error:
+        if last or run.recipe.run.need_checkpoints:
+            raise
+        run.display.say(f"{error}; the run goes on (run.need_checkpoints=false)")
     run.saved_at = time.monotonic()
     run.clock.enter(None)
 
@@ -214,7 +226,7 @@ def finish(run: Training) -> Summary:
     check_finite(run, evaluation.train_loss)
     if run.recorder and run.decision != STOP:
         run.recorder.finish(position.epoch, position.step_in_epoch)
-    save(run)
+    save(run, last=True)
     signs_top1 = evaluation.train_top1 if recipe.data.labels.signs else None
     summary = Summary(
         **vars(evaluation),

@@ -14,13 +14,14 @@ from accelerate.optimizer import AcceleratedOptimizer
 from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.schema import Recipe
 from fastgen.runs import folder as run_folder
+from fastgen.runs.folder import RunLock
 from fastgen.runs.metrics import MetricsFile
 from fastgen.sets import draw_samples
 from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.checkpoints import Stateful
 from fastgen.training.data import Data, open_data
-from fastgen.training.launch import CONTINUE, Agreement, make_accelerator, on_main
+from fastgen.training.launch import CONTINUE, Agreement, make_accelerator, noticing_lost_processes, on_main
 from fastgen.training.meter import Meter
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.optimization import step_of
@@ -78,15 +79,16 @@ class Training:
         self.accelerator.log(line, step=self.position.step)
 
 
-def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
+@noticing_lost_processes("Start the run again")
+def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> Training:
     """All that a training needs, restored from the last checkpoint where the recipe resumes one.
 
-    Raises UserError for mistakes in the recipe or its data.
+    lock: is taken for the run directory. Raises UserError for mistakes in the recipe or its data, LostProcess.
     """
     # ------------------------------------------------------------ processes and run directory
     started = time.perf_counter()
     accelerator = make_accelerator(recipe)
-    folder = on_main(accelerator, lambda: run_folder.choose(recipe))
+    folder = on_main(accelerator, lambda: run_folder.choose(recipe, lock))
 
     # ------------------------------------------------------------ data
     data = open_data(accelerator, recipe)
@@ -119,10 +121,10 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
         run_folder.begin(folder, recipe, data.baked.path, position.step)
     if recorder:
         recorder.start(position.epoch)
+    metrics = MetricsFile(folder, position.step, position.evaluated_step == position.step) if main else None
     start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
     meter, clock = Meter(accelerator, position.running), Clock(recipe.data.batch_size)
     display = Display(main, total_steps, position.step)
-    evaluated = position.evaluated_step == position.step
     return Training(
         recipe=recipe,
         accelerator=accelerator,
@@ -141,7 +143,7 @@ def prepare(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Training:
         clock=clock,
         recorder=recorder,
         watchers=[each for each in (meter, recorder, clock, display, *watchers) if each is not None],
-        metrics=MetricsFile(folder, position.step, evaluated) if main else None,
+        metrics=metrics,
         display=display,
         agreement=Agreement(accelerator),
         started=started - position.seconds,

@@ -31,6 +31,14 @@ def read_state(path: Path) -> Any:
         return _put_together(json.loads(file.metadata()[_KEY]), file)
 
 
+def tensor_bytes(state: Any) -> int:
+    """Of all tensors in a state: about the size of its file."""
+    if isinstance(state, torch.Tensor):
+        return int(state.nbytes)
+    inner = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(map(tensor_bytes, inner))
+
+
 def _taken_apart(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         name, value = str(len(tensors)), value.detach()

@@ -1,6 +1,7 @@
 """What a run reports while it runs: to W&B through Accelerate's tracker, and on the terminal."""
 
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import SAMPLES, WANDB_ID
+from fastgen.runs.metrics import read_metrics
 from fastgen.runs.summary import SUMMARY, Summary
 from fastgen.terminal import console
 from fastgen.training.position import Position
 from fastgen.training.watching import Watcher
+from pipelines.durable import write_atomically
+from pipelines.errors import UserError
 
 
 def start_wandb(
@@ -22,16 +26,18 @@ def start_wandb(
 ) -> None:
     """Start the W&B run of this run directory, or continue it. Called by all processes.
 
-    draw_samples: a picture of training images with their labels, which a new run logs.
+    Offline, W&B does not know what a run logged before it was stopped: it is logged again from metrics.jsonl, which
+    ends where the run goes on, and the files of before are set aside. So each line is there once, whatever happened.
+
+    draw_samples: a picture of training images with their labels, which a new run logs. Raises UserError when W&B
+    refuses the run.
     """
     if recipe.track.wandb == "off":
         return
+    from wandb import Error
+
+    main, offline = accelerator.is_main_process, recipe.track.wandb == "offline"
     track, labels = recipe.track, recipe.data.labels
-    identifier = folder / WANDB_ID
-    new = not identifier.exists()
-    if accelerator.is_main_process and new:
-        # An agent of a W&B sweep chooses the run's id, and waits for that run.
-        identifier.write_text(os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8])
     level = "" if labels.p in (None, 1) else f"-{labels.p:g}"
     settings = {
         "mode": track.wandb,
@@ -41,12 +47,35 @@ def start_wandb(
         "tags": [recipe.model.name, recipe.data.source, recipe.data.pixels.kind, *track.tags],
         "name": f"{folder.name}-seed{recipe.seed}",
         "dir": str(folder),
-        "id": identifier.read_text() if accelerator.is_main_process else None,
+        "id": _wandb_id(folder) if main else None,
         "resume": "allow",
     }
-    accelerator.init_trackers(track.project, config=recipe.flat(), init_kwargs={"wandb": settings})
-    if accelerator.is_main_process and new:
-        accelerator.get_tracker("wandb").log_images({SAMPLES: [draw_samples()]}, step=0)
+    if main and offline:
+        for logged in folder.glob("wandb/offline-run-*"):
+            (folder / "wandb" / "before").mkdir(exist_ok=True)
+            logged.rename(folder / "wandb" / "before" / logged.name)
+    try:
+        accelerator.init_trackers(track.project, config=recipe.flat(), init_kwargs={"wandb": settings})
+    except Error as error:
+        raise UserError(f"W&B does not start ({error}); `wandb login`, or track.wandb=offline") from error
+    if main:
+        lines, tracker = read_metrics(folder), accelerator.get_tracker("wandb")
+        if offline or not lines:
+            tracker.log_images({SAMPLES: [draw_samples()]}, step=0)
+        for line in lines if offline else []:
+            tracker.log(line, step=line["step"])
+
+
+def _wandb_id(folder: Path) -> str:
+    """The run's id in W&B, the same for good."""
+    path = folder / WANDB_ID
+    if not path.exists():
+        # An agent of a W&B sweep chooses the run's id, and waits for that run.
+        write_atomically(path, os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8])
+    found = path.read_bytes().decode(errors="replace").strip()
+    if not re.fullmatch(r"[\w-]{1,64}", found):
+        raise UserError(f"{path} is damaged: it holds no id of W&B's; restore it, or delete it for a new run there")
+    return found
 
 
 class Display(Watcher):
