@@ -6,9 +6,13 @@ from dataclasses import asdict, fields
 import pytest
 from whole_runs import a_summary
 
+from fastgen import cli
+from fastgen.recipe.load import load
+from fastgen.runs.folder import MADE_BY, RECIPE, RunLock, begin, choose
 from fastgen.runs.metrics import METRICS, MetricsFile, read_metrics
 from fastgen.runs.run import PARTS, Run
 from fastgen.runs.summary import SUMMARY, Evaluation, Summary, metric
+from pipelines.baked.manifest import MANIFEST
 from pipelines.errors import UserError
 
 
@@ -49,3 +53,63 @@ def test_lines_that_will_come_again_are_left_out(evaluated, tmp_path):
     file.close()
     kept = written[:4] if evaluated else written[:3]
     assert read_metrics(tmp_path) == [*kept, {"step": 3, "learning_rate": 0.2}]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b'{"epoch": 1}',
+        b'{"step": "1"}',
+        b'{"step": 1, "x": "y"}',
+        b"\xff\xfe",
+        b"\0",
+        b"[" * 9999,
+    ],
+)
+def test_a_damaged_line_is_named_and_a_cut_last_one_is_none(line, tmp_path):
+    whole = b'{"step": 1}\n'
+    (tmp_path / METRICS).write_bytes(whole + line + b"\n" + whole)
+    with pytest.raises(UserError, match=r"line 2 of .*metrics.jsonl is damaged: .*; a resumed run goes on without it"):
+        MetricsFile(tmp_path, step=1, evaluated=True)
+    (tmp_path / METRICS).write_bytes(whole + line)
+    assert read_metrics(tmp_path) == [{"step": 1}]
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    recipe = load("quickstart", [f"run.dir={tmp_path}"])
+    with RunLock() as lock, RunLock() as other:
+        assert choose(recipe, lock) == tmp_path
+        for resume in ("false", "true"):
+            begin = load("quickstart", [f"run.dir={tmp_path}", f"run.resume={resume}"])
+            with pytest.raises(UserError, match="another process is training in"):
+                choose(begin, other)
+            (tmp_path / RECIPE).write_text(recipe.to_yaml())
+    (tmp_path / RECIPE).unlink()
+    with RunLock() as lock:
+        assert choose(recipe, lock) == tmp_path  # what it left is no run
+
+
+@pytest.mark.parametrize("content", ["", "[", "{}x", "3", "null"])
+def test_a_damaged_list_of_versions_is_named(content, tmp_path):
+    recipe = load("quickstart", [f"run.dir={tmp_path}"])
+    (tmp_path / MANIFEST).write_text("{}")
+    (tmp_path / MADE_BY).write_text(content)
+    with pytest.raises(UserError, match=r"made_by.json is damaged .*restore it or delete it"):
+        begin(tmp_path, recipe, tmp_path, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"- 1", b"seed: x", b"\xff", b"seed: ${x}", b"data: 3", b"recipe: [1]"])
+def test_a_damaged_recipe_of_a_run_is_named(content, tmp_path, capsys):
+    (tmp_path / RECIPE).write_bytes(content)
+    (tmp_path / MANIFEST).write_text("{}")
+    for command in (["report"], ["train", "recipe=quickstart", "run.resume=true"]):
+        where = f"run.dir={tmp_path}" if command[0] == "train" else str(tmp_path)
+        assert cli.main([*command, where]) == 2
+        said = capsys.readouterr().err
+        assert "recipe.yaml" in said and said.count("\n") == 1
+    with pytest.raises(UserError, match="recipe.yaml"):
+        _ = Run(tmp_path).settings

@@ -71,6 +71,30 @@ def switch_off(machine: subprocess.Popen) -> None:
             process.kill()
 
 
+def test_a_process_whose_others_do_not_start_says_so(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [
+        sys.executable,
+        str(TRAIN),
+        "recipe=quickstart",
+        "train.startup_minutes=0.02",
+        f"run.dir={tmp_path / 'r'}",
+    ]
+    done = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True, timeout=120)
+    said = [line for line in done.stderr.splitlines() if line.startswith("fastgen:")]
+    assert done.returncode == 1 and "Traceback" not in done.stderr and len(said) == 1
+    assert f"process 0 of 2 met not all others at 127.0.0.1:{port} within train.startup_minutes=0.02" in said[0]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        done = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "another program listens on" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lost_machine_is_noticed_and_the_run_goes_on_without_it(tmp_path):
     folder = tmp_path / "run"
     settings = [

@@ -4,10 +4,12 @@ import contextlib
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,6 +18,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from wandb.proto import wandb_internal_pb2
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
 
 from fastgen import cli
@@ -373,6 +376,35 @@ def test_a_folder_of_a_process_that_died_before_its_recipe_was_written_can_be_us
     assert train(load("quickstart", again)).steps == 1
 
 
+@pytest.mark.parametrize(("processes", "needed"), [(1, True), (2, False)])
+def test_a_disk_that_fills_up(processes, needed, tmp_path):
+    """A checkpoint that cannot be written leaves the one before, and nothing else; the run ends or goes on."""
+    folder = tmp_path / "run"
+    settings = [*SMALL, "schedule.kind=constant", "run.checkpoint_minutes=0", f"run.dir={folder}"]
+    train(load("quickstart", [*settings, "train.max_steps=2"]))
+    more = [*settings, "run.resume=true", "train.max_steps=5"]
+    command = [sys.executable, "-m", "fastgen.cli", "train"]
+    if processes > 1:
+        config = ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml"
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
+        command += ["--main_process_port", "0", str(ROOT / "fastgen" / "train.py")]
+    # As many bytes as recipe and metrics need, and fewer than the weights: a write fails as on a full disk.
+    done = subprocess.run(
+        [*command, "recipe=quickstart", *more, f"run.need_checkpoints={str(needed).lower()}"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        capture_output=True, text=True, timeout=300, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode and (processes > 1 or "Traceback" not in done.stderr)  # accelerate's launcher writes its own
+    kept = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert kept == ["step_00000001", "step_00000002"]
+    assert f"no checkpoint can be written to {folder / 'checkpoints'}: " in done.stderr
+    assert "step_00000002 is kept, and run.resume=true goes on from it" in done.stderr
+    assert ("the run goes on" in done.stdout) == (not needed)
+    assert read_metrics(folder)[-1]["step"] == (3 if needed else 5)
+    AcceleratorState._reset_state(True)
+    assert train(load("quickstart", more)).steps == 5
+
+
 # ---------------------------------------------------------------- tracking
 
 
@@ -391,6 +423,39 @@ def test_wandb_offline(tmp_path):
     for text in (identifier, "quickstart", "mine", "random", "train_running_loss_nats", "test_top1_percent"):
         assert text.encode() in content, text
     assert len(read_metrics(folder)) == 4
+
+
+def logged_steps(folder: Path) -> list[int]:
+    """The key `step` of each line of history in the one offline run that `wandb sync` would find: LevelDB's log."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    data, at, whole, found = path.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # whole, or a last part
+            items = wandb_internal_pb2.Record.FromString(whole).history.item
+            found += [int(item.value_json) for item in items if list(item.nested_key) == ["step"]]
+            whole = b""
+    return found
+
+
+def test_wandb_offline_has_each_line_once_after_a_kill_and_a_resume(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "fastgen.cli", "train", "recipe=quickstart", *SMALL, "track.wandb=offline"]
+    command += ["schedule.kind=constant", "run.checkpoint_minutes=0.01", f"run.dir={folder}"]
+    killed = subprocess.Popen([*command, "train.epochs=100000"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    while (found := checkpoints.latest(folder / "checkpoints")) is None or len(read_metrics(folder)) < 40:
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    epochs = Position(steps_per_epoch=3, step=int(found.name.removeprefix("step_"))).epoch + 8
+    subprocess.run([*command, f"train.epochs={epochs}", "run.resume=true"], cwd=ROOT, check=True, timeout=180)
+    steps = sorted({line["step"] for line in read_metrics(folder)})
+    assert steps == list(range(1, 3 * epochs + 1)) == logged_steps(folder)
 
 
 @pytest.mark.parametrize(

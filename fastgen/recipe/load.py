@@ -37,9 +37,7 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
     path = _find(name)
     config = OmegaConf.structured(Recipe)
     for origin, values in _chain(path, ()):
-        called = values.pop("recipe", path.stem)  # a run's recipe.yaml names its recipe; the file itself comes last
-        if not isinstance(called, str):
-            raise UserError(f"{origin}: recipe is the name of a recipe, a text")
+        called = _called(values, path.stem, origin)  # a run's recipe.yaml names its recipe; the file itself comes last
         for key, value in leaves(Recipe, values):
             _set(config, key, value, origin)
     for override in overrides or []:
@@ -59,11 +57,10 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
 def stored(path: Path) -> dict[str, Any]:
     """Dotted key -> value of a run's recipe.yaml. What an older version did not write has its default, and what only
     that one knew is left out. Raises UserError for a damaged file."""
-    config = OmegaConf.structured(Recipe)
-    for key, value in leaves(Recipe, _read_file(path)):
-        if key == "recipe":
-            config.recipe = value
-        elif key in _KNOWN or key.startswith("model.options."):
+    config, values = OmegaConf.structured(Recipe), _read_file(path)
+    config.recipe = _called(values, "", str(path))
+    for key, value in leaves(Recipe, values):
+        if key in _KNOWN or key.startswith("model.options.") or _is_group(key):
             _set(config, key, value, str(path))
     recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
     return recipe.flat()
@@ -109,6 +106,18 @@ def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str,
     yield str(path), values
 
 
+def _called(values: dict[str, Any], usual: str, origin: str) -> str:
+    """Takes the recipe's name out of what a file holds."""
+    name = values.pop("recipe", usual)
+    if not isinstance(name, str):
+        raise UserError(f"{origin}: recipe is the name of a recipe, a text")
+    return name
+
+
+def _is_group(key: str) -> bool:
+    return any(known.startswith(f"{key}.") for known in _KNOWN)
+
+
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         values = _read_yaml(path.read_text(), str(path))
@@ -149,7 +158,7 @@ def _set(config: Any, key: str, value: Any, origin: str) -> None:
         if "${" in text or text == "???":
             raise UserError(f"{origin}: {key}: '{text}' is OmegaConf's, and not read here; write the value itself")
     if key not in _KNOWN and not key.startswith("model.options."):
-        if any(known.startswith(f"{key}.") for known in _KNOWN):
+        if _is_group(key):
             raise UserError(f"{origin}: {key} is a group of keys, set one of them: {key}.*=...")
         near = did_you_mean(key, _KNOWN).partition("known:")[0]
         raise UserError(f"{origin}: unknown key '{key}'; {near}`fastgen train --help` lists all keys")
