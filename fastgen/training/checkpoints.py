@@ -64,6 +64,10 @@ def save(
     final = folder / f"step_{position.step:08d}"
     temporary = folder / f".{final.name}.tmp"
     try:
+        with _together(accelerator, folder):
+            if accelerator.is_main_process:
+                for left in folder.glob(".step_*.tmp"):  # of a process that was killed
+                    shutil.rmtree(left)
         if final.exists():  # it holds these weights already; the position may know more about them by now
             with _together(accelerator, folder):
                 if accelerator.is_main_process:
@@ -75,7 +79,8 @@ def save(
                     temporary.rename(final)
                     sync_folder(folder)
                     for old in _complete(folder)[:-keep]:
-                        shutil.rmtree(old)
+                        unfinished = old.rename(folder / f".{old.name}.tmp")  # half a checkpoint would pass for one
+                        shutil.rmtree(unfinished)
     except Unwritable:
         if accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -89,7 +94,6 @@ def _write(
     collected = {name: holder.state_dict() for name, holder in states.items()}  # all processes take part in each
     with _together(accelerator, folder):
         if main:
-            shutil.rmtree(to, ignore_errors=True)
             to.mkdir(parents=True)
             need = sum(map(tensor_bytes, (network.state_dict(), *collected.values())))
             check_room(folder, need, "a checkpoint", "free some")

@@ -1,0 +1,50 @@
+"""A long training of a tiny set through each backend: memory, threads and open files must not grow with the epochs."""
+
+import json
+from pathlib import Path
+
+import psutil
+from torture.forks import OK, Child
+from whole_runs import SMALL
+
+from fastgen.recipe.load import load
+from fastgen.training.loop import train
+from fastgen.training.watching import Watcher
+
+_MOST_BYTES = 24 << 20  # of growth, from the first fifth of the epochs to the last: of fragments, not of what is kept
+
+
+class _Sampler(Watcher):
+    def __init__(self) -> None:
+        self.process, self.samples = psutil.Process(), []
+
+    def epoch(self, epoch: int) -> None:
+        memory = self.process.memory_info()
+        self.samples.append([memory.rss - memory.shared, self.process.num_threads(), self.process.num_fds()])
+
+
+def soak(backend: str, epochs: int, folder: Path) -> list[str]:
+    """What was wrong."""
+    folder.mkdir(parents=True)
+    found = folder / "samples.json"
+
+    def work() -> None:
+        sampler = _Sampler()
+        settings = [*SMALL, f"data.backend={backend}", f"train.epochs={epochs}", f"run.dir={folder / 'run'}"]
+        settings += ["train.threads=1", "run.checkpoint_minutes=0.05", "run.keep_checkpoints=2", "train.dynamics=true"]
+        train(load("quickstart", settings), [sampler])
+        found.write_text(json.dumps(sampler.samples))
+
+    outcome = Child(work, folder / "log.txt", environment={"FASTGEN_CACHE": str(folder / "cache")}).wait(1200)
+    if outcome.kind != OK:
+        return [f"{backend}: {outcome.kind}: {outcome.said[-1500:]}"]
+    samples = json.loads(found.read_text())
+    fifth = max(1, epochs // 5)
+    first, last = ([max(values) for values in zip(*part, strict=True)] for part in (samples[:fifth], samples[-fifth:]))
+    said = (
+        f"{backend}: {epochs} epochs, memory {first[0] >> 20} -> {last[0] >> 20} MiB, threads {first[1]} -> {last[1]}, "
+    )
+    said += f"open files {first[2]} -> {last[2]}"
+    print(said, flush=True)
+    grows = last[0] > first[0] + _MOST_BYTES or last[1] > first[1] or last[2] > first[2]
+    return [f"grows: {said}"] if grows else []
