@@ -129,7 +129,11 @@ def bake(
         _finish_extension(folder)
         if not (folder / MANIFEST).is_file():
             going_on = " (going on from where it was stopped)" if _unfinished(folder).exists() else ""
-            say(f"baking {source.source} into {folder}{going_on}")
+            for note in (
+                f"baking {source.source} into {folder}{going_on}",
+                *(n for s in splits.values() for n in s.notes),
+            ):
+                say(note)
             _bake_new(folder, splits, wanted, pixels, spec, plan)
         baked = BakedSet.open(folder)
         missing = {n: s for n, s in wanted.items() if n not in baked.splits["train"].names}

@@ -1,13 +1,14 @@
 """Local Parquet files in the Hugging Face Hub's image/label layout.
 
-A row holds an image column {bytes, path} (image, img, ...) and an integer label column (label, labels, ...).
-Row i of the files in name order is sample i. Image bytes are read a row group at a time, and the latest row
+A row holds an image column (image or img: bytes, or {bytes, path}) and a label column (label, labels, ...: integers or
+text). Row i of the files in name order is sample i. Image bytes are read a row group at a time, and the latest row
 groups are kept up to a fixed amount of memory.
 """
 
-import json
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,34 +18,49 @@ import pyarrow.parquet as pq
 from pipelines.errors import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_files
 from pipelines.sources.layouts import find_parquet, named_root
+from pipelines.sources.parquet_labels import Classes, Labels, classes_of, column_type, read_labels
 
 _CACHE_BYTES = 2 << 30  # of row groups kept in memory, at most: beyond, the one read longest ago is dropped
-_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
+_IMAGE_NAMES = ("image", "img")
 
 
 class ParquetSource(Source):
-    """The rows of `files` (below `root`); class names from the Hub's metadata unless given."""
+    """The rows of `files` (below `root`).
 
-    def __init__(self, root: Path, files: list[Path], class_names: list[str] | None = None, channels: int = 3) -> None:
-        self.files = [pq.ParquetFile(path, memory_map=True) for path in files]
-        self.paths = files
-        schema = self.files[0].schema_arrow
-        self._image_column = _image_column(schema, files[0])
-        label_column = _label_column(schema, files[0])
-        self.labels = np.concatenate(
-            [file.read([label_column]).column(0).to_numpy().astype(np.int64) for file in self.files]
-        )
-        if self.labels.size and self.labels.min() < 0:
-            raise UserError(f"{files[0]}: label {self.labels.min()} is negative; this split comes without labels")
-        names = class_names or _hub_class_names(schema, label_column)
-        self.class_names = names or [str(c) for c in range(int(self.labels.max()) + 1)]
-        if self.labels.size and self.labels.max() >= len(self.class_names):
-            raise UserError(f"{files[0]}: label {self.labels.max()} is not below {len(self.class_names)} classes")
+    class_names: of a well-known set, whose class k is label k. training: the files of the training split, where `files`
+    are another's: their classes are those of this one too. spec: names the columns.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        files: list[Path],
+        class_names: list[str] | None = None,
+        channels: int = 3,
+        training: list[Path] | None = None,
+        spec: SourceSpec | None = None,
+    ) -> None:
+        spec = spec or SourceSpec()
+        self.paths, self.files = files, [_opened(path) for path in files]
+        self._columns = [_image_column(f, p, spec.image_column) for f, p in zip(self.files, files, strict=True)]
+        labels = [_labels(path, file, spec) for path, file in zip(files, self.files, strict=True)]
+        if class_names is not None:
+            classes = Classes(class_names, np.arange(len(class_names)))
+        elif training is not None:
+            classes, _ = classes_of([_labels(path, _opened(path), spec) for path in training])
+        else:
+            classes, self.notes = classes_of(labels)
+        self.class_names = classes.names
+        self.labels = np.concatenate([label.classes(classes) for label in labels])
+        if not len(self.labels):
+            raise UserError(f"{files[0]} has no rows; copy or download it again, or remove it")
         self.channels = channels
         self.fingerprint = fingerprint_files(root if root.is_dir() else root.parent, files)
         self._groups = [(f, g) for f, file in enumerate(self.files) for g in range(file.num_row_groups)]
         rows = [self.files[f].metadata.row_group(g).num_rows for f, g in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(rows)])
+        if self._starts[-1] != len(self.labels):
+            raise UserError(f"{files[0]}: {self._starts[-1]:,} rows and {len(self.labels):,} labels: download it again")
         self._cache: OrderedDict[int, pa.Array] = OrderedDict()
         self._lock = threading.Lock()  # bakes read from several threads; a ParquetFile does not allow that
 
@@ -54,8 +70,9 @@ class ParquetSource(Source):
                 self._cache.move_to_end(number)
                 return self._cache[number]
             file, group = self._groups[number]
-            column = self.files[file].read_row_group(group, columns=[f"{self._image_column}.bytes"])
-            cells = column.column(0).combine_chunks()
+            with _naming(self.paths[file]):
+                column = self.files[file].read_row_group(group, columns=[self._columns[file]])
+                cells = column.column(0).combine_chunks()
             self._cache[number] = cells.field("bytes") if pa.types.is_struct(cells.type) else cells
             while len(self._cache) > 1 and sum(a.nbytes for a in self._cache.values()) > _CACHE_BYTES:
                 self._cache.popitem(last=False)
@@ -65,7 +82,7 @@ class ParquetSource(Source):
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         data: bytes | None = self._group(number)[index - int(self._starts[number])].as_py()
         if data is None:
-            raise UserError(f"{self.sample_name(index)}: holds no image bytes (only a path?)")
+            raise UserError(f"{self.sample_name(index)}: holds no image bytes (only a path?); write the images into it")
         return data
 
     def sample_name(self, index: int) -> str:
@@ -75,35 +92,69 @@ class ParquetSource(Source):
         return f"{self.paths[file]} row {index - int(self._starts[first])}"
 
 
-def _image_column(schema: pa.Schema, path: Path) -> str:
-    for field in schema:
-        if pa.types.is_struct(field.type) and "bytes" in [child.name for child in field.type]:
-            return str(field.name)
-    raise UserError(f"{path}: no image column {{bytes, path}}; columns: {', '.join(schema.names)}")
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Names the file that pyarrow cannot read, in a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise UserError(
+            f"{path}: cannot be read as Parquet, it is damaged, cut short or of another kind ({error}); "
+            "copy or download it again"
+        ) from error
 
 
-def _label_column(schema: pa.Schema, path: Path) -> str:
-    for name in _LABEL_NAMES:
-        if name in schema.names and pa.types.is_integer(schema.field(name).type):
-            return name
-    raise UserError(f"{path}: no integer label column ({', '.join(_LABEL_NAMES)}); columns: {', '.join(schema.names)}")
+def _opened(path: Path) -> pq.ParquetFile:
+    with _naming(path):
+        return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
 
 
-def _hub_class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
-    """The ClassLabel names that `datasets` writes into the schema's metadata."""
-    raw = (schema.metadata or {}).get(b"huggingface")
-    if raw is None:
-        return None
-    features = json.loads(raw).get("info", {}).get("features", {})
-    names: list[str] | None = features.get(label_column, {}).get("names")
-    return names
+def _labels(path: Path, file: pq.ParquetFile, spec: SourceSpec) -> Labels:
+    with _naming(path):
+        return read_labels(path, file, spec.label_column)
+
+
+def _image_column(file: pq.ParquetFile, path: Path, chosen: str | None) -> str:
+    """The path of the column with the image files' bytes: `chosen`, else image or img."""
+    with _naming(path):
+        schema = file.schema_arrow
+    held = [field.name for field in schema if _bytes_of(field.name, field.type) is not None]
+    name = chosen or next((name for name in _IMAGE_NAMES if name in schema.names), None)
+    if name is None:
+        raise UserError(
+            f"{path}: no image column ({' or '.join(_IMAGE_NAMES)}); name it by data.image_column; those with bytes: "
+            f"{', '.join(held) or 'none'}; columns: {', '.join(schema.names)}"
+        )
+    kind = column_type(schema, path, name, "data.image_column")
+    found = _bytes_of(name, kind)
+    if found is None:
+        raise UserError(
+            f"{path}: column {name} is of type {kind}; an image is its file's bytes, or {{bytes, path}}: write "
+            f"the column so, or name another by data.image_column ({', '.join(held) or 'none holds bytes'})"
+        )
+    return found
+
+
+def _bytes_of(name: str, kind: pa.DataType) -> str | None:
+    """The path of the bytes in a column, None where it holds none."""
+    if pa.types.is_struct(kind):
+        places = kind.get_all_field_indices("bytes")
+        return f"{name}.bytes" if len(places) == 1 and _bytes_of(name, kind.field(places[0]).type) == name else None
+    is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return name if is_binary else None
 
 
 def open_split(spec: SourceSpec, split: str) -> ParquetSource | None:
     root = named_root(spec, "a Parquet file or a folder of them")
-    files = find_parquet(root, split)
+    files = find_parquet(root, split, spec.split_train, spec.split_test)
     if not files:
         if split == "train":
-            raise UserError(f"data.root={spec.root} holds no *.parquet training files")
+            raise UserError(
+                f"data.root={spec.root} holds no *.parquet training files; name another folder, or a split by "
+                "data.split_train"
+            )
         return None
-    return ParquetSource(root, files)
+    training = None if split == "train" else find_parquet(root, "train", spec.split_train, spec.split_test)
+    return ParquetSource(root, files, training=training, spec=spec)
