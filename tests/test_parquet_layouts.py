@@ -222,8 +222,9 @@ NULL = pa.array([1, None])
         ({SHARD: table(), NEXT: table(["a", "b"])}, "train_1.parquet: labels are text, and integers"),
         ({SHARD: table(), NEXT: pa.table({"x": [1]})}, "train_1.parquet: no image column"),
         *(({TRAIN: table(metadata=text)}, "the Hub's metadata of its features is damaged") for text in
-          (b"{", b"\xff", b"[]", b'"x"', b"[" * 9999, b'{"info": {"features": 3}}', *(b'{"info": {"features": {"label": %s}}}' % label for label in
-           (b"[1]", b'{"names": [1, 2]}', b'{"names": {"a": 1}}', b'{"names": [""]}')))),
+          (b"{", b"\xff", b"[]", b'"x"', b"[" * 9999, b'{"info": {"features": 3}}',
+           *(b'{"info": {"features": {"label": %s}}}' % label for label in
+             (b"[1]", b'{"names": [1, 2]}', b'{"names": {"a": 1}}', b'{"names": [""]}')))),
         ({TRAIN: table(names=["cat", "cat"])}, "names a class of label twice"),
         ({TRAIN: b""}, "train.parquet: cannot be read as Parquet"),
         ({TRAIN: b"PAR1" + b"x" * 50 + b"PAR1"}, "train.parquet: cannot be read as Parquet"),
