@@ -354,3 +354,11 @@ def test_a_limit_that_leaves_classes_out_is_said(tmp_path, limit, note):
     found = [text for text in said if "classes" in text]
     assert found == list(source.notes)
     assert bool(found) == (note is not None) and (note is None or re.search(note, found[0]))
+
+
+@pytest.mark.parametrize("target", ["/", "../.."])
+def test_a_link_to_all_above_is_not_walked(tmp_path, target):
+    laid(tmp_path, *PAIR)
+    (tmp_path / "a" / "all").symlink_to(target)
+    with pytest.raises(UserError, match="a/all is by links the same folder as /"):
+        read(tmp_path)

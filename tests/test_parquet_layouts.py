@@ -380,3 +380,22 @@ def test_settings_that_the_source_does_not_read(tmp_path):
         open_source(SourceSpec("digits", split_test="test"), "train")
     with pytest.raises(UserError, match="data.label_column is read by data.source=parquet alone"):
         open_source(SourceSpec("imagefolder", str(tmp_path), label_column="x"), "train")
+
+
+@pytest.mark.parametrize("change", [lambda path: os.truncate(path, 10), lambda path: path.unlink(), os.utime])
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, change):
+    path = written(tmp_path, {"train.parquet": table(range(6))}) / "train.parquet"
+    source = open_source(SourceSpec("parquet", str(tmp_path)), "train")
+    change(path)
+    with pytest.raises(UserError, match="train.parquet(: cannot be read| was changed while it was read)"):
+        source.read(0)
+
+
+def test_no_file_stays_open(tmp_path):
+    """A set of more files than a process may open at once."""
+    total = 40
+    written(tmp_path, {f"train-{i:05}-of-{total:05}.parquet": 2 * i for i in range(total)})
+    before = os.listdir("/proc/self/fd")
+    source = open_source(SourceSpec("parquet", str(tmp_path)), "train")
+    assert [int(source.image(i)[0, 0, 0]) for i in range(2 * total)] == list(range(2 * total))
+    assert os.listdir("/proc/self/fd") == before

@@ -111,6 +111,8 @@ def find_parquet(root: Path, split: str, train: str | None = None, test: str | N
     files (configurations, copies, shardings) of a split, whose samples would come twice; and for a missing shard.
     """
     if root.is_file():
+        if train is not None:
+            raise UserError(f"data.split_train={train} is a name in a folder, and data.root={root} is a file")
         return [root] if split == "train" else []
     if not root.is_dir():
         return []

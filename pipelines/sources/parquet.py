@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,12 @@ class ParquetSource(Source):
         spec: SourceSpec | None = None,
     ) -> None:
         spec = spec or SourceSpec()
-        self.paths, self.files = files, [_opened(path) for path in files]
-        self._columns = [_image_column(f, p, spec.image_column) for f, p in zip(self.files, files, strict=True)]
-        labels = [_labels(path, file, spec) for path, file in zip(files, self.files, strict=True)]
+        self.paths, self._parts = files, [_read_part(path, spec) for path in files]
+        labels = [part.labels for part in self._parts]
         if class_names is not None:
             classes = Classes(class_names, np.arange(len(class_names)))
         elif training is not None:
-            classes, _ = classes_of([_labels(path, _opened(path), spec) for path in training])
+            classes, _ = classes_of([_read_part(path, spec).labels for path in training])
         else:
             classes, self.notes = classes_of(labels)
         self.class_names = classes.names
@@ -56,13 +56,13 @@ class ParquetSource(Source):
             raise UserError(f"{files[0]} has no rows; copy or download it again, or remove it")
         self.channels = channels
         self.fingerprint = fingerprint_files(root if root.is_dir() else root.parent, files)
-        self._groups = [(f, g) for f, file in enumerate(self.files) for g in range(file.num_row_groups)]
-        rows = [self.files[f].metadata.row_group(g).num_rows for f, g in self._groups]
+        self._groups = [(f, g) for f, part in enumerate(self._parts) for g in range(part.metadata.num_row_groups)]
+        rows = [self._parts[f].metadata.row_group(g).num_rows for f, g in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(rows)])
         if self._starts[-1] != len(self.labels):
             raise UserError(f"{files[0]}: {self._starts[-1]:,} rows and {len(self.labels):,} labels: download it again")
         self._cache: OrderedDict[int, pa.Array] = OrderedDict()
-        self._lock = threading.Lock()  # bakes read from several threads; a ParquetFile does not allow that
+        self._lock = threading.Lock()  # bakes read from several threads, which would read a row group each
 
     def _group(self, number: int) -> pa.Array:
         with self._lock:
@@ -70,9 +70,13 @@ class ParquetSource(Source):
                 self._cache.move_to_end(number)
                 return self._cache[number]
             file, group = self._groups[number]
-            with _naming(self.paths[file]):
-                column = self.files[file].read_row_group(group, columns=[self._columns[file]])
-                cells = column.column(0).combine_chunks()
+            part = self._parts[file]
+            if _stamp(self.paths[file]) != part.stamp:
+                raise UserError(
+                    f"{self.paths[file]} was changed while it was read, so nothing of it is used; begin again"
+                )
+            with _opened(self.paths[file], part.metadata) as opened:
+                cells = opened.read_row_group(group, columns=[part.image_column]).column(0).combine_chunks()
             self._cache[number] = cells.field("bytes") if pa.types.is_struct(cells.type) else cells
             while len(self._cache) > 1 and sum(a.nbytes for a in self._cache.values()) > _CACHE_BYTES:
                 self._cache.popitem(last=False)
@@ -93,10 +97,14 @@ class ParquetSource(Source):
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Names the file that pyarrow cannot read, in a UserError."""
+def _opened(path: Path, metadata: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
+    """An open file, not mapped into memory: if it is cut short meanwhile, that is an error and not the process's end.
+
+    metadata: of an earlier time, which saves reading it. Raises UserError naming a file that pyarrow cannot read.
+    """
     try:
-        yield
+        with pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as file:
+            yield file
     except UserError:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -106,20 +114,33 @@ def _naming(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _opened(path: Path) -> pq.ParquetFile:
-    with _naming(path):
-        return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+@dataclass(frozen=True)
+class _Part:
+    """What is kept of one file. stamp: tells whether it was changed since. image_column: the path of the bytes."""
+
+    stamp: tuple[int, ...]
+    metadata: pq.FileMetaData
+    image_column: str
+    labels: Labels
 
 
-def _labels(path: Path, file: pq.ParquetFile, spec: SourceSpec) -> Labels:
-    with _naming(path):
-        return read_labels(path, file, spec.label_column)
+def _read_part(path: Path, spec: SourceSpec) -> _Part:
+    stamp = _stamp(path)
+    with _opened(path) as file:
+        column = _image_column(file.schema_arrow, path, spec.image_column)
+        return _Part(stamp, file.metadata, column, read_labels(path, file, spec.label_column))
 
 
-def _image_column(file: pq.ParquetFile, path: Path, chosen: str | None) -> str:
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy or download it again") from error
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _image_column(schema: pa.Schema, path: Path, chosen: str | None) -> str:
     """The path of the column with the image files' bytes: `chosen`, else image or img."""
-    with _naming(path):
-        schema = file.schema_arrow
     held = [field.name for field in schema if _bytes_of(field.name, field.type) is not None]
     name = chosen or next((name for name in _IMAGE_NAMES if name in schema.names), None)
     if name is None:

@@ -78,10 +78,12 @@ class Walk:
     def files(self, folder: Path) -> list[Path]:
         """The wanted files below a folder, sorted.
 
-        Raises UserError naming a file that is not regular, a broken link, and a folder that links lead to twice: its
-        files would be read twice, or for ever.
+        Raises UserError naming a file that is not regular, a broken link, and a folder that links lead to twice or that
+        all of this lies in: its files would be read twice, or for ever.
         """
         found, ahead = [], [folder]
+        for above in folder.resolve().parents:
+            self._enter(above, again=True)
         while ahead:
             here = ahead.pop()
             self._enter(here)
@@ -101,13 +103,13 @@ class Walk:
                     self.unread[os.path.splitext(name)[1].lower() or "no suffix"] += 1
         return sorted(found)
 
-    def _enter(self, folder: Path) -> None:
+    def _enter(self, folder: Path, again: bool = False) -> None:
         try:
             status = folder.stat()
         except OSError as error:
             raise UserError(f"{folder}: cannot be entered ({error.strerror})") from error
         before = self._seen.setdefault((status.st_dev, status.st_ino), folder)
-        if before is not folder:
+        if before is not folder and not again:
             raise UserError(f"{folder} is by links the same folder as {before}: its files would count again; remove it")
 
 
