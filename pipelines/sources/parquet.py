@@ -46,7 +46,7 @@ class ParquetSource(Source):
         labels = [part.labels for part in self._parts]
         if class_names is not None:
             classes = Classes(class_names, np.arange(len(class_names)))
-        elif training is not None:
+        elif training:
             classes, _ = classes_of([_read_part(path, spec).labels for path in training])
         else:
             classes, self.notes = classes_of(labels)
@@ -77,6 +77,8 @@ class ParquetSource(Source):
                 )
             with _opened(self.paths[file], part.metadata) as opened:
                 cells = opened.read_row_group(group, columns=[part.image_column]).column(0).combine_chunks()
+                if len(cells) != self._starts[number + 1] - self._starts[number]:
+                    raise ValueError(f"row group {group} has {len(cells)} images")
             self._cache[number] = cells.field("bytes") if pa.types.is_struct(cells.type) else cells
             while len(self._cache) > 1 and sum(a.nbytes for a in self._cache.values()) > _CACHE_BYTES:
                 self._cache.popitem(last=False)
@@ -169,13 +171,11 @@ def _bytes_of(name: str, kind: pa.DataType) -> str | None:
 
 def open_split(spec: SourceSpec, split: str) -> ParquetSource | None:
     root = named_root(spec, "a Parquet file or a folder of them")
-    files = find_parquet(root, split, spec.split_train, spec.split_test)
+    training, files = (find_parquet(root, name, spec.split_train, spec.split_test) for name in ("train", split))
+    if not training:
+        raise UserError(
+            f"data.root={spec.root} holds no *.parquet training files; name another folder, or set data.split_train"
+        )
     if not files:
-        if split == "train":
-            raise UserError(
-                f"data.root={spec.root} holds no *.parquet training files; name another folder, or a split by "
-                "data.split_train"
-            )
         return None
-    training = None if split == "train" else find_parquet(root, "train", spec.split_train, spec.split_test)
-    return ParquetSource(root, files, training=training, spec=spec)
+    return ParquetSource(root, files, training=None if split == "train" else training, spec=spec)

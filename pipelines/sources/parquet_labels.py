@@ -104,7 +104,9 @@ def label_column(schema: pa.Schema, path: Path, chosen: str | None) -> str:
     found = found or [name for name in schema.names if _class_names(schema, name, path) is not None]
     if not found or (len(found) > 1 and found[0] != _LABEL_NAMES[0]):
         told = f"{' and '.join(found)} may all hold labels" if found else f"no label column ({', '.join(_LABEL_NAMES)})"
-        raise UserError(f"{path}: {told}; name it by data.label_column, one of: {', '.join(schema.names)}")
+        raise UserError(
+            f"{path}: {told}; name it by data.label_column (or set data.split_test=none), of: {', '.join(schema.names)}"
+        )
     return found[0]
 
 
