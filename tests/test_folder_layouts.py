@@ -63,6 +63,8 @@ TRAIN = tuple(f"train/{name}" for name in PAIR)
         ((*TRAIN, "holdout/a/y.png"), {"split_test": "holdout"}, "0a 1b", "2a"),
         (("train_old/a/x.png", "val_backup/a/x.png"), {"split_train": "train_old", "split_test": "val_backup"},
          "0a", "1a"),
+        (("seg_train/seg_train/a/x.png", "seg_test/seg_test/a/x.png"),
+         {"split_train": "seg_train/seg_train", "split_test": "seg_test/seg_test"}, "0a", "1a"),
         (("seg/one/a/x.png", "seg/two/a/x.png", "train/b/x.png"), {"split_train": "train"}, "2b", None),
         # hidden and a system's
         ((*PAIR, ".ipynb_checkpoints/x.png", "__MACOSX/a/._x.png", "__pycache__/", "a/.hidden.png", "a/@eaDir/x.png",
@@ -362,3 +364,10 @@ def test_a_link_to_all_above_is_not_walked(tmp_path, target):
     (tmp_path / "a" / "all").symlink_to(target)
     with pytest.raises(UserError, match="a/all is by links the same folder as /"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("root", ["~nobody_of_that_name/x", "x" * 5000, "a\0b", "nowhere"])
+@pytest.mark.parametrize("source", ["imagefolder", "parquet"])
+def test_a_root_that_cannot_be(source, root):
+    with pytest.raises(UserError, match="does not exist"):
+        open_source(SourceSpec(source, root), "train")

@@ -221,6 +221,9 @@ NULL = pa.array([1, None])
         ({SHARD: table(names=CATS[:2]), NEXT: table()}, "train_1.parquet: labels are integers without"),
         ({SHARD: table(), NEXT: table(["a", "b"])}, "train_1.parquet: labels are text, and integers"),
         ({SHARD: table(), NEXT: pa.table({"x": [1]})}, "train_1.parquet: no image column"),
+        ({SHARD: table(), NEXT: table().rename_columns(["img", "label"])}, "column img.bytes stands for image.bytes"),
+        ({SHARD: table(), NEXT: table().rename_columns(["image", "target"])}, "column target stands for label in"),
+        ({TRAIN: table(), TEST: table().rename_columns(["image", "labels"])}, "test.parquet: column labels stands for"),
         *(({TRAIN: table(metadata=text)}, "the Hub's metadata of its features is damaged") for text in
           (b"{", b"\xff", b"[]", b'"x"', b"[" * 9999, b'{"info": {"features": 3}}',
            *(b'{"info": {"features": {"label": %s}}}' % label for label in

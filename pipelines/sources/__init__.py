@@ -88,4 +88,11 @@ def which_samples(spec: SourceSpec) -> SourceSpec:
 
 def found_here() -> dict[str, str]:
     """Each well-known set's name, and in words where it lies below FASTGEN_DATA or what follows from its absence."""
-    return {n: importlib.import_module(kind.module).where() for n, kind in SOURCES.items() if kind.well_known}
+    return {name: _where(kind.module) for name, kind in SOURCES.items() if kind.well_known}
+
+
+def _where(module: str) -> str:
+    try:
+        return str(importlib.import_module(module).where())
+    except UserError as error:
+        return str(error)

@@ -5,6 +5,7 @@ Classes are the sorted folder names, samples the sorted paths, links are followe
 val/val_annotations.txt is read too.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ def _from_class_folders(folder: Path, class_names: list[str] | None, notes: tupl
     """
     found = folders_in(folder)
     names = [shown(name) for name in found]
+    if len(set(names)) < len(names):
+        raise UserError(f"{folder}: two class folders have names that cannot be told apart once shown; rename one")
     known = class_names or names
     place = {name: label for label, name in enumerate(known)}
     for name in names:
@@ -135,7 +138,8 @@ def _train_folder(root: Path, spec: SourceSpec, folders: list[str]) -> tuple[Pat
     """
     train = choose(folders, "train", spec.split_train, spec.split_test, str(root))
     if train is not None:
-        others = [shown(name) for name in folders if split_of(name) is None and name not in (train, spec.split_test)]
+        read = {Path(name).parts[0] for name in (train, spec.split_test) if name}
+        others = [shown(name) for name in folders if split_of(name) is None and Path(name).parts[0] not in read]
         return root / train, (
             (f"{root}: folders that are no split are not read: {', '.join(others)}",) if others else ()
         )
@@ -153,6 +157,9 @@ def open_split(spec: SourceSpec, split: str) -> ImageFolderSource | None:
     if not root.is_dir():
         raise UserError(f"data.root={spec.root} is a file; data.source=imagefolder reads a folder")
     folders = folders_in(root)
+    folders += [
+        name for name in (spec.split_train, spec.split_test) if name and "/" in name and os.path.isdir(root / name)
+    ]
     train, notes = _train_folder(root, spec, folders)
     if split == "train":
         return _from_class_folders(train or root, None, notes)

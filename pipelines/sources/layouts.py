@@ -26,10 +26,10 @@ _NUMBER = re.compile(r"(?<![^-_. ])\d+(?![^-_. ])")  # a word of digits alone
 
 def named_root(spec: SourceSpec, wanted: str) -> Path:
     """data.root as an existing path. `wanted` says what should lie there, for the error."""
-    if spec.root is None:
+    if not spec.root:
         raise UserError(f"data.source={spec.source} needs data.root: {wanted}")
-    root = Path(spec.root).expanduser()
-    if not root.exists():
+    root = Path(os.path.expanduser(spec.root))  # Path's own raises for an unknown user
+    if not os.path.exists(root):  # and for a name that is too long
         raise UserError(f"data.root={spec.root} does not exist; it should name {wanted}")
     return root
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
@@ -43,11 +44,13 @@ class ParquetSource(Source):
     ) -> None:
         spec = spec or SourceSpec()
         self.paths, self._parts = files, [_read_part(path, spec) for path in files]
+        others = [_read_part(path, spec) for path in training or []]
+        _refuse_other_columns([*others, *self._parts])
         labels = [part.labels for part in self._parts]
         if class_names is not None:
             classes = Classes(class_names, np.arange(len(class_names)))
-        elif training:
-            classes, _ = classes_of([_read_part(path, spec).labels for path in training])
+        elif others:
+            classes, _ = classes_of([part.labels for part in others])
         else:
             classes, self.notes = classes_of(labels)
         self.class_names = classes.names
@@ -61,10 +64,10 @@ class ParquetSource(Source):
         self._starts = np.concatenate([[0], np.cumsum(rows)])
         if self._starts[-1] != len(self.labels):
             raise UserError(f"{files[0]}: {self._starts[-1]:,} rows and {len(self.labels):,} labels: download it again")
-        self._cache: OrderedDict[int, pa.Array] = OrderedDict()
+        self._cache: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
         self._lock = threading.Lock()  # bakes read from several threads, which would read a row group each
 
-    def _group(self, number: int) -> pa.Array:
+    def _group(self, number: int) -> pa.ChunkedArray:
         with self._lock:
             if number in self._cache:
                 self._cache.move_to_end(number)
@@ -76,10 +79,10 @@ class ParquetSource(Source):
                     f"{self.paths[file]} was changed while it was read, so nothing of it is used; begin again"
                 )
             with _opened(self.paths[file], part.metadata) as opened:
-                cells = opened.read_row_group(group, columns=[part.image_column]).column(0).combine_chunks()
+                cells = opened.read_row_group(group, columns=[part.image_column]).column(0)
                 if len(cells) != self._starts[number + 1] - self._starts[number]:
                     raise ValueError(f"row group {group} has {len(cells)} images")
-            self._cache[number] = cells.field("bytes") if pa.types.is_struct(cells.type) else cells
+            self._cache[number] = pc.struct_field(cells, "bytes") if pa.types.is_struct(cells.type) else cells
             while len(self._cache) > 1 and sum(a.nbytes for a in self._cache.values()) > _CACHE_BYTES:
                 self._cache.popitem(last=False)
             return self._cache[number]
@@ -131,6 +134,17 @@ def _read_part(path: Path, spec: SourceSpec) -> _Part:
     with _opened(path) as file:
         column = _image_column(file.schema_arrow, path, spec.image_column)
         return _Part(stamp, file.metadata, column, read_labels(path, file, spec.label_column))
+
+
+def _refuse_other_columns(parts: list[_Part]) -> None:
+    """Raises UserError for files that hold images or labels in columns of other names than the first."""
+    first = parts[0]
+    for part in parts:
+        for of_first, column in ((first.image_column, part.image_column), (first.labels.column, part.labels.column)):
+            if of_first != column:
+                raise UserError(
+                    f"{part.labels.path}: column {column} stands for {of_first} in {first.labels.path}; rename it"
+                )
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ class Labels:
     """The labels of one file. kind: how they are written. codes: int64 (n,), into `names`, or (None) as they are."""
 
     path: Path
+    column: str
     kind: str
     codes: np.ndarray
     names: list[str] | None
@@ -146,7 +147,9 @@ def read_labels(path: Path, file: pq.ParquetFile, chosen: str | None) -> Labels:
             raise UserError(
                 f"{path} row {pc.index(read, '').as_py()}: an empty label; name its class, or remove the row"
             )
-        return Labels(path, _TEXT, encoded.indices.to_numpy().astype(np.int64), [shown(value) for value in values])
+        return Labels(
+            path, column, _TEXT, encoded.indices.to_numpy().astype(np.int64), [shown(value) for value in values]
+        )
     return _numbers(path, column, schema, read.cast(pa.int8() if pa.types.is_boolean(plain) else pa.int64()).to_numpy())
 
 
@@ -161,7 +164,7 @@ def _numbers(path: Path, column: str, schema: pa.Schema, values: np.ndarray) -> 
             f"{path} row {row}: label {codes[row]} is not in 0..{most - 1} ({int(wrong.sum()):,} such rows; -1: no "
             "label); mend or remove these rows, or set data.split_test=none for a test split without labels"
         )
-    return Labels(path, _NUMBERS if names is None else _NAMED, codes, names)
+    return Labels(path, column, _NUMBERS if names is None else _NAMED, codes, names)
 
 
 def _class_names(schema: pa.Schema, column: str, path: Path) -> list[str] | None:
