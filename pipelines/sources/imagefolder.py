@@ -131,25 +131,21 @@ def _from_annotations(folder: Path, class_names: list[str]) -> ImageFolderSource
     return ImageFolderSource(folder, ordered, labels, class_names, ())
 
 
-def _train_folder(root: Path, spec: SourceSpec, folders: list[str]) -> tuple[Path | None, tuple[str, ...]]:
-    """The folder of the training split, None where `root` holds the classes themselves; and what is not read.
+def _train_folder(root: Path, spec: SourceSpec, folders: list[str]) -> str | None:
+    """The folder of the training split, None where `root` holds the classes themselves.
 
     Raises UserError where the names say neither: a train_old is not the training split, and no class either.
     """
     train = choose(folders, "train", spec.split_train, spec.split_test, str(root))
     if train is not None:
-        read = {Path(name).parts[0] for name in (train, spec.split_test) if name}
-        others = [shown(name) for name in folders if split_of(name) is None and Path(name).parts[0] not in read]
-        return root / train, (
-            (f"{root}: folders that are no split are not read: {', '.join(others)}",) if others else ()
-        )
+        return train
     splits = [name for name in folders if split_of(name) is not None]
     if splits or spec.split_test is not None or (folders and all(says_split(name) for name in folders)):
         raise UserError(
             f"{root}: none of its folders is called train ({', '.join(map(shown, folders[:5]))}); rename the one with "
             "the training images, or choose by data.split_train=NAME and data.split_test=NAME (or none)"
         )
-    return None, ()
+    return None
 
 
 def open_split(spec: SourceSpec, split: str) -> ImageFolderSource | None:
@@ -160,13 +156,18 @@ def open_split(spec: SourceSpec, split: str) -> ImageFolderSource | None:
     folders += [
         name for name in (spec.split_train, spec.split_test) if name and "/" in name and os.path.isdir(root / name)
     ]
-    train, notes = _train_folder(root, spec, folders)
+    train = _train_folder(root, spec, folders)
+    if train is None:
+        return _from_class_folders(root, None) if split == "train" else None
+    test = choose(folders, "val", spec.split_train, spec.split_test, str(root))
     if split == "train":
-        return _from_class_folders(train or root, None, notes)
-    test = choose(folders, "val", spec.split_train, spec.split_test, str(root)) if train else None
-    if train is None or test is None:
+        read = {Path(name).parts[0] for name in (train, test) if name}
+        others = [shown(name) for name in folders if Path(name).parts[0] not in read]
+        notes = (f"{root}: of its folders these are not read: {', '.join(others)}",) if others else ()
+        return _from_class_folders(root / train, None, notes)
+    if test is None:
         return None
-    class_names = [shown(name) for name in folders_in(train)]
+    class_names = [shown(name) for name in folders_in(root / train)]
     if (root / test / _ANNOTATIONS).is_file():
         return _from_annotations(root / test, class_names)
     return _from_class_folders(root / test, class_names)
