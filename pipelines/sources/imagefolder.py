@@ -6,6 +6,7 @@ val/val_annotations.txt is read too.
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +57,11 @@ def _from_class_folders(folder: Path, class_names: list[str] | None, notes: tupl
     paths: list[Path] = []
     labels: list[int] = []
     for entry, name in zip(found, names, strict=True):
-        files, others = walk.files(folder / entry), walk.unread.total()
+        before = walk.unread.copy()
+        files = walk.files(folder / entry)
         if not files:
-            held = f" (of the other files {_by_suffix(walk)})" if others else ""
+            others = _by_suffix(walk.unread - before)
+            held = f" (of the other files {others})" if others else ""
             raise UserError(
                 f"{folder / entry}: class '{name}' has no image files{held}; copy its images ({_suffixes()}) again, or "
                 "remove the folder"
@@ -75,7 +78,7 @@ def _from_class_folders(folder: Path, class_names: list[str] | None, notes: tupl
     if outside:
         notes += (f"{folder}: {outside:,} image files outside of the class folders are not read",)
     if walk.unread:
-        notes += (f"{folder}: files that are no images by their suffix are not read: {_by_suffix(walk)}",)
+        notes += (f"{folder}: files that are no images by their suffix are not read: {_by_suffix(walk.unread)}",)
     if class_names is None:
         notes += order_note(names)
     return ImageFolderSource(folder, paths, labels, known, notes)
@@ -85,8 +88,8 @@ def _suffixes() -> str:
     return ", ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _by_suffix(walk: Walk) -> str:
-    return ", ".join(f"{suffix} {count:,}" for suffix, count in sorted(walk.unread.items()))
+def _by_suffix(counts: Counter[str]) -> str:
+    return ", ".join(f"{suffix} {count:,}" for suffix, count in sorted(counts.items()))
 
 
 def _refuse_inner_classes(folder: Path, files: list[Path], classes: list[str]) -> None:
