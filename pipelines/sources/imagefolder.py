@@ -66,7 +66,7 @@ def _from_class_folders(folder: Path, class_names: list[str] | None, notes: tupl
                 f"{folder / entry}: class '{name}' has no image files{held}; copy its images ({_suffixes()}) again, or "
                 "remove the folder"
             )
-        _refuse_inner_classes(folder / entry, files, found)
+        _refuse_inner_classes(folder / entry, files, found, alone=len(known) == 1)
         paths += files
         labels += [place[name]] * len(files)
     if not paths:
@@ -92,11 +92,11 @@ def _by_suffix(counts: Counter[str]) -> str:
     return ", ".join(f"{suffix} {count:,}" for suffix, count in sorted(counts.items()))
 
 
-def _refuse_inner_classes(folder: Path, files: list[Path], classes: list[str]) -> None:
-    """Raises UserError for a folder that is no class but holds some: an archive's outer folder, or a second copy."""
+def _refuse_inner_classes(folder: Path, files: list[Path], classes: list[str], alone: bool) -> None:
+    """Raises UserError for a folder that is no class but holds some: a second copy, or (alone) an archive's outer one."""
     inner = sorted({path.relative_to(folder).parts[0] for path in files if path.parent != folder})
     copies = [name for name in inner if name in classes]
-    only = len(classes) == 1 and all(path.parent != folder for path in files)
+    only = alone and all(path.parent != folder for path in files)
     if copies or only:
         told = (
             f"a folder '{copies[0]}', as there is a class"
