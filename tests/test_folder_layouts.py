@@ -90,7 +90,7 @@ def test_what_is_read(tmp_path, files, keys, train, test):
     ("files", "keys", "text"),
     [
         ((*PAIR, "c/"), {}, "class 'c' has no image files; copy"),
-        ((*PAIR, "a/x.txt", "c/x.gif", "c/y.avif"), {}, r"class 'c' has no image .*\(of the other files .avif 1, .gif 1\)"),
+        ((*PAIR, "a/x.txt", "c/x.gif", "c/y.avif"), {}, r"class 'c' has no .*\(of the other files .avif 1, .gif 1\)"),
         ((*TRAIN, "val/a/"), {}, "class 'a' has no image files"),
         ((*TRAIN, "val/c/x.png"), {}, "class folder 'c' does not exist in the training split"),
         ((*TRAIN, "test/images/x.png"), {}, "class folder 'images' does not exist .* data.split_test"),

@@ -93,7 +93,7 @@ def _by_suffix(counts: Counter[str]) -> str:
 
 
 def _refuse_inner_classes(folder: Path, files: list[Path], classes: list[str], alone: bool) -> None:
-    """Raises UserError for a folder that is no class but holds some: a second copy, or (alone) an archive's outer one."""
+    """Raises UserError for a folder that is no class but holds some: a second copy, or (alone) an outer one."""
     inner = sorted({path.relative_to(folder).parts[0] for path in files if path.parent != folder})
     copies = [name for name in inner if name in classes]
     only = alone and all(path.parent != folder for path in files)
