@@ -60,6 +60,7 @@ TRAIN = tuple(f"train/{name}" for name in PAIR)
         # of another name is no split: not train, not test, and no class
         ((*TRAIN, "train_old/a/y.png", "val_backup/a/y.png", "holdout/a/y.png"), {}, "0a 1b", None),
         ((*TRAIN, "train_old/c/y.png", "val/a/y.png", "val_old/b/y.png"), {}, "0a 1b", "3a"),
+        (("9/a/x.png", "10/a/x.png"), {"split_train": "10"}, "1a", None),
         ((*TRAIN, "holdout/a/y.png"), {"split_test": "holdout"}, "0a 1b", "2a"),
         (("train_old/a/x.png", "val_backup/a/x.png"), {"split_train": "train_old", "split_test": "val_backup"},
          "0a", "1a"),
@@ -102,6 +103,7 @@ def test_what_is_read(tmp_path, files, keys, train, test):
         ((*TRAIN, "Train/a/x.png"), {}, "Train and train are both named as a train split"),
         ((*TRAIN, "val/a/x.png", "dev/a/x.png"), {}, "dev and val are both named as a validation split"),
         (TRAIN, {"split_train": "trian"}, "data.split_train=trian is no split in .* did you mean 'train'"),
+        (("set_1/a/x.png", "set_2/a/x.png"), {"split_train": "set"}, "data.split_train=set may be set_1 or set_2"),
         (TRAIN, {"split_test": "holdout"}, "data.split_test=holdout is no split in"),
         (("set/train/a/x.png", "set/val/a/x.png"), {}, "would be a class, and holds all images in folders"),
         ((*PAIR, "backup/a/x.png"), {}, "backup would be a class, and holds a folder 'a'"),

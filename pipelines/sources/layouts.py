@@ -68,6 +68,12 @@ def _kind_of(word: str) -> str | None:
     return _SPLIT_OF.get(word.rstrip("0123456789"))
 
 
+def _alike(name: str, other: str) -> bool:
+    """Whether two names say the same split: by the same words, or by words for the same."""
+    same_words = _words(name) == _words(other) != ()
+    return same_words or (split_of(name) is not None and split_of(name) == split_of(other))
+
+
 def _words(name: str) -> tuple[str, ...]:
     """The words of a name, without its number among shards."""
     stem = _SHARD.split(name.lower().removesuffix(".parquet"))[0]
@@ -86,9 +92,10 @@ def choose(names: Iterable[str], split: str, train: str | None, test: str | None
     if said is not None:
         if split == "val" and said == NO_TEST_SPLIT:
             return None
-        found = [name for name in names if _words(name) == _words(said) or name == said]
-        if not found:
-            raise UserError(f"{key}={said} is no split in {place}; {did_you_mean(said, names)}")
+        found = [name for name in names if name == said] or [name for name in names if _alike(name, said)]
+        if len(found) != 1:
+            told = f"may be {' or '.join(found)}" if found else "is no split"
+            raise UserError(f"{key}={said} {told} in {place}; {did_you_mean(said, names)}")
         return found[0]
     taken = None if split == "train" else choose(names, "train", train, test, place)
     for kind in ("train",) if split == "train" else ("validation", "test"):
@@ -164,7 +171,7 @@ def _sets_of_files(root: Path) -> _Sets:
         if len(kinds) > 1:
             raise UserError(f"{path} is named after several splits, {' and '.join(kinds)}; set data.root to its folder")
         words = next((words for name in names if (words := _words(name))), ())
-        called = kinds[0] if kinds else "_".join(words)
+        called = kinds[0] if kinds else "_".join(words) or "unnamed"
         place = inner.parent.joinpath("_".join(_words(path.name)) or "*").as_posix()
         sets.setdefault(called, {}).setdefault(place, []).append(path)
     return sets
@@ -210,7 +217,7 @@ def _refuse_incomplete(files: list[Path]) -> None:
     if any(len(number) != 1 for number in numbers):
         return  # several numbers say no order
     have = {number for (number,) in numbers}
-    first = min(1, *have, *have) if total is None else int(max(have) == total)
+    first = min(1, min(have)) if total is None else int(max(have) == total)
     count = total if total is not None else max(have) + 1 - first
     missing = next((number for number in range(first, first + count) if number not in have), None)
     if missing is not None or len(have) > count:
