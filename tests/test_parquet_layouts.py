@@ -263,6 +263,22 @@ def test_what_is_unusual_of_labels_is_said(tmp_path, labels, note):
     assert (note in notes[0]) if note else notes == ()
 
 
+@pytest.mark.parametrize(
+    ("names", "keys", "unread"),
+    [
+        ("train valid test", {}, "test"),
+        ("train valid test", {"split_test": "test"}, "validation"),
+        ("train test extra", {"split_train": "train", "split_test": "none"}, "extra, test"),
+        ("train test", {}, None),
+        ("pictures", {}, None),
+    ],
+)
+def test_splits_that_are_not_read_are_said(tmp_path, names, keys, unread):
+    written(tmp_path, {f"{name}.parquet": 0 for name in names.split()})
+    notes = open_source(SourceSpec("parquet", str(tmp_path), **keys), "train").notes
+    assert notes == ((f"{tmp_path}: of its splits these are not read: {unread}",) if unread else ())
+
+
 def columns(**named):
     return {
         "train.parquet": pa.table(

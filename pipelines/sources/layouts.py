@@ -141,6 +141,13 @@ def find_parquet(root: Path, split: str, train: str | None = None, test: str | N
     return files
 
 
+def unread_parquet(root: Path, train: str | None, test: str | None) -> list[str]:
+    """The splits below `root` that `find_parquet` gives neither for "train" nor for "val"."""
+    sets = _named(_sets_of_files(root)) if root.is_dir() else {}
+    read = {choose(sets, split, train, test, str(root)) for split in ("train", "val")}
+    return [name for name in sets if name not in read] if len(sets) > 1 else []
+
+
 def _only_training(root: Path, sets: "_Sets", unknown: list[str]) -> str:
     """The one set of files whose name says no split. Raises UserError where there are others, or the name says more."""
     (name, *more) = unknown

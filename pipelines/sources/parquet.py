@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_files
-from pipelines.sources.layouts import find_parquet, named_root
+from pipelines.sources.layouts import find_parquet, named_root, unread_parquet
 from pipelines.sources.parquet_labels import Classes, Labels, classes_of, column_type, read_labels
 
 _CACHE_BYTES = 2 << 30  # of row groups kept in memory, at most: beyond, the one read longest ago is dropped
@@ -192,4 +192,7 @@ def open_split(spec: SourceSpec, split: str) -> ParquetSource | None:
         )
     if not files:
         return None
-    return ParquetSource(root, files, training=None if split == "train" else training, spec=spec)
+    source = ParquetSource(root, files, training=None if split == "train" else training, spec=spec)
+    if split == "train" and (unread := unread_parquet(root, spec.split_train, spec.split_test)):
+        source.notes += (f"{root}: of its splits these are not read: {', '.join(unread)}",)
+    return source
