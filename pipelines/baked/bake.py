@@ -129,10 +129,8 @@ def bake(
         _finish_extension(folder)
         if not (folder / MANIFEST).is_file():
             going_on = " (going on from where it was stopped)" if _unfinished(folder).exists() else ""
-            for note in (
-                f"baking {source.source} into {folder}{going_on}",
-                *(n for s in splits.values() for n in s.notes),
-            ):
+            say(f"baking {source.source} into {folder}{going_on}")
+            for note in (note for split in splits.values() for note in split.notes):
                 say(note)
             _bake_new(folder, splits, wanted, pixels, spec, plan)
         baked = BakedSet.open(folder)
