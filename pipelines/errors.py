@@ -10,6 +10,16 @@ class UserError(ValueError):
     Command-line entries print the message without a traceback and exit with code 2.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(" ".join(message.split())))
+
+
+def shown(text: str) -> str:
+    """Text that every terminal shows: bytes of a file's name that are no UTF-8, and control characters, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"did you mean 'x'? known: ..."` for a word that is none of `known`."""

@@ -96,7 +96,7 @@ def terminal(request, tmp_path_factory):
         ("fastgen reproduce table1 train.max\t", "fastgen reproduce table1 train.max_steps="),
         ("fastgen export x --to w\t", "fastgen export x --to webdataset "),
         ("fastgen train recipe=imagenet_s\t", "fastgen train recipe=imagenet_sample_random "),
-        ("fastgen train recipe=quickstart data.lab\t", "fastgen train recipe=quickstart data.labels."),
+        ("fastgen train recipe=quickstart data.pix\t", "fastgen train recipe=quickstart data.pixels."),
         ("fastgen train data.labels.kind=par\t", "fastgen train data.labels.kind=partial "),
         ("fastgen train --print rec\tcif\t", "fastgen train --print recipe=cifar10_"),
         ("fastgen train data.backend=\tr\t", "fastgen train data.backend=resident "),

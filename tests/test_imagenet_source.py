@@ -16,7 +16,7 @@ from scipy.io import savemat
 from pipelines.baked.bake import BakeSpec, bake
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
-from pipelines.sources import SourceSpec, open_source
+from pipelines.sources import SourceSpec, imagenet, open_source
 from pipelines.sources.base import fingerprint_files
 from pipelines.sources.imagenet import DEVKIT, SYNSET_LABELS, TRAIN_TAR, VAL_TAR
 from pipelines.sources.tars import index_tar
@@ -145,7 +145,8 @@ def test_folder_and_tar_hold_the_same_samples(tmp_path, monkeypatch, format):
     assert [(WNIDS[label], name) for label, name in zip(val.labels, file_names(val), strict=True)] == by_class
     assert [val.read(i) for i in range(len(val))] == [VAL[name] for _, name in by_class]
     paths = [folders / "train" / WNIDS[label] / name for label, name in expected]
-    assert train.fingerprint == fingerprint_files(folders / "train", paths)  # the rule of every other source
+    unnamed = imagenet.open_split(SourceSpec("imagenet", str(folders)), "train")
+    assert unnamed.fingerprint == fingerprint_files(folders / "train", paths)  # the rule of every other source
 
 
 @pytest.mark.parametrize("make", [in_folders, in_tars])

@@ -15,7 +15,6 @@ from PIL import Image
 
 from pipelines.errors import UserError
 from pipelines.sources import SOURCES, SourceSpec, SyntheticSpec, open_source
-from pipelines.sources.layouts import split_of
 
 RNG = np.random.default_rng(0)
 TINY = RNG.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
@@ -174,26 +173,11 @@ def test_damaged_image_is_named(tmp_path, damage, kind):
         open_source(SourceSpec("imagefolder", str(tmp_path)), "train").image(0)
 
 
-def test_parquet_errors(tmp_path):
-    pq.write_table(pa.table({"label": [1]}), tmp_path / "train.parquet")
-    with pytest.raises(UserError, match="no image column"):
-        open_source(SourceSpec("parquet", str(tmp_path)), "train")
-    pq.write_table(pa.table({"image": [{"bytes": b"x"}], "name": ["a"]}), tmp_path / "train.parquet")
-    with pytest.raises(UserError, match="no integer label column"):
-        open_source(SourceSpec("parquet", str(tmp_path)), "train")
-
-
 @pytest.mark.parametrize("size, jpeg", [(1, False), (7, False), (33, True)])
 def test_synthetic_sizes(size, jpeg):
     source = open_source(SourceSpec("synthetic", synthetic=SyntheticSpec(20, 5, size, 3, 3, jpeg)), "train")
     assert source.image(19).shape == (size, size, 3)
     assert isinstance(source.read(0), bytes) == jpeg
-
-
-def test_split_words():
-    assert split_of("train-00000-of-00002.parquet") == "train"
-    assert split_of("validation") == split_of("test") == split_of("val") == "val"
-    assert split_of("n01440764") is None
 
 
 def test_real_cifar10(data_folder):

@@ -130,6 +130,8 @@ def bake(
         if not (folder / MANIFEST).is_file():
             going_on = " (going on from where it was stopped)" if _unfinished(folder).exists() else ""
             say(f"baking {source.source} into {folder}{going_on}")
+            for note in (note for split in splits.values() for note in split.notes):
+                say(note)
             _bake_new(folder, splits, wanted, pixels, spec, plan)
         baked = BakedSet.open(folder)
         missing = {n: s for n, s in wanted.items() if n not in baked.splits["train"].names}

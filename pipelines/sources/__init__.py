@@ -3,9 +3,11 @@
 import importlib
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pipelines.errors import UserError
 from pipelines.registry import Registry
-from pipelines.sources.base import SPLITS, FirstSamples, Source, SourceSpec, SyntheticSpec
+from pipelines.sources.base import SPLITS, FirstSamples, Source, SourceSpec, SyntheticSpec, identity
 
 __all__ = [
     "SOURCES", "SPLITS", "Source", "SourceKind", "SourceSpec", "SyntheticSpec", "found_here", "open_source",
@@ -17,8 +19,8 @@ __all__ = [
 class SourceKind:
     """What others know of a source without importing it.
 
-    module: has `open_split`. settings: fields of SourceSpec that this source alone reads. well_known: it is one set
-    below FASTGEN_DATA, and its module's `where` says in words where it lies.
+    module: has `open_split`. settings: fields of SourceSpec that not every source reads, and this one does.
+    well_known: it is one set below FASTGEN_DATA, and its module's `where` says in words where it lies.
     """
 
     module: str
@@ -31,20 +33,28 @@ SOURCES.add("digits", SourceKind("pipelines.sources.digits"))
 SOURCES.add("cifar10", SourceKind("pipelines.sources.cifar10", well_known=True))
 SOURCES.add("mnist", SourceKind("pipelines.sources.mnist", well_known=True))
 SOURCES.add("imagenet", SourceKind("pipelines.sources.imagenet", well_known=True))
-SOURCES.add("imagefolder", SourceKind("pipelines.sources.imagefolder"))
-SOURCES.add("parquet", SourceKind("pipelines.sources.parquet"))
+_SPLIT_NAMES = ("split_train", "split_test")
+SOURCES.add("imagefolder", SourceKind("pipelines.sources.imagefolder", _SPLIT_NAMES))
+_COLUMNS = ("image_column", "label_column")
+SOURCES.add("parquet", SourceKind("pipelines.sources.parquet", (*_SPLIT_NAMES, *_COLUMNS)))
 SOURCES.add("synthetic", SourceKind("pipelines.sources.synthetic", settings=("synthetic",)))
 
 
 def open_source(spec: SourceSpec, split: str) -> Source | None:
     """Open one split ("train" or "val") of a source; None where the data set has no test split.
 
-    Raises UserError for an unknown source, missing data, or a limit that is out of range.
+    The fingerprint is the `identity`. Raises UserError for an unknown source, missing data, a setting that only other
+    sources read, or a limit that is out of range.
     """
     assert split in SPLITS
+    for name in (*_SPLIT_NAMES, *_COLUMNS):
+        if getattr(spec, name) is not None and name not in SOURCES[spec.source].settings:
+            able = " and ".join(other for other, kind in SOURCES.items() if name in kind.settings)
+            raise UserError(f"data.{name} is read by data.source={able} alone, and data.source={spec.source}")
     source: Source | None = importlib.import_module(SOURCES[spec.source].module).open_split(spec, split)
     if source is None:
         return None
+    source.fingerprint = identity(source)
     key, limit = ("data.limit", spec.limit) if split == "train" else ("data.limit_test", spec.limit_test)
     if limit is None or limit == len(source):
         return source
@@ -52,7 +62,21 @@ def open_source(spec: SourceSpec, split: str) -> Source | None:
         raise UserError(
             f"{key}={limit} is out of range: {spec.source} has {len(source):,} samples in its {split} split"
         )
-    return FirstSamples(source, limit)
+    first = FirstSamples(source, limit)
+    first.notes += _missing_classes(source, limit, key)
+    return first
+
+
+def _missing_classes(whole: Source, limit: int, key: str) -> tuple[str, ...]:
+    """What is to be said where the first samples are not of all classes: most folders and files are sorted by class."""
+    every, first = np.unique(whole.labels, return_index=True)
+    held = int((first < limit).sum())
+    if held == len(every):
+        return ()
+    return (
+        f"{key}={limit}: the first {limit:,} samples are of {held} of the {len(every)} classes, as in data sorted by "
+        f"class; {key}={first.max() + 1} is the least with all",
+    )
 
 
 def which_samples(spec: SourceSpec) -> SourceSpec:
@@ -64,4 +88,11 @@ def which_samples(spec: SourceSpec) -> SourceSpec:
 
 def found_here() -> dict[str, str]:
     """Each well-known set's name, and in words where it lies below FASTGEN_DATA or what follows from its absence."""
-    return {n: importlib.import_module(kind.module).where() for n, kind in SOURCES.items() if kind.well_known}
+    return {name: _where(kind.module) for name, kind in SOURCES.items() if kind.well_known}
+
+
+def _where(module: str) -> str:
+    try:
+        return str(importlib.import_module(module).where())
+    except UserError as error:
+        return str(error)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,26 +31,31 @@ class SyntheticSpec:
 
 @dataclass
 class SourceSpec:
-    """Which samples (data.source, data.root, data.limit, data.limit_test, data.synthetic.*)."""
+    """Which samples (data.source, data.root, data.split_*, data.*_column, data.limit*, data.synthetic.*)."""
 
     source: str = "digits"
     root: str | None = None
     limit: int | None = None  # the first n training samples
     limit_test: int | None = None  # the first n test samples
     synthetic: SyntheticSpec = field(default_factory=SyntheticSpec)
+    split_train: str | None = None  # the training split's name (None: train or training, or all that there is)
+    split_test: str | None = None  # the test split's name, or none (None: validation, else test)
+    image_column: str | None = None  # of Parquet files (None: image, else img)
+    label_column: str | None = None  # of Parquet files (None: label, else the only one known by its name)
 
 
 class Source(ABC):
     """One split of a data set.
 
     labels: int64 (n,) in [0, num_classes). channels: 3, or 1 where red, green and blue are equal throughout.
-    fingerprint: hex digest that changes when the samples do.
+    fingerprint: hex digest that changes when the samples do. notes: what a reader should know of how they were read.
     """
 
     labels: np.ndarray
     class_names: list[str]
     fingerprint: str
     channels: int = 3
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -103,7 +109,7 @@ class FirstSamples(Source):
         self.whole = whole
         self.labels = whole.labels[:n]
         self.class_names, self.channels = whole.class_names, whole.channels
-        self.fingerprint = whole.fingerprint
+        self.fingerprint, self.notes = whole.fingerprint, whole.notes
 
     def read(self, index: int) -> bytes | np.ndarray:
         assert index < len(self)
@@ -127,8 +133,20 @@ def decode(encoded: bytes, name: str) -> Image.Image:
 
 def fingerprint_files(root: Path, paths: Iterable[Path]) -> str:
     """The `fingerprint_samples` of files, named relative to `root`."""
-    listed = sorted((path.relative_to(root).as_posix(), path.stat().st_size, path) for path in paths)
-    return fingerprint_samples(((name, size) for name, size, _ in listed), (_hash_file(path) for _, _, path in listed))
+    try:
+        listed = sorted((path.relative_to(root).as_posix(), path.stat().st_size, path) for path in paths)
+        return fingerprint_samples(((name, size) for name, size, _ in listed), (_hash_file(p) for _, _, p in listed))
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}); make it readable, or remove it"
+        ) from error
+
+
+def identity(source: Source) -> str:
+    """The fingerprint of a split with its classes and labels: under other names, or in another order, it is another."""
+    digest = hashlib.sha256(json.dumps([source.fingerprint, source.class_names]).encode())
+    digest.update(source.labels.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def fingerprint_samples(listed: Iterable[tuple[str, int]], hashes: Iterable[bytes]) -> str:

@@ -114,7 +114,7 @@ def open_split(spec: SourceSpec, split: str) -> Source | None:
         # Not in all of FASTGEN_DATA: the Parquet files of any other set lie there, too.
         files = find_parquet(folder, split) if folder == folders[0] else []
         if files:
-            return ParquetSource(folder, files)
+            return ParquetSource(folder, files, training=None if split == "train" else find_parquet(folder, "train"))
         if folder == folders[0] and split == "val" and find_parquet(folder, "train"):
             return None
     looked = " or ".join(str(folder) for folder in folders)
