@@ -5,17 +5,23 @@ the same bytes, nothing left over.
 """
 
 import os
+import random
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torture.forks import COUNT, DIE, FULL, KILLED, OK, REFUSED, TEAR, Child
+from torture.tasks import Found, Task
 from torture.trees import difference, tree
 from whole_runs import SMALL
 
 from fastgen import cli
 
+_NAMES = {DIE: "died before", TEAR: "died within", FULL: "disk full from"}  # operation N
+_CHUNK = 8  # trials of a task: few enough for the last tasks to end together
 _RUN = [
     *(one for one in SMALL if not one.startswith("run.")),
     "train.threads=1", "train.epochs=2", "train.max_steps=4", "train.dynamics=true",
@@ -122,6 +128,28 @@ class Crashes:
         return difference(self._expected, tree(root))
 
 
-def modes(places: int) -> list[tuple[int, int]]:
-    """All attacks on a command: (mode, place)."""
-    return [(mode, place) for place in range(1, places + 1) for mode in (DIE, TEAR, FULL)]
+def tasks(number: int, seed: int, folder: Path) -> list[Task]:
+    """`number` attacks at most, drawn from all: each place of each command, in each mode."""
+    if not number:
+        return []
+    places: list[tuple[Crashes, int, int]] = []
+    for command in COMMANDS:
+        crashes = Crashes(command, folder / command.name)
+        print(f"{command.name}: {crashes.places} places to die", flush=True)
+        places += [(crashes, mode, place) for place in range(1, crashes.places + 1) for mode in (DIE, TEAR, FULL)]
+    places = random.Random(seed).sample(places, min(number, len(places)))
+    return [
+        Task("crash points", "crash points", partial(_trials, places[begin : begin + _CHUNK]))
+        for begin in range(0, len(places), _CHUNK)
+    ]
+
+
+def _trials(places: list[tuple[Crashes, int, int]], folder: Path) -> Found:
+    outcomes: Counter[str] = Counter()
+    faults = []
+    for crashes, mode, place in places:
+        wrong = crashes.trial(mode, place)
+        outcomes[_NAMES[mode]] += 1
+        if wrong:
+            faults.append(f"{crashes.command.name}, {_NAMES[mode]} {place}: {wrong}")
+    return outcomes, faults

@@ -16,6 +16,7 @@ from fastgen.errors import exit_code
 
 OK, REFUSED, KILLED, TRACEBACK, HANG = "ok", "refused", "killed", "traceback", "hang"
 COUNT, DIE, TEAR, FULL = 1, 2, 3, 4  # modes of dying.c
+_FAILED = 99  # exit code of a child with a traceback
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ class Child:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._log = log
+        self._status: int | None = None
         self._counted = log.with_suffix(".operations")
         self._counted.unlink(missing_ok=True)
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            code = 3
+            code = _FAILED
             try:
                 os.setsid()  # its signals are its own
                 os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
@@ -73,26 +75,29 @@ class Child:
             return int(error.code or 0)
         except BaseException:
             traceback.print_exc()
-            return 3
+            return _FAILED
+
+    def has_ended(self) -> bool:
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = status if pid else None
+        return self._status is not None
 
     def wait(self, seconds: float = 120) -> Outcome:
         """Its outcome; a child that has not ended by then is killed, and is a hang."""
         deadline = time.monotonic() + seconds
-        while True:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                break
+        while not self.has_ended():
             if time.monotonic() > deadline:
                 self.send(signal.SIGKILL)
                 os.waitpid(self.pid, 0)
                 return Outcome(HANG, self._said())
             time.sleep(0.005)
-        code = os.waitstatus_to_exitcode(status)
+        assert self._status is not None
+        code, said = os.waitstatus_to_exitcode(self._status), self._said()
         counted = int(self._counted.read_text()) if self._counted.exists() else 0
-        said = self._said()
         if code < 0:
-            return Outcome(KILLED if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT) else TRACEBACK, said)
-        if code == 3 or "Traceback" in said:
+            return Outcome(KILLED if -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) else TRACEBACK, said)
+        if code == _FAILED or "Traceback" in said:
             return Outcome(TRACEBACK, said)
         return Outcome(OK if code == 0 else REFUSED, said, counted)
 

@@ -1,14 +1,16 @@
 """Trainings that are killed again and again, and go on: the result must be that of a twin that nobody killed."""
 
 import random
-import shutil
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torture.forks import KILLED, OK, REFUSED, Child, Outcome
+from torture.tasks import Found, Task
 from torture.trees import tree
 from whole_runs import SMALL
 
@@ -36,13 +38,16 @@ class Campaign:
     def name(self) -> str:
         return f"{self.backend}, {self.processes} process{'es' if self.processes > 1 else ''}"
 
-    def run(self, folder: Path, seed: int) -> list[str]:
-        """What was wrong."""
+    def run(self, seed: int, folder: Path) -> Found:
+        """Kill it, let it end, and compare it with its twin."""
+        outcomes: Counter[str] = Counter()
         draw = random.Random(f"{self.name} {seed}")
         killed, twin = folder / "killed", folder / "twin"
         wrong: list[str] = []
         for _ in range(self.kills):
-            for outcome in self._killed_once(killed, draw):
+            number, ended = self._killed_once(killed, draw)
+            outcomes[number.name] += 1
+            for outcome in ended:
                 if outcome.kind not in (OK, KILLED, REFUSED) or (
                     outcome.kind == REFUSED and not _expected(outcome.said)
                 ):
@@ -53,8 +58,7 @@ class Campaign:
                     wrong.append(f"{self.name}: {root.name} does not end: {outcome.kind}: {outcome.said[-1500:]}")
         if not wrong:
             wrong += [f"{self.name}: {text}" for text in _compared(killed / "run", twin / "run")]
-        shutil.rmtree(folder, ignore_errors=True)
-        return wrong
+        return outcomes, wrong
 
     def _start(self, root: Path) -> list[Child]:
         root.mkdir(parents=True, exist_ok=True)
@@ -82,7 +86,7 @@ class Campaign:
         ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(self.processes)]
         return [{**cache, **meeting, **rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number} for rank in ranks]
 
-    def _killed_once(self, root: Path, draw: random.Random) -> list[Outcome]:
+    def _killed_once(self, root: Path, draw: random.Random) -> tuple[signal.Signals, list[Outcome]]:
         children = self._start(root)
         time.sleep(draw.uniform(0, _LONGEST))
         number = draw.choice(_SIGNALS)
@@ -90,7 +94,7 @@ class Campaign:
         for rank, child in enumerate(children):
             if rank == one or number == signal.SIGINT or draw.random() < 0.3:
                 child.send(number)
-        return [child.wait() for child in children]
+        return number, [child.wait() for child in children]
 
 
 def _expected(said: str) -> bool:
@@ -115,3 +119,10 @@ CAMPAIGNS = [
     Campaign("resident", 1, 50), Campaign("ffcv", 1, 20), Campaign("dali", 1, 10), Campaign("resident", 2, 20),
     Campaign("ffcv", 2, 10),
 ]  # fmt: skip
+
+
+def tasks(number: int, seed: int) -> list[Task]:
+    """About `number` kills over all campaigns; a campaign without any is left out."""
+    total = sum(campaign.kills for campaign in CAMPAIGNS)
+    some = [replace(campaign, kills=round(campaign.kills * number / total)) for campaign in CAMPAIGNS]
+    return [Task("kills", campaign.name, partial(campaign.run, seed)) for campaign in some if campaign.kills]

@@ -1,15 +1,18 @@
 """A long training of a tiny set through each backend: memory, threads and open files must not grow with the epochs."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import psutil
 from torture.forks import OK, Child
+from torture.tasks import Found, Task
 from whole_runs import SMALL
 
 from fastgen.recipe.load import load
 from fastgen.training.loop import train
 from fastgen.training.watching import Watcher
+from pipelines.backends import BACKENDS
 
 _MOST_BYTES = 24 << 20  # of growth, from the first fifth of the epochs to the last: of fragments, not of what is kept
 
@@ -23,8 +26,11 @@ class _Sampler(Watcher):
         self.samples.append([memory.rss - memory.shared, self.process.num_threads(), self.process.num_fds()])
 
 
-def soak(backend: str, epochs: int, folder: Path) -> list[str]:
-    """What was wrong."""
+def tasks(epochs: int) -> list[Task]:
+    return [Task("soak", backend, partial(_soak, backend, epochs)) for backend in BACKENDS if epochs]
+
+
+def _soak(backend: str, epochs: int, folder: Path) -> Found:
     folder.mkdir(parents=True)
     found = folder / "samples.json"
 
@@ -37,7 +43,7 @@ def soak(backend: str, epochs: int, folder: Path) -> list[str]:
 
     outcome = Child(work, folder / "log.txt", environment={"FASTGEN_CACHE": str(folder / "cache")}).wait(1200)
     if outcome.kind != OK:
-        return [f"{backend}: {outcome.kind}: {outcome.said[-1500:]}"]
+        return {outcome.kind: 1}, [f"{backend}: {outcome.kind}: {outcome.said[-1500:]}"]
     samples = json.loads(found.read_text())
     fifth = max(1, epochs // 5)
     first, last = ([max(values) for values in zip(*part, strict=True)] for part in (samples[:fifth], samples[-fifth:]))
@@ -45,6 +51,5 @@ def soak(backend: str, epochs: int, folder: Path) -> list[str]:
         f"{backend}: {epochs} epochs, memory {first[0] >> 20} -> {last[0] >> 20} MiB, threads {first[1]} -> {last[1]}, "
     )
     said += f"open files {first[2]} -> {last[2]}"
-    print(said, flush=True)
     grows = last[0] > first[0] + _MOST_BYTES or last[1] > first[1] or last[2] > first[2]
-    return [f"grows: {said}"] if grows else []
+    return {said: 1}, [f"grows: {said}"] if grows else []
