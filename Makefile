@@ -1,6 +1,6 @@
 # Each target is complete on a fresh Debian or Ubuntu machine with Python 3.11 or later: scripts/setup.sh installs
 # what is missing, and nothing the second time.
-.PHONY: quickstart test quick lint setup
+.PHONY: quickstart test quick torture lint setup
 BIN := .venv/bin
 # Where this is set, every process compiles all that it imports again, which takes it twice as long to start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -18,6 +18,10 @@ test: lint
 # What takes under a minute: without the tests marked slow.
 quick: lint
 	$(TESTS) -m "not slow"
+
+# Places to die, kills, damaged files, long runs: under an hour on two cores (docs/reliability.md).
+torture: setup
+	$(BIN)/python tests/torture
 
 lint: setup
 	$(BIN)/ruff check .

@@ -65,6 +65,14 @@ def test_each_sample_once_over_two_processes(backend, tmp_path):
     assert first["training"][0] != first["training"][1]
 
 
+def test_processes_draw_their_own_dropout_and_share_their_weights(tmp_path):
+    settings = ["recipe=quickstart", *SMALL, f"run.dir={tmp_path / 'run'}"]
+    done = launch(str(tmp_path / "said"), *settings, script=ROOT / "tests" / "log_masks.py")
+    assert done.returncode == 0, done.stderr
+    one, other = (json.loads((tmp_path / f"said-{rank}.json").read_text()) for rank in range(2))
+    assert one["evaluation"] == other["evaluation"] and one["training"] != other["training"]
+
+
 def test_a_mistake_in_two_processes_is_told_once(tmp_path):
     done = launch("recipe=quickstart", "data.source=parquet", "data.root=/nowhere", cwd=tmp_path)
     assert done.returncode != 0 and done.stderr.count("fastgen: ") == 1 and "/nowhere does not exist" in done.stderr

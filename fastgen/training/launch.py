@@ -1,6 +1,7 @@
 """Processes: the Accelerator, the traps of launching, threads, and what all processes decide and do together."""
 
 import ctypes
+import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -88,9 +89,15 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     # On a CPU in any case: accelerate's launcher sets OMP_NUM_THREADS=1, which would leave all cores but one idle.
     if threads := recipe.train.threads or (0 if gpu else share_of_cores()):
         torch.set_num_threads(threads)
-    # All processes have the same seed, as their initial weights must agree. So they draw the same dropout masks.
-    set_seed(recipe.seed)
+    set_seed(recipe.seed)  # the same in all processes, as their initial weights must agree
     return accelerator
+
+
+def draw_apart(accelerator: Accelerator, seed: int) -> None:
+    """From now on each process draws its own random numbers, so its own dropout masks; the first one's stay."""
+    if rank := accelerator.process_index:
+        digest = hashlib.sha256(f"dropout {seed} {rank}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
 @contextmanager

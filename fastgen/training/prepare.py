@@ -21,7 +21,7 @@ from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.checkpoints import Stateful
 from fastgen.training.data import Data, open_data
-from fastgen.training.launch import CONTINUE, Agreement, make_accelerator, noticing_lost_processes, on_main
+from fastgen.training.launch import CONTINUE, Agreement, draw_apart, make_accelerator, noticing_lost_processes, on_main
 from fastgen.training.meter import Meter
 from fastgen.training.network import make_network, wants_compilation
 from fastgen.training.optimization import step_of
@@ -104,6 +104,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
             each.compile()
         data.compile()
     network, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe.optim))
+    draw_apart(accelerator, recipe.seed)
     recorder = Recorder(accelerator, data, folder) if recipe.train.dynamics else None
     kept = {"optimizer": optimizer, "average": average, "dynamics": recorder, "scaler": accelerator.scaler}
     states: dict[str, Stateful] = {name: state for name, state in kept.items() if state is not None}
