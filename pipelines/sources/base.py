@@ -1,16 +1,14 @@
 """What a source is: an indexable set of (image, label) in which index i means the same sample for ever."""
 
 import hashlib
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from pipelines.errors import UserError
+from pipelines.sources.decoding import decode
 
 SPLITS = ("train", "val")
 _HASH_WHOLE_BYTES = 1 << 30  # of a set's files: a larger set is told apart by names and sizes alone
@@ -69,7 +67,9 @@ class Source(ABC):
     def image(self, index: int) -> np.ndarray:
         """The pixels: uint8 (H, W, 3). Raises UserError naming a sample that cannot be decoded."""
         stored = self.read(index)
-        return stored if isinstance(stored, np.ndarray) else np.asarray(decode(stored, self.sample_name(index)))
+        if isinstance(stored, np.ndarray):
+            return stored
+        return np.asarray(decode(stored, self.sample_name(index)).image)
 
 
 class ArraySource(Source):
@@ -111,18 +111,6 @@ class FirstSamples(Source):
 
     def sample_name(self, index: int) -> str:
         return self.whole.sample_name(index)
-
-
-def decode(encoded: bytes, name: str) -> Image.Image:
-    """An image file decoded to RGB, wholly: a truncated or damaged file raises UserError."""
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{name}: cannot be decoded ({error}); nothing was baked. Replace or remove the file, then bake again"
-        ) from error
 
 
 def fingerprint_files(root: Path, paths: Iterable[Path]) -> str:
