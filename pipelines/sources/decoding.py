@@ -3,10 +3,11 @@
 import functools
 import io
 import warnings
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipelines.errors import UserError
 from pipelines.sources.jpeg import load_jpeg
@@ -50,6 +51,8 @@ def decode(encoded: bytes, name: str) -> Decoded:
         return Decoded(rgb.transpose(turn), False) if turn is not None else Decoded(rgb, plain)
     except Exception as error:  # of a damaged file, Pillow raises whatever its parsing comes upon
         what = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # says where in memory the file is
+            what = f"it does not begin as JPEG, {', '.join(_formats())} do"
         raise UserError(
             f"{name}: cannot be decoded ({what}); nothing was baked. Replace, convert or remove it, then bake again"
         ) from error
@@ -60,11 +63,22 @@ def _load(encoded: bytes) -> Image.Image:
     if getattr(image, "is_animated", False):
         warnings.warn(f"of {image.format} files with several images, the first is taken", stacklevel=2)
     if image.format == "PNG":
-        # Pillow compares no checksum of the pixels; to verify uses up the image.
-        image.verify()
-        image = Image.open(io.BytesIO(encoded), formats=("PNG",))
+        _check_png(encoded)
     image.load()
     return image
+
+
+def _check_png(encoded: bytes) -> None:
+    """Compares each chunk with its checksum, which Pillow does not do for pixels unless it reads the file twice."""
+    begin = 8
+    while begin < len(encoded):
+        data = begin + 8
+        end = data + int.from_bytes(encoded[begin : begin + 4])
+        if zlib.crc32(encoded[begin + 4 : end]) != int.from_bytes(encoded[end : end + 4]):
+            raise ValueError(f"its part at byte {begin:,} is damaged")
+        if encoded[begin + 4 : data] == b"IEND":
+            break
+        begin = end + 4
 
 
 @functools.cache

@@ -18,8 +18,9 @@ _HUFFMAN = {0xC0, 0xC1, 0xC2}  # baseline, extended, progressive: what the decod
 _PROGRESSIVE = 0xC2
 # What libjpeg reads ahead (8 bytes). No code is all ones, so this makes up for three codes of the last block at most.
 _ONES = b"\xff\x00" * 8
-# Where coded pixels lack, these become pixels that show; behind the last one they are passed over.
-_NOISE = bytes(37 * i * i % 251 for i in range(256))
+# Where coded pixels lack, these become pixels that show; behind the last one they are passed over. libjpeg goes on with
+# zeros, so these begin with ones.
+_NOISE = b"\xf7\xbe" + bytes(37 * i * i % 251 for i in range(256))
 _SMALL = 32 * 32  # pixels, of which a last block is no small part
 
 
@@ -33,13 +34,14 @@ def load_jpeg(encoded: bytes) -> tuple[Image.Image, bool]:
         raise ValueError("it is coded arithmetically or without loss, which few decoders read")
     if not layout.every_pixel_is_coded():
         raise ValueError("it ends early: some of its scans are missing")
-    image = _open(encoded)
-    if len(layout.scans) == 1 and image.width * image.height > _SMALL:
+    if len(layout.scans) == 1 and layout.pixels > _SMALL:
         # Without an end marker libjpeg paints no grey: it waits for more, and Pillow calls the file truncated.
-        image = _open(encoded[: layout.scans[0].end] + _ONES)
+        image = _open(b"".join((memoryview(encoded)[: layout.scans[0].end], _ONES)))
         image.load()
-    elif image.tobytes() != _open(layout.with_noise(encoded)).tobytes():
-        raise ValueError("it ends early: coded pixels run out, and the rest would be grey or blurred")
+    else:
+        image = _open(encoded)
+        if image.tobytes() != _open(layout.with_noise(encoded)).tobytes():
+            raise ValueError("it ends early: coded pixels run out, and the rest would be grey or blurred")
     return image, image.format == "JPEG" and image.mode in ("RGB", "L") and not layout.stores_rgb()
 
 
@@ -59,9 +61,10 @@ class _Scan:
 
 @dataclass
 class _Layout:
-    """frame: the SOF marker. components: their ids. transform: Adobe's, if said."""
+    """frame: the SOF marker. pixels: width x height. components: their ids. transform: Adobe's, if said."""
 
     frame: int = 0
+    pixels: int = 0
     components: bytes = b""
     transform: int | None = None
     scans: list[_Scan] = field(default_factory=list)
@@ -88,6 +91,7 @@ class _Layout:
             self.scans.append(_Scan(segment[1 : 1 + 2 * n : 2], range(first, last + 1), bits & 15))
         elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
             self.frame, self.components = marker, segment[6::3]
+            self.pixels = int.from_bytes(segment[1:3]) * int.from_bytes(segment[3:5])
         elif marker == 0xEE and segment.startswith(_ADOBE) and len(segment) >= 12:
             self.transform = segment[11]
 
