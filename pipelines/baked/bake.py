@@ -150,7 +150,7 @@ def _label_columns(
 ) -> tuple[dict[str, np.ndarray], dict[str, Column]]:
     arrays, described = {}, {}
     for name, spec in specs.items():
-        given = corrupt_labels(spec, source.labels, source.num_classes)
+        given = corrupt_labels(spec, source.labels, source.num_classes, source.total)
         arrays[name] = given[order]
         settings = {k: v for k, v in asdict(spec).items() if v is not None}
         # A sign is no class, even where the two are the same number.

@@ -56,6 +56,11 @@ class Source(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def total(self) -> int:
+        """Samples of the split, those beyond data.limit included."""
+        return len(self)
+
     @abstractmethod
     def read(self, index: int) -> bytes | np.ndarray:
         """The stored sample: an encoded image file's bytes, or uint8 (H, W, 3) pixels."""
@@ -104,6 +109,10 @@ class FirstSamples(Source):
         self.labels = whole.labels[:n]
         self.class_names, self.channels = whole.class_names, whole.channels
         self.fingerprint = whole.fingerprint
+
+    @property
+    def total(self) -> int:
+        return len(self.whole)
 
     def read(self, index: int) -> bytes | np.ndarray:
         assert index < len(self)

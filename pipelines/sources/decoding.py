@@ -54,7 +54,7 @@ def decode(encoded: bytes, name: str) -> Decoded:
         if isinstance(error, UnidentifiedImageError):  # says where in memory the file is
             what = f"it does not begin as JPEG, {', '.join(_formats())} do"
         raise UserError(
-            f"{name}: cannot be decoded ({what}); nothing was baked. Replace, convert or remove it, then bake again"
+            f"{name}: cannot be decoded ({what}); nothing was baked. Replace, convert, reduce or remove it"
         ) from error
 
 
