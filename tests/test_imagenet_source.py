@@ -6,6 +6,7 @@ import os
 import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -334,6 +335,16 @@ def test_folders_that_are_no_classes(tmp_path):
     (root / "train" / "n00000001").mkdir()
     with pytest.raises(UserError, match="class n00000001 has no image files"):
         opened(root)
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("gone"), lambda p: p.symlink_to(p.name)]
+)
+def test_what_is_no_file_is_named(make, tmp_path):
+    odd = in_folders(tmp_path) / "train" / WNIDS[1] / "odd.JPEG"
+    make(odd)
+    with pytest.raises(UserError, match=f"{odd} is no file"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize(

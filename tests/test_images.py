@@ -12,7 +12,7 @@ from pipelines.baked.bake import BakeSpec, bake
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
 from pipelines.sources import SourceSpec
-from pipelines.sources.decoding import decode
+from pipelines.sources.decoding import decode, read_image
 
 RNG = np.random.default_rng(0)
 H, W = 11, 16
@@ -81,9 +81,10 @@ def from_cmyk(cmyk):
 
 
 PALETTE = RNG.integers(0, 256, (256, 3), dtype=np.uint8)
-INDICES = Image.fromarray(GRAY, "L").copy()
+INDICES = Image.fromarray(GRAY)
 INDICES.putpalette(PALETTE.tobytes())
 CMYK = np.concatenate([SMOOTH, SMOOTH[..., :1] // 3], 2)
+INKS = Image.frombytes("CMYK", (64, 48), CMYK.tobytes())
 OPAQUE = np.dstack([RGB, ALPHA])
 PREMULTIPLIED = np.dstack([RGB.astype(int) * 200 // 255, np.full((H, W), 200)]).astype(np.uint8)
 
@@ -111,8 +112,8 @@ READ = {
     "palette GIF with transparency": (saved(INDICES, "GIF", transparency=3), PALETTE[GRAY], 0),
     "gray PNG, one value transparent": (saved(GRAY, "PNG", transparency=7), gray(GRAY), 0),
     "premultiplied TIFF": (tiff(PREMULTIPLIED.tobytes(), 8, 2, channels=4, extra=(1,)), RGB, 2),
-    "CMYK JPEG of Adobe": (saved(Image.fromarray(CMYK, "CMYK"), "JPEG", quality=100), from_cmyk(CMYK), 6),
-    "CMYK TIFF": (saved(Image.fromarray(CMYK, "CMYK"), "TIFF"), from_cmyk(CMYK), 1),
+    "CMYK JPEG of Adobe": (saved(INKS, "JPEG", quality=100), from_cmyk(CMYK), 6),
+    "CMYK TIFF": (saved(INKS, "TIFF"), from_cmyk(CMYK), 1),
     "YCbCr TIFF": (saved(Image.fromarray(SMOOTH).convert("YCbCr"), "TIFF"), SMOOTH, 3),
     "JPEG in TIFF": (saved(SMOOTH, "TIFF", compression="jpeg", quality=100), SMOOTH, 12),
     "LZW TIFF": (saved(RGB, "TIFF", compression="tiff_lzw"), RGB, 0),
@@ -121,13 +122,15 @@ READ = {
     "JPEG that stores RGB": (saved(SMOOTH, "JPEG", quality=100, keep_rgb=True), SMOOTH, 4),
     "BMP": (saved(RGB, "BMP"), RGB, 0),
     "JPEG 2000": (saved(RGB, "JPEG2000"), RGB, 0),
+    "16-bit gray JPEG 2000": (saved(RAMP.astype(np.uint16), "JPEG2000"), gray(RAMP / 257), 0),
+    "JPEG with a second picture": (saved(SMOOTH, "MPO", save_all=True, append_images=[INKS.convert("RGB")]), SMOOTH, 6),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", READ)
 def test_pixels_of_each_kind(name, recwarn):
     file, expected, bound = READ[name]
-    image = decode(file, "x").image
+    image = decode(file, "x")
     assert image.mode == "RGB" and not recwarn.list
     assert np.abs(np.asarray(image).astype(float) - expected).max() <= bound + 0.5
 
@@ -140,7 +143,7 @@ def test_opencv_sees_the_same(name):
     other = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB)
     if other is None:
         pytest.skip("OpenCV does not read it")
-    assert np.abs(np.asarray(decode(file, "x").image).astype(int) - other).max() <= bound + 1
+    assert np.abs(np.asarray(decode(file, "x")).astype(int) - other).max() <= bound + 1
 
 
 LOSSY = saved(SMOOTH, "JPEG", quality=95)
@@ -191,7 +194,7 @@ def test_of_several_images_the_first_is_taken_and_it_is_said(kind, options):
     frames = [Image.fromarray(np.full((H, W, 3), value, np.uint8)) for value in (10, 200)]
     file = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     with pytest.warns(UserWarning, match=f"of {kind} files with several images, the first is taken"):
-        image = decode(file, "x").image
+        image = decode(file, "x")
     assert (np.asarray(image) == 10).all()
 
 
@@ -213,8 +216,8 @@ def exif(orientation):
 def test_turned_upright(kind, orientation):
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     file = saved(SMOOTH, kind, exif=exif(orientation), **options)
-    stored = decode(saved(SMOOTH, kind, **options), "x").image
-    decoded = decode(file, "x")
+    stored = decode(saved(SMOOTH, kind, **options), "x")
+    decoded = read_image(file, "x")
     assert np.array_equal(np.asarray(decoded.image), UPRIGHT[orientation](np.asarray(stored)))
     assert decoded.plain_jpeg == (kind == "JPEG" and orientation == 1)
 
@@ -223,7 +226,7 @@ def test_turned_upright(kind, orientation):
     "block", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\0\0\0", exif(9).tobytes(), exif(0).tobytes()]
 )
 def test_damaged_exif_turns_nothing(block):
-    decoded = decode(saved(SMOOTH, "JPEG", exif=block), "x")
+    decoded = read_image(saved(SMOOTH, "JPEG", exif=block), "x")
     assert decoded.image.size == (64, 48) and decoded.plain_jpeg
 
 
@@ -243,7 +246,7 @@ def test_a_jpeg_that_ends_early_is_noticed(name):
     photograph = Image.fromarray(SMOOTH ^ RNG.integers(0, 16, SMOOTH.shape, dtype=np.uint8)).resize(size).convert(mode)
     whole = saved(photograph, "JPEG", **options)
     expected = np.asarray(Image.open(io.BytesIO(whole)).convert("RGB"))
-    assert np.array_equal(np.asarray(decode(whole, "x").image), expected)
+    assert np.array_equal(np.asarray(decode(whole, "x")), expected)
     begin, passed = whole.index(b"\xff\xda"), 0
     begin += 2 + int.from_bytes(whole[begin + 2 : begin + 4])
     for cut in range(begin, len(whole) - 2):
@@ -252,7 +255,7 @@ def test_a_jpeg_that_ends_early_is_noticed(name):
         # As a broken download that was closed, and as a stray marker, which in a table would be none.
         for behind in (b"", b"" if "progressive" in name else whole[cut:]):
             try:
-                got = np.asarray(decode(whole[:cut] + b"\xff\xd9" + behind, "x").image)
+                got = np.asarray(decode(whole[:cut] + b"\xff\xd9" + behind, "x"))
             except UserError as error:
                 assert "cannot be decoded (" in str(error)
                 continue
@@ -339,7 +342,7 @@ def test_the_largest_sides_are_baked(file, spec, tmp_path):
         (saved(SMOOTH, "JPEG", exif=exif(1)), True),
         (saved(SMOOTH, "JPEG", exif=exif(6)), False),
         (saved(SMOOTH, "JPEG", keep_rgb=True), False),
-        (saved(Image.fromarray(CMYK, "CMYK"), "JPEG"), False),
+        (saved(INKS, "JPEG"), False),
     ],
 )
 def test_an_original_is_kept_where_every_decoder_shows_the_same(file, kept, tmp_path):
@@ -351,5 +354,5 @@ def test_an_original_is_kept_where_every_decoder_shows_the_same(file, kept, tmp_
     begin = int(train.ptr[row])
     stored = train.data[begin : begin + int(train.sizes[row])].tobytes()
     assert (stored == file) == kept
-    assert np.abs(np.asarray(decode(file, "x").image).astype(int) - train.image(row)).mean() < 3
+    assert np.abs(np.asarray(decode(file, "x")).astype(int) - train.image(row)).mean() < 3
     assert Image.open(io.BytesIO(stored)).getexif().get(0x0112, 1) == 1

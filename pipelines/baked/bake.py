@@ -30,7 +30,7 @@ from pipelines.progress import tracked
 from pipelines.provenance import made_by
 from pipelines.randomness import permutation
 from pipelines.sources import SPLITS, Source, SourceSpec, open_source, which_samples
-from pipelines.sources.decoding import Decoded, decode
+from pipelines.sources.decoding import Decoded, read_image
 
 ENCODINGS = ("raw", "jpeg")
 _SIDE, _JPEG_SIDE = 65535, 65500  # pixels: what a .beton says of an image's sides, and what libjpeg encodes
@@ -321,7 +321,7 @@ def _check_sides(width: int, height: int, longest: int, name: str) -> None:
 
 
 def _decoded(stored: bytes | np.ndarray, name: str) -> Decoded:
-    return Decoded(Image.fromarray(stored)) if isinstance(stored, np.ndarray) else decode(stored, name)
+    return Decoded(Image.fromarray(stored)) if isinstance(stored, np.ndarray) else read_image(stored, name)
 
 
 def _pixels(source: Source, index: int, spec: BakeSpec) -> np.ndarray:

@@ -82,9 +82,11 @@ class LabelSpec:
         assert spec.file is not None
         path = Path(spec.file).expanduser()
         if not path.is_file():
-            raise UserError(f"data.labels.file={spec.file} does not exist")
-        # The file's contents, not its place, say which labelling it is.
-        content = path.read_bytes() + repr(spec.column).encode()
+            raise UserError(f"data.labels.file={spec.file} does not exist, or is no file")
+        try:  # the file's contents, not its place, say which labelling it is
+            content = path.read_bytes() + repr(spec.column).encode()
+        except OSError as error:
+            raise UserError(f"data.labels.file={spec.file} cannot be read: {error.strerror}") from error
         return "table_" + hashlib.sha256(content).hexdigest()[:10]
 
 

@@ -72,9 +72,7 @@ class Source(ABC):
     def image(self, index: int) -> np.ndarray:
         """The pixels: uint8 (H, W, 3). Raises UserError naming a sample that cannot be decoded."""
         stored = self.read(index)
-        if isinstance(stored, np.ndarray):
-            return stored
-        return np.asarray(decode(stored, self.sample_name(index)).image)
+        return stored if isinstance(stored, np.ndarray) else np.asarray(decode(stored, self.sample_name(index)))
 
 
 class ArraySource(Source):

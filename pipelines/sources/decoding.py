@@ -37,7 +37,12 @@ class Decoded:
     plain_jpeg: bool = False
 
 
-def decode(encoded: bytes, name: str) -> Decoded:
+def decode(encoded: bytes, name: str) -> Image.Image:
+    """An image file's picture: RGB, whole, upright. Raises UserError as `read_image` does."""
+    return read_image(encoded, name).image
+
+
+def read_image(encoded: bytes, name: str) -> Decoded:
     """An image file's picture, whole. Raises UserError naming a file that is damaged or of a kind that is not read."""
     try:
         if encoded.startswith(b"\xff\xd8\xff"):

@@ -68,7 +68,12 @@ class FolderSplit(_Split):
         return self.place / group / self.file_name(index)
 
     def read(self, index: int) -> bytes:
-        return self._path(index).read_bytes()
+        try:
+            return self._path(index).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{self._path(index)}: cannot be read ({error.strerror}); get it again, or remove it"
+            ) from error
 
     def sample_name(self, index: int) -> str:
         return str(self._path(index))
@@ -182,10 +187,18 @@ def _wnids(folder: Path) -> list[str]:
 
 def _image_files(folder: Path) -> tuple[pa.Array, np.ndarray]:
     """Names (binary) and sizes (int64) of the image files in a folder, by name."""
-    files = (entry for entry in os.scandir(folder) if is_image(entry.name) and entry.is_file())
-    found = sorted((entry.name, entry.stat().st_size) for entry in files)
+    found = sorted((entry.name, _size(entry)) for entry in os.scandir(folder) if is_image(entry.name))
     names = pa.array([os.fsencode(name) for name, _ in found], pa.binary())
     return names, np.array([size for _, size in found], np.int64)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        if entry.is_file():
+            return entry.stat().st_size
+    except OSError:  # a link to itself
+        pass
+    raise UserError(f"{entry.path} is no file (a broken link, a folder or a device); mend or remove it")
 
 
 def _from_class_folders(folder: Path, class_names: list[str] | None) -> FolderSplit:
@@ -217,7 +230,7 @@ def _refuse_strays(folder: Path) -> None:
                 f"{entry.path} is not named by a wnid such as n01440764, and so is no class of ImageNet; "
                 "rename or remove it, or set data.source=imagefolder, which takes any names"
             )
-        if is_image(entry.name) and entry.is_file():
+        if is_image(entry.name) and not entry.is_dir():
             raise UserError(
                 f"{entry.path} lies outside of the class folders, and so has no label; move it into its class's folder "
                 "or remove it"
