@@ -6,9 +6,10 @@ comes early, as a broken download leaves it, is half grey without a word.
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not what lies among coded pixels: stuffed zeros, restarts
 _END, _SCAN, _ADOBE = 0xD9, 0xDA, b"Adobe"
@@ -36,13 +37,22 @@ def load_jpeg(encoded: bytes) -> tuple[Image.Image, bool]:
         raise ValueError("it ends early: some of its scans are missing")
     if len(layout.scans) == 1 and layout.pixels > _SMALL:
         # Without an end marker libjpeg paints no grey: it waits for more, and Pillow calls the file truncated.
-        image = _open(b"".join((memoryview(encoded)[: layout.scans[0].end], _ONES)))
+        image = _open(encoded)
+        pieces = _pieces(encoded, layout.scans[0].end)
+        image.load_read = lambda size: next(pieces, b"")  # type: ignore[attr-defined]  # as a file of these would
         image.load()
     else:
         image = _open(encoded)
         if image.tobytes() != _open(layout.with_noise(encoded)).tobytes():
             raise ValueError("it ends early: coded pixels run out, and the rest would be grey or blurred")
     return image, image.format == "JPEG" and image.mode in ("RGB", "L") and not layout.stores_rgb()
+
+
+def _pieces(encoded: bytes, end: int) -> Iterator[bytes]:
+    """The file up to its end marker, without a copy of it all."""
+    for begin in range(0, end, ImageFile.MAXBLOCK):
+        yield encoded[begin : min(begin + ImageFile.MAXBLOCK, end)]
+    yield _ONES
 
 
 def _open(encoded: bytes) -> Image.Image:
