@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image, ImageFile
 
@@ -22,6 +23,7 @@ _ONES = b"\xff\x00" * 8
 # Where coded pixels lack, these become pixels that show; behind the last one they are passed over. libjpeg goes on with
 # zeros, so these begin with ones.
 _NOISE = b"\xf7\xbe" + bytes(37 * i * i % 251 for i in range(256))
+_LAST_BLOCKS = 4096  # bytes, more than those of one pixel can take: ten blocks, of which none takes more than 400
 _SMALL = 32 * 32  # pixels, of which a last block is no small part
 
 
@@ -30,22 +32,50 @@ def load_jpeg(encoded: bytes) -> tuple[Image.Image, bool]:
 
     Raises ValueError or OSError where the file lacks a part of the picture, or is coded as few decoders can read.
     """
-    layout = _Layout.of(encoded)
+    layout = _Layout.of(encoded, first_scan_alone=True)
+    image = _load_quickly(encoded) if layout.is_one_scan() and layout.pixels > _SMALL else None
+    if image is None:
+        layout = _Layout.of(encoded)
+        image = _load_carefully(encoded, layout)
+    return image, image.format == "JPEG" and image.mode in ("RGB", "L") and not layout.stores_rgb()
+
+
+def _load_quickly(encoded: bytes) -> Image.Image | None:
+    """The image of a file of one scan; None where its end must be looked for. Raises OSError where pixels lack."""
+    end = encoded.rfind(bytes((0xFF, _END)))
+    if _MARKER.search(encoded, max(0, end - _LAST_BLOCKS), max(0, end)):
+        return None
+    image = _load_one_scan(encoded, end)
+    # If a marker came earlier, all behind it is grey, the last pixel too. To search the whole file would take longer.
+    last: Any = image.getpixel((image.width - 1, image.height - 1))
+    grey = all(abs(value - 128) <= 2 for value in (last if isinstance(last, tuple) else (last,)))
+    return None if grey else image
+
+
+def _load_carefully(encoded: bytes, layout: "_Layout") -> Image.Image:
     if layout.frame not in _HUFFMAN:
         raise ValueError("it is coded arithmetically or without loss, which few decoders read")
     if not layout.every_pixel_is_coded():
         raise ValueError("it ends early: some of its scans are missing")
     if len(layout.scans) == 1 and layout.pixels > _SMALL:
-        # Without an end marker libjpeg paints no grey: it waits for more, and Pillow calls the file truncated.
-        image = _open(encoded)
-        pieces = _pieces(encoded, layout.scans[0].end)
-        image.load_read = lambda size: next(pieces, b"")  # type: ignore[attr-defined]  # as a file of these would
-        image.load()
-    else:
-        image = _open(encoded)
-        if image.tobytes() != _open(layout.with_noise(encoded)).tobytes():
-            raise ValueError("it ends early: coded pixels run out, and the rest would be grey or blurred")
-    return image, image.format == "JPEG" and image.mode in ("RGB", "L") and not layout.stores_rgb()
+        return _load_one_scan(encoded, layout.scans[0].end)
+    # Of several scans libjpeg shows nothing before the end marker: decode again, with noise behind each scan.
+    image = _open(encoded)
+    if image.tobytes() != _open(layout.with_noise(encoded)).tobytes():
+        raise ValueError("it ends early: coded pixels run out, and the rest would be grey or blurred")
+    return image
+
+
+def _load_one_scan(encoded: bytes, end: int) -> Image.Image:
+    """The image of a file whose coded pixels end at byte `end`.
+
+    Without an end marker libjpeg paints no grey: it waits for more, and Pillow calls the file truncated (an OSError).
+    """
+    image = _open(encoded)
+    pieces = _pieces(encoded, end)
+    image.load_read = lambda size: next(pieces, b"")  # type: ignore[attr-defined]  # as a file of these would
+    image.load()
+    return image
 
 
 def _pieces(encoded: bytes, end: int) -> Iterator[bytes]:
@@ -80,8 +110,8 @@ class _Layout:
     scans: list[_Scan] = field(default_factory=list)
 
     @classmethod
-    def of(cls, encoded: bytes) -> "_Layout":
-        """Raises ValueError for a file without an end marker."""
+    def of(cls, encoded: bytes, first_scan_alone: bool = False) -> "_Layout":
+        """first_scan_alone: what stands before its coded pixels. Raises ValueError for a file without an end marker."""
         layout, position = cls(), 2
         while found := _MARKER.search(encoded, position):
             if layout.scans and not layout.scans[-1].end:
@@ -91,6 +121,8 @@ class _Layout:
                 return layout
             length = 0 if marker in _BARE else int.from_bytes(encoded[begin : begin + 2])
             layout._add(marker, encoded[begin + 2 : begin + length])
+            if layout.scans and first_scan_alone:
+                return layout
             position = begin + length
         raise ValueError("it is truncated: it has no end marker")
 
@@ -104,6 +136,10 @@ class _Layout:
             self.pixels = int.from_bytes(segment[1:3]) * int.from_bytes(segment[3:5])
         elif marker == 0xEE and segment.startswith(_ADOBE) and len(segment) >= 12:
             self.transform = segment[11]
+
+    def is_one_scan(self) -> bool:
+        """Whether the first scan is the only one."""
+        return self.frame in _HUFFMAN - {_PROGRESSIVE} and self.scans[0].components == self.components
 
     def every_pixel_is_coded(self) -> bool:
         """Whether some scan has each coefficient of each component, down to its last bit."""
