@@ -171,6 +171,7 @@ REFUSED = {
     "no bytes": (b"", UNKNOWN),
     "text": (b"not an image", UNKNOWN),
     "a JPEG's first bytes": (LOSSY[:3], "no end marker"),
+    "JPEG without a scan": (LOSSY[: LOSSY.index(b"\xff\xda")] + b"\xff\xd9", "some of its scans are missing"),
     "no pixels": (b"P6 0 0 255\n", ""),
     "no width": (bytes_png(0, 1), ""),
     "gigapixel PNG": (bytes_png(1 << 16, 1 << 16), "limit of"),

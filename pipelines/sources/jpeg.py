@@ -130,6 +130,8 @@ class _Layout:
         if marker == _SCAN:
             n = segment[0]
             first, last, bits = segment[1 + 2 * n : 4 + 2 * n]
+            if self.frame != _PROGRESSIVE:  # others code all at once, whatever stands here
+                first, last, bits = 0, 63, 0
             self.scans.append(_Scan(segment[1 : 1 + 2 * n : 2], range(first, last + 1), bits & 15))
         elif 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME:
             self.frame, self.components = marker, segment[6::3]
@@ -139,7 +141,8 @@ class _Layout:
 
     def is_one_scan(self) -> bool:
         """Whether the first scan is the only one."""
-        return self.frame in _HUFFMAN - {_PROGRESSIVE} and self.scans[0].components == self.components
+        scan_has_all = bool(self.scans) and self.scans[0].components == self.components
+        return scan_has_all and self.frame in _HUFFMAN - {_PROGRESSIVE}
 
     def every_pixel_is_coded(self) -> bool:
         """Whether some scan has each coefficient of each component, down to its last bit."""
