@@ -3,10 +3,13 @@
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Any
 
-from pipelines.errors import UserError
+from pipelines.errors import Note, UserError
 
+_FORMAT = warnings.formatwarning
 # What the place of a file is to blame for, and not the program.
 _PLACES = {
     getattr(errno, name)
@@ -28,6 +31,7 @@ def exit_code(work: Callable[[], object]) -> int:
     These errors make one line on stderr; all others, and SystemExit, are raised. LostProcess ends the process here,
     with 1.
     """
+    warnings.formatwarning = _format_warning
     try:
         work()
     except UserError as error:
@@ -49,6 +53,10 @@ def exit_code(work: Callable[[], object]) -> int:
         _tell("interrupted")
         return 130
     return 0
+
+
+def _format_warning(message: Warning | str, *place: Any, **more: Any) -> str:
+    return f"fastgen: {message}\n" if isinstance(message, Note) else _FORMAT(message, *place, **more)
 
 
 def _tell(problem: object) -> None:

@@ -21,6 +21,10 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+class Note(UserWarning):
+    """What a user should know of how input was understood. Commands tell it in one line."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`"did you mean 'x'? known: ..."` for a word that is none of `known`."""
     known = sorted(known)

@@ -296,13 +296,14 @@ def test_original_jpegs_that_fit_are_kept_byte_for_byte(tmp_path):
 
 
 def test_what_is_encoded_again_is_the_pixels_alone(tmp_path):
-    """As Pillow encodes an array: no comment, profile or orientation of the original comes along."""
+    """As Pillow encodes an array, turned upright: no comment, profile or orientation of the original comes along."""
     original = Image.open(io.BytesIO(photograph((200, 100))))
     exif, out = Image.Exif(), io.BytesIO()
     exif[0x0112] = 6
     original.save(out, "JPEG", comment=b"by hand", exif=exif, icc_profile=bytes(100), dpi=(72, 72))
     baked = bake(folder_of(tmp_path, commented=out.getvalue()), TRUE, NONE, BakeSpec("jpeg", resolution=100), tmp_path)
-    pixels = np.asarray(Image.open(out).resize((100, 50), Image.Resampling.BOX))
+    upright = Image.fromarray(np.rot90(np.asarray(Image.open(out)), -1))
+    pixels = np.asarray(upright.resize((50, 100), Image.Resampling.BOX))
     expected = io.BytesIO()
     Image.fromarray(pixels).save(expected, "JPEG", quality=90)
     beton = baked.splits["train"]

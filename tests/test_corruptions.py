@@ -128,15 +128,6 @@ def test_table_of_labels(tmp_path, suffix):
             corrupt_labels(spec, np.roll(CLEAN, 1), K)
 
 
-@pytest.mark.parametrize(
-    "values, words", [(CLEAN[:10], "10 labels for"), (CLEAN + 1, "not in 0..9"), (CLEAN.astype(float), "not integers")]
-)
-def test_table_errors(tmp_path, values, words):
-    np.save(tmp_path / "bad.npy", values)
-    with pytest.raises(UserError, match=words):
-        corrupt_labels(LabelSpec("table", file=str(tmp_path / "bad.npy")), CLEAN, K)
-
-
 @pytest.mark.parametrize("kind", tuple(PIXELS))
 def test_pixels_are_a_function_of_seed_and_index(kind):
     def applied(seed, split="train", index=5):

@@ -6,6 +6,7 @@ import os
 import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
 from pipelines.sources import SourceSpec, imagenet, open_source
 from pipelines.sources.base import fingerprint_files
-from pipelines.sources.imagenet import DEVKIT, SYNSET_LABELS, TRAIN_TAR, VAL_TAR
+from pipelines.sources.imagenet import TRAIN_TAR, VAL_TAR
+from pipelines.sources.imagenet_truth import CAFFE, CAFFE_CLASSES, DEVKIT, KAGGLE, MAP, META, NUMBERS, SYNSET_LABELS
 from pipelines.sources.tars import index_tar
 
 WNIDS = ["n01440764", "n02105855", "n15075141"]
@@ -100,8 +102,8 @@ def devkit(root):
     truth = "".join(f"{number[wnid]}\n" for wnid in VAL_WNIDS)
     data = f"{DEVKIT.removesuffix('.tar.gz')}/data"
     files = {
-        f"{data}/meta.mat": meta.getvalue(),
-        f"{data}/ILSVRC2012_validation_ground_truth.txt": truth.encode(),
+        f"{data}/{META}": meta.getvalue(),
+        f"{data}/{NUMBERS}": truth.encode(),
         f"{data}/._meta.mat": b"left by macOS",
     }
     out = io.BytesIO()
@@ -189,6 +191,10 @@ def test_truth_from_every_place(tmp_path):
         opened(tars, "val")
     devkit(tars)
     assert_same(opened(tars, "val"), expected)
+    with tarfile.open(tars / DEVKIT) as kit:
+        kit.extractall(tars, filter="data")
+    (tars / DEVKIT).unlink()
+    assert_same(opened(tars, "val"), expected)
 
     flat = tmp_path / "flat"
     shutil.copytree(tmp_path / "folders" / "train", flat / "train")
@@ -225,8 +231,8 @@ def test_damaged_devkit(tmp_path):
 @pytest.mark.parametrize(
     "lines, error",
     [
-        (VAL_WNIDS[:4], "has 5 images, and .* names the classes of 4"),
-        ([*VAL_WNIDS, "n01440764"], "has 5 images, and .* names the classes of 6"),
+        (VAL_WNIDS[:4], "ILSVRC2012_val_00000005 is none of the 4 photographs whose classes"),
+        ([*VAL_WNIDS, "n01440764"], r"ILSVRC2012_val_00000006 is missing \(1 of the 6 photographs whose classes"),
         ([*VAL_WNIDS[:4], "n99999999"], "n99999999 does not exist in the training split"),
     ],
 )
@@ -235,6 +241,84 @@ def test_truth_that_does_not_fit(tmp_path, lines, error):
     (root / SYNSET_LABELS).write_text("\n".join(lines))
     with pytest.raises(UserError, match=error):
         opened(root, "val")
+
+
+PLACES = np.searchsorted(WNIDS, VAL_WNIDS)  # of the classes, sorted
+IDS = [{"n15075141": 1, "n01440764": 2, "n02105855": 3}[wnid] for wnid in VAL_WNIDS]  # of the development kit
+BOXES = [f"{name[:-5]},{wnid} 1 2 3 4 {wnid} 5 6 7 8 " for name, wnid in zip(VAL_NAMES, VAL_WNIDS, strict=True)]
+TRUTHS = {
+    "Kaggle's": {KAGGLE: "\n".join(["ImageId,PredictionString", *reversed(BOXES)])},
+    "Caffe's": {CAFFE: "\n".join(f"{name} {place}" for name, place in zip(VAL_NAMES, PLACES, strict=True))},
+    "Caffe's with paths, out of order, and its own classes": {
+        CAFFE: "".join(f"val/{VAL_NAMES[i]} {WNIDS[::-1].index(VAL_WNIDS[i])}\n" for i in (3, 1, 0, 4, 2)),
+        CAFFE_CLASSES: "\n".join(WNIDS[::-1]),
+    },
+    "bare": {
+        NUMBERS: "\n".join(map(str, IDS)),
+        MAP: "n15075141 1 toilet_tissue\nn01440764 2 tench\nn02105855 3 Shetland_sheepdog\n",
+    },
+    "wnids": {SYNSET_LABELS: "\n".join(VAL_WNIDS)},
+}
+
+
+def flat(root, truth):
+    """Class folders for training, a flat val/, and a ground truth beside."""
+    shutil.copytree(in_folders(root / "all") / "train", root / "train")
+    (root / "val").mkdir()
+    for name, data in VAL.items():
+        (root / "val" / name).write_bytes(data)
+    for name, text in truth.items():
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_validation_files_are_matched_by_name(name, tmp_path):
+    root = flat(tmp_path, TRUTHS[name])
+    expected = opened(root / "all", "val")
+    assert_same(opened(root, "val"), expected)
+    moved = root / "val" / VAL_NAMES[1]
+    stray = root / "val" / "A_photograph.JPEG"
+    moved.rename(stray)  # the first by name: all others would move on by one
+    with pytest.raises(UserError, match="val: A_photograph is none of the 5 photographs whose classes .* says"):
+        opened(root, "val")
+    stray.unlink()
+    with pytest.raises(UserError, match=r"val: ILSVRC2012_val_00000002 is missing \(1 of the 5 .*download the images"):
+        opened(root, "val")
+    moved.write_bytes(VAL[VAL_NAMES[1]])
+    moved.with_suffix(".png").write_bytes(b"")
+    with pytest.raises(UserError, match="ILSVRC2012_val_00000002 is there 2 times"):
+        opened(root, "val")
+
+
+@pytest.mark.parametrize("below", ["", "ILSVRC", "ILSVRC/Data/CLS-LOC"])
+def test_kaggles_layout(below, tmp_path):
+    inner = tmp_path / "ILSVRC" / "Data" / "CLS-LOC"
+    inner.mkdir(parents=True)
+    flat(inner, {})
+    (tmp_path / KAGGLE).write_text(TRUTHS["Kaggle's"][KAGGLE])
+    for split in ("train", "val"):
+        assert_same(opened(tmp_path / below, split), opened(inner / "all", split))
+
+
+@pytest.mark.parametrize(
+    "truth, words",
+    [
+        ({NUMBERS: "1\n2"}, f"{NUMBERS}: counts the classes in ILSVRC's own order.*put {META}.*or {MAP} beside it"),
+        ({NUMBERS: "1\n9", MAP: "n01440764 1 tench"}, f"{NUMBERS}: cannot be read as ImageNet's ground truth .*9"),
+        ({NUMBERS: "1\nx", MAP: "n01440764 1 tench"}, f"{NUMBERS}: cannot be read as ImageNet's ground truth"),
+        ({NUMBERS: "1", MAP: "tench"}, f"{NUMBERS}: cannot be read"),
+        ({CAFFE: f"{VAL_NAMES[0]} 3"}, f"{CAFFE}: class 3 is not among 3 classes; put {CAFFE_CLASSES}"),
+        ({CAFFE: VAL_NAMES[0]}, f"{CAFFE}: cannot be read as ImageNet's ground truth"),
+        ({CAFFE: "tench.JPEG 1"}, f"{CAFFE}: tench is no validation photograph's name"),
+        ({KAGGLE: "a,b\nc,d\n"}, f"{KAGGLE}: cannot be read as ImageNet's ground truth"),
+        ({KAGGLE: "ImageId,PredictionString\nILSVRC2012_val_00000001\n"}, f"{KAGGLE}: cannot be read"),
+        ({KAGGLE: "ImageId,PredictionString\nILSVRC2012_val_00000001,n99999999 1 2 3 4\n"}, "n99999999 does not exist"),
+    ],
+)
+def test_truths_that_cannot_be_read(truth, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        opened(flat(tmp_path, truth), "val")
 
 
 def test_folders_that_are_no_classes(tmp_path):
@@ -252,6 +336,16 @@ def test_folders_that_are_no_classes(tmp_path):
     (root / "train" / "n00000001").mkdir()
     with pytest.raises(UserError, match="class n00000001 has no image files"):
         opened(root)
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda p: p.symlink_to("gone"), lambda p: p.symlink_to(p.name)]
+)
+def test_what_is_no_file_is_named(make, tmp_path):
+    odd = in_folders(tmp_path) / "train" / WNIDS[1] / "odd.JPEG"
+    make(odd)
+    with pytest.raises(UserError, match=f"{odd} is no file"):
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize(

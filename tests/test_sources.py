@@ -4,6 +4,7 @@ import gzip
 import io
 import pickle
 import struct
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -138,6 +139,61 @@ def test_downloaded_by_torchvision_when_nowhere_found(name, tmp_path, monkeypatc
     with pytest.raises(UserError, match="no network in this test"):
         open_source(SourceSpec(name), "train")
     assert asked == [(str(tmp_path / name), True, True)]
+
+
+INCOMPLETE = {  # name: (set, maker, file below the folder, what becomes of it, words)
+    "CIFAR-10 without a batch": (
+        "cifar10",
+        cifar10_torchvision,
+        "data_batch_3",
+        lambda b: None,
+        "not found or corrupted",
+    ),
+    "CIFAR-10 without its classes": ("cifar10", cifar10_torchvision, "batches.meta", lambda b: None, "corrupted"),
+    "CIFAR-10 cut off": ("cifar10", cifar10_torchvision, "data_batch_3", lambda b: b[:99], "corrupted"),
+    "MNIST without labels": ("mnist", mnist_torchvision, "train-labels-idx1-ubyte", lambda b: None, "not found"),
+    "MNIST cut off": ("mnist", mnist_torchvision, "train-images-idx3-ubyte", lambda b: b[:99], ""),
+    "MNIST without bytes": ("mnist", mnist_torchvision, "train-images-idx3-ubyte", lambda b: b"", ""),
+    "MNIST with labels of its test": (
+        "mnist",
+        mnist_torchvision,
+        "train-labels-idx1-ubyte",
+        lambda b: struct.pack(">II", 2049, 5) + b[8:13],
+        "12 images and 5 labels",
+    ),
+    "MNIST with a label 77": (
+        "mnist",
+        mnist_torchvision,
+        "train-labels-idx1-ubyte",
+        lambda b: b[:-1] + b"M",
+        "not in 0..9",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INCOMPLETE)
+def test_an_incomplete_set_names_its_folder_and_parquet_beside_it_is_read(case, tmp_path, monkeypatch):
+    name, make, file, change, words = INCOMPLETE[case]
+    if "CIFAR" in case:  # its checksums are those of the real files
+        whole = {path.name: path.read_bytes() for path in (make(tmp_path / "whole") / "cifar-10-batches-py").iterdir()}
+        monkeypatch.setattr(
+            "torchvision.datasets.cifar.check_integrity",
+            lambda path, md5: Path(path).is_file() and Path(path).read_bytes() == whole[Path(path).name],
+        )
+    (path,) = make(tmp_path / "set").rglob(file)
+    changed = change(path.read_bytes())
+    path.unlink()
+    if changed is not None:
+        path.write_bytes(changed)
+    spec = SourceSpec(name, str(tmp_path / "set"))
+    with pytest.raises(
+        UserError, match=f"{path.parent} is no whole copy of {name}'s train split .*{words}.*complete it"
+    ):
+        open_source(spec, "train")
+    hub_parquet(tmp_path / "set")
+    with pytest.warns(UserWarning, match=f"{path.parent} is no whole copy.*Parquet files beside it are read instead"):
+        source = open_source(spec, "train")
+    assert len(source) == 12 and np.array_equal(source.image(3), TINY[3])
 
 
 def test_imagefolder_without_splits(tmp_path):

@@ -5,7 +5,6 @@ twice. Labels are columns of it: another labelling of the same images copies the
 """
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -31,9 +30,10 @@ from pipelines.progress import tracked
 from pipelines.provenance import made_by
 from pipelines.randomness import permutation
 from pipelines.sources import SPLITS, Source, SourceSpec, open_source, which_samples
-from pipelines.sources.base import decode
+from pipelines.sources.decoding import Decoded, read_image
 
 ENCODINGS = ("raw", "jpeg")
+_SIDE, _JPEG_SIDE = 65535, 65500  # pixels: what a .beton says of an image's sides, and what libjpeg encodes
 _CHUNK = 32  # samples encoded by a task: enough to hide the task's cost, few enough to keep all cores busy
 
 
@@ -43,8 +43,8 @@ class BakeSpec:
 
     encoding: raw pixels or JPEG. resolution: the longest side in pixels at most (larger images are reduced by area
     averaging); with square, the central square, resized to exactly resolution x resolution. quality: of JPEG,
-    1..100. An original JPEG that fits is kept byte for byte. columns: labellings to bake beside the recipe's own.
-    workers: threads (None: the cores at hand); it never changes a byte.
+    1..100. An original JPEG that fits, and is upright as it is stored, is kept byte for byte. columns: labellings to
+    bake beside the recipe's own. workers: threads (None: the cores at hand); it never changes a byte.
     """
 
     encoding: str = "raw"
@@ -152,7 +152,7 @@ def _label_columns(
 ) -> tuple[dict[str, np.ndarray], dict[str, Column]]:
     arrays, described = {}, {}
     for name, spec in specs.items():
-        given = corrupt_labels(spec, source.labels, source.num_classes)
+        given = corrupt_labels(spec, source.labels, source.num_classes, source.total)
         arrays[name] = given[order]
         settings = {k: v for k, v in asdict(spec).items() if v is not None}
         # A sign is no class, even where the two are the same number.
@@ -291,16 +291,39 @@ def _encoded(
 def _encode(source: Source, index: int, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]) -> Encoded:
     if spec.encoding == "jpeg":
         stored = source.read(index)
-        whole = _image(stored, source.sample_name(index))
-        fitted = _fit(whole, spec)
-        kept = fitted is whole and isinstance(stored, bytes) and _is_plain_jpeg(stored)
-        return stored if kept else _as_jpeg(fitted, spec.quality), JPEG, fitted.width, fitted.height
-    pixels = np.ascontiguousarray(corrupt(_pixels(source, index, spec), index))
-    return pixels, RAW, pixels.shape[1], pixels.shape[0]
+        decoded = _decoded(stored, source.sample_name(index))
+        fitted = _fit(decoded.image, spec)
+        width, height = fitted.size
+        if isinstance(stored, bytes) and decoded.plain_jpeg and fitted is decoded.image:
+            data: bytes | np.ndarray = stored
+        else:
+            _check_sides(width, height, _JPEG_SIDE, source.sample_name(index))
+            data = _as_jpeg(fitted, spec.quality)
+        mode, remedy = JPEG, "set bake.resolution or bake.quality lower"
+    else:
+        pixels = _pixels(source, index, spec)
+        height, width = pixels.shape[:2]
+        _check_sides(width, height, _SIDE, source.sample_name(index))
+        data, mode = np.ascontiguousarray(corrupt(pixels, index)), RAW
+        remedy = "set bake.resolution lower or bake.encoding=jpeg"
+    if (size := len(bytes_of(data))) > PAGE_BYTES:
+        raise UserError(
+            f"{source.sample_name(index)}: {width:,} x {height:,} pixels take {size:,} bytes, more than a page "
+            f"({PAGE_BYTES:,}), and nothing was baked: {remedy}"
+        )
+    return data, mode, width, height
 
 
-def _image(stored: bytes | np.ndarray, name: str) -> Image.Image:
-    return Image.fromarray(stored) if isinstance(stored, np.ndarray) else decode(stored, name)
+def _check_sides(width: int, height: int, longest: int, name: str) -> None:
+    if max(width, height) > longest:
+        raise UserError(
+            f"{name}: {width:,} x {height:,} pixels, and a side has {longest:,} at most; nothing was baked. "
+            "Set bake.resolution, or crop or remove the file"
+        )
+
+
+def _decoded(stored: bytes | np.ndarray, name: str) -> Decoded:
+    return Decoded(Image.fromarray(stored)) if isinstance(stored, np.ndarray) else read_image(stored, name)
 
 
 def _pixels(source: Source, index: int, spec: BakeSpec) -> np.ndarray:
@@ -308,7 +331,7 @@ def _pixels(source: Source, index: int, spec: BakeSpec) -> np.ndarray:
     stored = source.read(index)
     if isinstance(stored, np.ndarray) and spec.resolution is None:
         return stored
-    return np.asarray(_fit(_image(stored, source.sample_name(index)), spec))
+    return np.asarray(_fit(_decoded(stored, source.sample_name(index)).image, spec))
 
 
 def _fit(image: Image.Image, spec: BakeSpec) -> Image.Image:
@@ -339,12 +362,6 @@ def _as_jpeg(image: Image.Image, quality: int) -> bytes:
         image.save(file, "JPEG", quality=quality)
         file.seek(0)
         return file.read()
-
-
-def _is_plain_jpeg(encoded: bytes) -> bool:
-    """A JPEG that every decoder turns into the same RGB image: YCbCr or grayscale (CMYK is not)."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        return image.format == "JPEG" and image.mode in ("RGB", "L")
 
 
 def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:

@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from pipelines.corruptions.tables import KINDS, read_labels
 from pipelines.errors import UserError
 from pipelines.randomness import uniforms_of
 from pipelines.registry import Registry
@@ -47,7 +48,7 @@ class LabelSpec:
         if kind.level == "needed" and p is None:
             raise UserError(f"data.labels.kind={self.kind} needs data.labels.p, a fraction from 0 to 1")
         if kind.from_file != (self.file is not None):
-            raise UserError("data.labels.kind=table and data.labels.file=PATH (.npy, .csv, .parquet, .pt) go together")
+            raise UserError(f"data.labels.kind=table and data.labels.file=PATH ({KINDS}) go together")
         if self.column is not None and not kind.from_file:
             raise UserError("data.labels.column is only used with data.labels.kind=table")
         if kind.level != "none":
@@ -81,9 +82,11 @@ class LabelSpec:
         assert spec.file is not None
         path = Path(spec.file).expanduser()
         if not path.is_file():
-            raise UserError(f"data.labels.file={spec.file} does not exist")
-        # The file's contents, not its place, say which labelling it is.
-        content = path.read_bytes() + repr(spec.column).encode()
+            raise UserError(f"data.labels.file={spec.file} does not exist, or is no file")
+        try:  # the file's contents, not its place, say which labelling it is
+            content = path.read_bytes() + repr(spec.column).encode()
+        except OSError as error:
+            raise UserError(f"data.labels.file={spec.file} cannot be read: {error.strerror}") from error
         return "table_" + hashlib.sha256(content).hexdigest()[:10]
 
 
@@ -94,31 +97,40 @@ Corruption = Callable[[LabelSpec, np.ndarray, int], np.ndarray]
 class LabelKind:
     """A corruption of labels, and which settings it has.
 
-    corrupt: (resolved spec, true labels int64 (n,), number of classes) -> given labels int64 (n,). level: whether it
-    needs data.labels.p, may have it (1 unless given) or has none. seeded: whether it reads data.labels.seed. from_file:
-    whether it reads data.labels.file. signs: whether its labels are 0 and 1 whatever the classes are. same_as: the kind
+    corrupt: (resolved spec, true labels int64 (n,), number of classes) -> given labels int64 (n,); None: they are read
+    from data.labels.file. level: whether it needs data.labels.p, may have it (1 unless given) or has none. seeded:
+    whether it reads data.labels.seed. signs: whether its labels are 0 and 1 whatever the classes are. same_as: the kind
     that makes the same labelling from the same settings, and names its column.
     """
 
-    corrupt: Corruption
+    corrupt: Corruption | None
     level: Literal["needed", "optional", "none"] = "needed"
     seeded: bool = True
-    from_file: bool = False
     signs: bool = False
     same_as: str | None = None
+
+    @property
+    def from_file(self) -> bool:
+        return self.corrupt is None
 
 
 LABELS: Registry[LabelKind] = Registry("data.labels.kind")
 
 
-def corrupt_labels(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
+def corrupt_labels(spec: LabelSpec, labels: np.ndarray, num_classes: int, total: int | None = None) -> np.ndarray:
     """The labelling of a training set.
 
-    labels: the true labels, int64 (n,) in [0, num_classes), sample index = position. Returns int64 (n,), in
-    [0, num_classes), of signs in [0, 2).
+    labels: the true labels, int64 (n,) in [0, num_classes), sample index = position. total: how many samples there are
+    without data.limit (None: n); a table may label them all. Returns int64 (n,), in [0, num_classes), of signs in
+    [0, 2).
     """
     spec = spec.resolved()
-    given = LABELS[spec.kind].corrupt(spec, labels, num_classes)
+    corrupt = LABELS[spec.kind].corrupt
+    if corrupt is None:
+        assert spec.file is not None
+        given = read_labels(spec.file, spec.column, labels, num_classes, total or len(labels))
+    else:
+        given = corrupt(spec, labels, num_classes)
     assert given.shape == labels.shape and given.dtype == np.int64
     return given
 
@@ -164,68 +176,10 @@ def _need_two_classes(spec: LabelSpec, num_classes: int) -> None:
         raise UserError(f"data.labels.kind={spec.kind} changes the class, and this set has only one")
 
 
-def _table(spec: LabelSpec, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Labels read from a file, such as human annotations (CIFAR-10N)."""
-    assert spec.file is not None
-    columns = _read_table(Path(spec.file).expanduser(), spec.file)
-    known = [name for name in columns if name != "clean_label"]
-    column = spec.column or (known[0] if len(known) == 1 else None)
-    if column is None or column not in columns:
-        raise UserError(
-            f"data.labels.file={spec.file} has the columns {', '.join(sorted(columns))}; "
-            "name one of them as data.labels.column"
-        )
-    values = np.asarray(columns[column])
-    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
-        raise UserError(f"{spec.file}: column '{column}' holds {values.dtype} {values.shape}, not integers")
-    if len(values) != len(labels):
-        raise UserError(f"{spec.file}: {len(values):,} labels for {len(labels):,} training samples")
-    if values.min() < 0 or values.max() >= num_classes:
-        row = int(np.flatnonzero((values < 0) | (values >= num_classes))[0])
-        raise UserError(f"{spec.file}: label {values[row]} in row {row} is not in 0..{num_classes - 1}")
-    if "clean_label" in columns:
-        differ = int((np.asarray(columns["clean_label"]) != labels).sum())
-        if differ:
-            raise UserError(
-                f"{spec.file}: its clean_label differs from the true label of {differ:,} samples, so it is in another "
-                "order than this source (CIFAR-10N follows torchvision's order, not the Hub's)"
-            )
-    return values.astype(np.int64)
-
-
-def _read_table(path: Path, written: str) -> dict[str, np.ndarray]:
-    """The columns of a .npy, .npz, .csv, .parquet or .pt file."""
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".npy":
-            return {"label": np.load(path, allow_pickle=False)}
-        if suffix == ".npz":
-            return dict(np.load(path, allow_pickle=False))
-        if suffix == ".pt":
-            import torch
-
-            # CIFAR-10N ships a pickled dictionary of numpy arrays; nothing else in it is allowed to load.
-            allowed: list[Any] = [np.ndarray, np.dtype, type(np.dtype("int64")), type(np.dtype("int32"))]
-            allowed += [np._core.multiarray._reconstruct]  # type: ignore[attr-defined]
-            with torch.serialization.safe_globals(allowed):
-                loaded = torch.load(path, weights_only=True)
-            return {name: np.asarray(column) for name, column in loaded.items()}
-        if suffix in (".csv", ".parquet"):
-            import pyarrow.csv
-            import pyarrow.parquet
-
-            read = pyarrow.csv.read_csv if suffix == ".csv" else pyarrow.parquet.read_table
-            table = read(path)
-            return {name: table.column(name).to_numpy() for name in table.column_names}
-    except Exception as error:
-        raise UserError(f"data.labels.file={written} cannot be read: {error}") from error
-    raise UserError(f"data.labels.file={written}: known kinds are .npy, .npz, .csv, .parquet and .pt")
-
-
 LABELS.add("true", LabelKind(_true, level="none", seeded=False))
 LABELS.add("random", LabelKind(_random, level="optional"))
 LABELS.add("partial", LabelKind(_random, same_as="random"))
 LABELS.add("symmetric", LabelKind(_symmetric))
 LABELS.add("pair", LabelKind(_pair))
 LABELS.add("rademacher", LabelKind(_rademacher, level="none", signs=True))
-LABELS.add("table", LabelKind(_table, level="none", seeded=False, from_file=True))
+LABELS.add("table", LabelKind(None, level="none", seeded=False))

@@ -1,7 +1,6 @@
 """What a source is: an indexable set of (image, label) in which index i means the same sample for ever."""
 
 import hashlib
-import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -9,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pipelines.errors import UserError
+from pipelines.sources.decoding import decode
 
 SPLITS = ("train", "val")
 _HASH_WHOLE_BYTES = 1 << 30  # of a set's files: a larger set is told apart by names and sizes alone
@@ -64,6 +63,11 @@ class Source(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def total(self) -> int:
+        """Samples of the split, those beyond data.limit included."""
+        return len(self)
+
     @abstractmethod
     def read(self, index: int) -> bytes | np.ndarray:
         """The stored sample: an encoded image file's bytes, or uint8 (H, W, 3) pixels."""
@@ -111,24 +115,16 @@ class FirstSamples(Source):
         self.class_names, self.channels = whole.class_names, whole.channels
         self.fingerprint, self.notes = whole.fingerprint, whole.notes
 
+    @property
+    def total(self) -> int:
+        return len(self.whole)
+
     def read(self, index: int) -> bytes | np.ndarray:
         assert index < len(self)
         return self.whole.read(index)
 
     def sample_name(self, index: int) -> str:
         return self.whole.sample_name(index)
-
-
-def decode(encoded: bytes, name: str) -> Image.Image:
-    """An image file decoded to RGB, wholly: a truncated or damaged file raises UserError."""
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{name}: cannot be decoded ({error}); nothing was baked. Replace or remove the file, then bake again"
-        ) from error
 
 
 def fingerprint_files(root: Path, paths: Iterable[Path]) -> str:

@@ -3,22 +3,19 @@
 Found under data.root or FASTGEN_DATA, for each split in the first of these layouts:
 
     train/WNID/*.JPEG, or WNID/*.JPEG           val/WNID/*.JPEG, or val/*.JPEG with ground truth
+    ILSVRC/Data/CLS-LOC/ (Kaggle's), with both of these
     ILSVRC2012_img_train.tar (a tar of tars)    ILSVRC2012_img_val.tar with ground truth
     Parquet as on the Hub                       Parquet, where the training split is Parquet
 
-Ground truth for validation files that lie flat is imagenet_2012_validation_synset_labels.txt or
-ILSVRC2012_devkit_t12.tar.gz. A class is its wnid's place among the sorted wnids of the training split, which is the
-usual order of the 1000. Samples are in the order of (wnid, file name): the same in a folder and in a tar, and so are
-the fingerprints. Parquet keeps the order of its rows.
+What ground truth of validation files that lie flat may be, `imagenet_truth` says. A class is its wnid's place among the
+sorted wnids of the training split, which is the usual order of the 1000. Samples are in the order of (wnid, file name):
+the same in a folder and in a tar, and so are the fingerprints. Parquet keeps the order of its rows.
 """
 
 import hashlib
-import io
 import os
 import re
-import tarfile
 from abc import abstractmethod
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +23,13 @@ import pyarrow as pa
 
 from pipelines.errors import UserError
 from pipelines.sources.base import Source, SourceSpec, fingerprint_samples
+from pipelines.sources.imagenet_truth import find_truth
 from pipelines.sources.layouts import find_parquet, is_image, search_folders
 from pipelines.sources.parquet import ParquetSource
 from pipelines.sources.tars import TarIndex, index_tar
 
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
-DEVKIT, SYNSET_LABELS = "ILSVRC2012_devkit_t12.tar.gz", "imagenet_2012_validation_synset_labels.txt"
+_KAGGLE = Path("ILSVRC/Data/CLS-LOC")
 _WNID = re.compile(r"n\d{8}")
 
 
@@ -70,7 +68,12 @@ class FolderSplit(_Split):
         return self.place / group / self.file_name(index)
 
     def read(self, index: int) -> bytes:
-        return self._path(index).read_bytes()
+        try:
+            return self._path(index).read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{self._path(index)}: cannot be read ({error.strerror}); get it again, or remove it"
+            ) from error
 
     def sample_name(self, index: int) -> str:
         return str(self._path(index))
@@ -107,7 +110,9 @@ def open_split(spec: SourceSpec, split: str) -> Source | None:
             continue
         classes = _train_folder(folder)
         if classes is not None:
-            return _from_class_folders(classes, None) if split == "train" else _open_val(folder, _wnids(classes))
+            if split == "train":
+                return _from_class_folders(classes, None)
+            return _open_val(folder if classes == folder else classes.parent, _wnids(classes))
         if (folder / TRAIN_TAR).is_file():
             train = folder / TRAIN_TAR
             return _from_train_tar(train) if split == "train" else _open_val(folder, _tar_classes(train))
@@ -142,7 +147,7 @@ def _open_val(root: Path, class_names: list[str]) -> Source | None:
             return _from_class_folders(folder, class_names)
         names, sizes = _image_files(folder)
         if len(names):
-            labels = _ground_truth([folder, root], folder, len(names), class_names)
+            labels = _true_labels([folder, *_with_truth(root)], folder, names, class_names)
             order = np.argsort(labels, kind="stable")
             return FolderSplit(folder, True, class_names, labels[order], names.take(order), sizes[order])
     archive = root / VAL_TAR
@@ -151,14 +156,28 @@ def _open_val(root: Path, class_names: list[str]) -> Source | None:
     index = index_tar(archive, nested=False)
     if not len(index.names):
         raise UserError(f"{archive}: holds no image files; remove it to go without a test split")
-    labels = _ground_truth([root], archive, len(index.names), class_names)
+    labels = _true_labels(_with_truth(root), archive, index.names, class_names)
     order = np.argsort(labels, kind="stable")
     return TarSplit(archive, True, class_names, labels, index, order)
 
 
 def _train_folder(root: Path) -> Path | None:
     """The folder that holds the training split's class folders, if any."""
-    return next((folder for folder in (root / "train", root) if folder.is_dir() and _wnids(folder)), None)
+    places = (root / "train", root, root / _KAGGLE / "train", root / Path(*_KAGGLE.parts[1:]) / "train")
+    return next((folder for folder in places if folder.is_dir() and _wnids(folder)), None)
+
+
+def _with_truth(root: Path) -> list[Path]:
+    """The folders that may hold the ground truth of the validation images in `root`."""
+    # Kaggle's lies beside its topmost folder.
+    return [root, *root.absolute().parents[: len(_KAGGLE.parts)]] if root.name == _KAGGLE.name else [root]
+
+
+def _true_labels(folders: list[Path], images: Path, names: pa.Array, class_names: list[str]) -> np.ndarray:
+    """Labels int64 (n,) of validation files of these names (binary), which lie all together."""
+    truth = find_truth(folders, images, class_names)
+    _refuse_unknown(truth.file, sorted({*truth.wnids.values()}), class_names)
+    return truth.labels(images, (os.fsdecode(name.as_py()) for name in names), class_names)
 
 
 def _wnids(folder: Path) -> list[str]:
@@ -168,10 +187,18 @@ def _wnids(folder: Path) -> list[str]:
 
 def _image_files(folder: Path) -> tuple[pa.Array, np.ndarray]:
     """Names (binary) and sizes (int64) of the image files in a folder, by name."""
-    files = (entry for entry in os.scandir(folder) if is_image(entry.name) and entry.is_file())
-    found = sorted((entry.name, entry.stat().st_size) for entry in files)
+    found = sorted((entry.name, _size(entry)) for entry in os.scandir(folder) if is_image(entry.name))
     names = pa.array([os.fsencode(name) for name, _ in found], pa.binary())
     return names, np.array([size for _, size in found], np.int64)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        if entry.is_file():
+            return entry.stat().st_size
+    except OSError:  # a link to itself
+        pass
+    raise UserError(f"{entry.path} is no file (a broken link, a folder or a device); mend or remove it")
 
 
 def _from_class_folders(folder: Path, class_names: list[str] | None) -> FolderSplit:
@@ -203,7 +230,7 @@ def _refuse_strays(folder: Path) -> None:
                 f"{entry.path} is not named by a wnid such as n01440764, and so is no class of ImageNet; "
                 "rename or remove it, or set data.source=imagefolder, which takes any names"
             )
-        if is_image(entry.name) and entry.is_file():
+        if is_image(entry.name) and not entry.is_dir():
             raise UserError(
                 f"{entry.path} lies outside of the class folders, and so has no label; move it into its class's folder "
                 "or remove it"
@@ -246,45 +273,3 @@ def _from_train_tar(archive: Path) -> TarSplit:
     index = index_tar(archive, nested=True)
     labels = np.repeat(np.arange(len(wnids)), index.counts)
     return TarSplit(archive, False, wnids, labels, index, np.arange(len(labels)))
-
-
-def _ground_truth(folders: list[Path], images: Path, n: int, class_names: list[str]) -> np.ndarray:
-    """Labels int64 (n,) of validation files in the order of their names, from a file in one of `folders`."""
-    found = [folder / name for folder in folders for name in (SYNSET_LABELS, DEVKIT) if (folder / name).is_file()]
-    if not found:
-        raise UserError(
-            f"{images} has no class folders, and nothing says which class a file is of; "
-            f"put {SYNSET_LABELS} (a wnid a line) or {DEVKIT} into {folders[-1]}"
-        )
-    truth = found[0]
-    wnids = truth.read_text().split() if truth.name == SYNSET_LABELS else _devkit_wnids(truth)
-    if len(wnids) != n:
-        raise UserError(
-            f"{images} has {n:,} images, and {truth} names the classes of {len(wnids):,}: which is whose is not known. "
-            "Copy or download the images again"
-        )
-    _refuse_unknown(truth, wnids, class_names)
-    return np.searchsorted(class_names, wnids).astype(np.int64)
-
-
-def _devkit_wnids(devkit: Path) -> list[str]:
-    """The class of each validation file, by file name, as the development kit says."""
-    from scipy.io import loadmat
-
-    try:
-        with tarfile.open(devkit, "r:gz") as tar:
-            members = {member.name.rsplit("/", 1)[-1]: member for member in tar if member.isfile()}
-            content = {}
-            for name in ("meta.mat", "ILSVRC2012_validation_ground_truth.txt"):
-                file = tar.extractfile(members[name])
-                assert file is not None
-                content[name] = file.read()
-        synsets = loadmat(io.BytesIO(content["meta.mat"]), squeeze_me=True)["synsets"]
-        # Synsets with children are inner nodes of the hierarchy, and no classes.
-        wnid_of = {int(row[0]): str(row[1]) for row in (tuple(islice(s, 5)) for s in synsets) if row[4] == 0}
-        return [wnid_of[int(line)] for line in content["ILSVRC2012_validation_ground_truth.txt"].split()]
-    except (tarfile.TarError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError, NotImplementedError) as e:
-        raise UserError(
-            f"{devkit}: cannot be read as ImageNet's development kit ({type(e).__name__}: {e}). "
-            f"Download it again, or put {SYNSET_LABELS} beside it"
-        ) from e

@@ -50,9 +50,13 @@ class TarIndex:
 def index_tar(path: Path, nested: bool) -> TarIndex:
     """The index of a flat tar, or (nested) of a tar of tars: from the cache while the archive stays as it is.
 
-    Raises UserError naming an archive that is truncated, damaged, or no tar.
+    Raises UserError naming an archive that is truncated, damaged, no tar, or cannot be read.
     """
-    status = path.stat()
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
     stamp = np.array([_VERSION, nested, status.st_size, status.st_mtime_ns], np.int64)
     place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     cached = cache_root() / "tars" / f"{place}.npz"

@@ -1,12 +1,13 @@
 """Well-known sets: found in torchvision's layout or as the Hugging Face Hub's Parquet, else downloaded."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.errors import UserError
+from pipelines.errors import Note, UserError
 from pipelines.locations import data_root
 from pipelines.sources.base import ArraySource, Source, SourceSpec, fingerprint_files
 from pipelines.sources.layouts import find_parquet, search_folders
@@ -28,42 +29,58 @@ class TorchvisionSet:
     channels: int = 3
 
     def open_split(self, spec: SourceSpec, split: str) -> Source:
-        found = self._find(spec, split)
-        if found and found[1]:
-            return ParquetSource(*found, class_names=self.class_names, channels=self.channels)
-        if not found and spec.root is not None:
+        folders, problem = search_folders(spec, self.name), None
+        for folder in folders:
+            if (folder / self.layout).is_dir():
+                try:
+                    return self._from_files(folder, split, download=False)
+                except Exception as error:  # of files that lack a part, torchvision raises what it comes upon
+                    problem = problem or self._incomplete(folder, split, error)
+            # Parquet files directly in the folder of all data sets may be any set's.
+            if folder == folders[0] and (files := find_parquet(folder, split)):
+                if problem:
+                    warnings.warn(f"{problem}; the Parquet files beside it are read instead", Note, stacklevel=2)
+                return ParquetSource(folder, files, class_names=self.class_names, channels=self.channels)
+        if problem:
+            raise problem
+        if spec.root is not None:
             raise UserError(
                 f"data.root={spec.root} holds {self.name} neither in torchvision's layout nor as Parquet; "
                 "leave data.root out to have it downloaded"
             )
-        folder = found[0] if found else data_root() / self.name
+        folder = data_root() / self.name
         try:
-            images, labels, files = self.read(str(folder), split == "train", not found)
+            return self._from_files(folder, split, download=True)
         except (OSError, RuntimeError) as error:  # URLError; torchvision's RuntimeError for a file that is not whole
-            if found:
-                raise
             raise UserError(
                 f"{self.name} was not found below {data_root()} and could not be downloaded to {folder} ({error}); set "
                 f"FASTGEN_DATA or data.root to where it is, or download it on a machine with a network"
             ) from error
+
+    def _from_files(self, folder: Path, split: str, download: bool) -> Source:
+        images, labels, files = self.read(str(folder), split == "train", download)
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images):,} images and {len(labels):,} labels")
+        if not len(labels) or labels.min() < 0 or labels.max() >= len(self.class_names):
+            raise ValueError(f"its labels are not in 0..{len(self.class_names) - 1}")
         lie_in = folder / self.layout
         digest = fingerprint_files(lie_in, [lie_in / name for name in files])
         return ArraySource(f"{self.name}/{split}", images, labels, self.class_names, digest, self.channels)
 
+    def _incomplete(self, folder: Path, split: str, error: Exception) -> UserError:
+        what = " ".join(str(error).split()) or type(error).__name__
+        return UserError(
+            f"{folder / self.layout} is no whole copy of {self.name}'s {split} split ({what}); complete it, or remove "
+            "it to have it downloaded"
+        )
+
     def where(self) -> str:
         """Where the set lies on this machine, in words."""
-        found = self._find(SourceSpec(self.name), "train")
-        if found is None:
-            return "not found: downloaded on first use"
-        return f"{found[0]} (Parquet)" if found[1] else f"{found[0]} (torchvision's layout)"
-
-    def _find(self, spec: SourceSpec, split: str) -> tuple[Path, list[Path]] | None:
-        """The set's folder and the split's Parquet files in it, none of which means torchvision's files."""
+        spec = SourceSpec(self.name)
         folders = search_folders(spec, self.name)
         for folder in folders:
             if (folder / self.layout).is_dir():
-                return folder, []
-            # Parquet files directly in the folder of all data sets may be any set's.
-            if folder == folders[0] and (files := find_parquet(folder, split)):
-                return folder, files
-        return None
+                return f"{folder} (torchvision's layout)"
+            if folder == folders[0] and find_parquet(folder, "train"):
+                return f"{folder} (Parquet)"
+        return "not found: downloaded on first use"

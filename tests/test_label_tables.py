@@ -1,0 +1,259 @@
+"""Label tables in every form that label-noise projects give them: the right label for each sample, or one line."""
+
+import json
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import torch
+
+from pipelines.baked.bake import BakeSpec, bake
+from pipelines.corruptions import LabelSpec, PixelSpec, corrupt_labels
+from pipelines.errors import UserError
+from pipelines.sources import SourceSpec, SyntheticSpec, open_source
+
+N, K = 60, 10
+CLEAN = np.random.default_rng(0).integers(0, K, N)
+NOISY = (CLEAN * 3 + 1) % K
+ORDER = np.random.default_rng(1).permutation(N)
+ONE_HOT = np.eye(K)[NOISY]
+
+
+def write(path, content):
+    """A file of the kind that its name says, of a dictionary of columns or of whatever the kind holds."""
+    suffix = path.suffix
+    if suffix == ".npy":
+        np.save(path, content)
+    elif suffix == ".npz":
+        np.savez(path, **content)
+    elif suffix == ".json":
+        path.write_text(json.dumps(content, default=np.ndarray.tolist))
+    elif suffix == ".pt":
+        torch.save(content, path)
+    elif isinstance(content, str | bytes):
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    else:
+        writer = pyarrow.csv.write_csv if suffix == ".csv" else pyarrow.parquet.write_table
+        writer(pa.table({name: list(values) for name, values in content.items()}), path)
+    return str(path)
+
+
+def lines(values):
+    return "\n".join(map(str, values)) + "\n"
+
+
+SHUFFLED = {"label": NOISY[ORDER]}
+READ = {  # name: (suffix, content, column, words of what is said)
+    "uint8": (".npy", NOISY.astype(np.uint8), None, None),
+    "int16": (".npy", NOISY.astype(np.int16), None, None),
+    "uint64": (".npy", NOISY.astype(np.uint64), None, None),
+    "whole floats": (".npy", NOISY.astype(np.float32), None, None),
+    "a column (n, 1)": (".npy", NOISY[:, None], None, None),
+    "one-hot": (".npy", ONE_HOT, None, "one-hot"),
+    "one-hot of truth values": (".npz", {"y": ONE_HOT > 0}, None, "one-hot"),
+    "one-hot lists": (".parquet", {"label": ONE_HOT.tolist()}, None, "one-hot"),
+    "one-based": (".npy", NOISY + 1, None, "counts classes from 1"),
+    "one-based CSV with clean labels": (
+        ".csv",
+        {"clean_label": CLEAN + 1, "label": NOISY + 1},
+        None,
+        "counts classes from 1",
+    ),
+    "JSON list": (".json", NOISY.tolist(), None, None),
+    "JSON columns": (".json", {"worse": NOISY, "other": CLEAN}, "worse", None),
+    "tensor": (".pt", torch.from_numpy(NOISY), None, None),
+    "tensor of bytes": (".pt", torch.from_numpy(NOISY.astype(np.uint8)), None, None),
+    "array in .pt": (".pt", NOISY, None, None),
+    "list in .pt": (".pt", NOISY.tolist(), None, None),
+    "tensors in .pt": (".pt", {"a": torch.from_numpy(NOISY), "b": torch.from_numpy(CLEAN)}, "a", None),
+    "beside other arrays": (".npz", {"label": NOISY, "clean_label": CLEAN, "seed": np.array(3)}, None, None),
+    "chosen beside a matrix": (".npz", {"label": NOISY, "transition": np.eye(K)}, "label", None),
+    "CSV without a header": (".csv", lines(NOISY), None, None),
+    "CSV": (".csv", {"label": NOISY}, None, None),
+    "index in CSV": (".csv", {"index": ORDER, **SHUFFLED}, None, None),
+    "Index in Parquet": (".parquet", {**SHUFFLED, "Index": ORDER}, None, None),
+    "index from 1": (".csv", {"index": ORDER + 1, **SHUFFLED}, None, "counted from 1"),
+    "index in .npz": (".npz", {"index": ORDER.astype(float), **SHUFFLED}, None, None),
+    "unnamed index in CSV": (
+        ".csv",
+        ",label\n" + lines(f"{i},{y}" for i, y in zip(ORDER, NOISY[ORDER], strict=True)),
+        None,
+        None,
+    ),
+    "pandas' name for one": (".csv", {"Unnamed: 0": ORDER, **SHUFFLED}, None, None),
+    "unnamed index in Parquet": (".parquet", {**SHUFFLED, "__index_level_0__": ORDER}, None, None),
+    "a named index beside an unnamed": (".csv", {"Unnamed: 0": np.arange(N), "index": ORDER, **SHUFFLED}, None, None),
+    "clean labels in the index's order": (
+        ".parquet",
+        {"index": ORDER, "clean_label": CLEAN[ORDER], **SHUFFLED},
+        None,
+        None,
+    ),
+    "fastgen's labels.parquet": (
+        ".parquet",
+        {"index": ORDER, "given_label": NOISY[ORDER], "true_label": CLEAN[ORDER]},
+        None,
+        None,
+    ),
+    "names in their order": (".csv", {"file": [f"{i:03}.png" for i in range(N)], "label": NOISY}, "label", None),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_read_rightly(name, tmp_path, recwarn):
+    suffix, content, column, words = READ[name]
+    spec = LabelSpec("table", file=write(tmp_path / f"labels{suffix}", content), column=column)
+    given = corrupt_labels(spec, CLEAN, K)
+    assert given.dtype == np.int64 and np.array_equal(given, NOISY)
+    said = [str(warning.message) for warning in recwarn]
+    assert all(words in text and "labels." in text for text in said) if words else not said
+    assert bool(said) == (words is not None)
+
+
+TWICE = np.concatenate([[5], ORDER[1:]]) if ORDER[0] != 5 else np.concatenate([[6], ORDER[1:]])
+REFUSED = {  # name: (suffix, content, column, words)
+    "too few": (".npy", NOISY[:9], None, "9 labels for 60 training samples"),
+    "too many": (".npy", np.tile(NOISY, 2), None, "120 labels for 60 training samples"),
+    "none": (".npy", NOISY[:0], None, "0 labels for 60"),
+    "out of range": (".npy", NOISY + 2, None, r"label 1[01] in row \d+ is not in 0..9"),
+    "not annotated": (
+        ".npy",
+        np.where(ORDER == 7, -1, NOISY),
+        None,
+        f"label -1 in row {int(np.argmax(ORDER == 7))} is",
+    ),
+    "fractions": (".npy", NOISY + 0.5, None, "in row 0, not integers"),
+    "not a number": (".parquet", {"label": [*NOISY[:-1].tolist(), None]}, None, "nan in row 59, not integers"),
+    "text": (".csv", {"label": [f"c{y}" for y in NOISY]}, None, "not integers"),
+    "a table of too many columns": (".npy", np.zeros((N, 3)), None, r"\(60, 3\), not integers"),
+    "probabilities": (".npy", np.full((N, K), 0.1), None, "not a one and zeros"),
+    "twos": (".npy", 2 * ONE_HOT, None, "not a one and zeros"),
+    "which column": (
+        ".npz",
+        {"a": NOISY, "b": NOISY},
+        None,
+        "has the columns a, b; name one of them as data.labels.column",
+    ),
+    "unknown column": (".npz", {"a": NOISY}, "worse", "has the columns a; name one"),
+    "one number": (".npy", np.array(3), None, "name one of them"),
+    "index with a sample twice": (
+        ".csv",
+        {"index": TWICE, **SHUFFLED},
+        None,
+        "its index does not number the samples from 0 to 59",
+    ),
+    "index of other samples": (".csv", {"index": ORDER + 100, **SHUFFLED}, None, "does not number the samples"),
+    "unnamed column of names": (
+        ".csv",
+        ",label\n" + lines(f"x{i},{y}" for i, y in enumerate(NOISY)),
+        None,
+        "does not number",
+    ),
+    "index of another length": (
+        ".npz",
+        {"index": ORDER[:9], **SHUFFLED},
+        None,
+        "column 'index' has 9 rows, 'label' 60",
+    ),
+    "names in another order": (
+        ".csv",
+        {"file": [f"{i:03}.png" for i in ORDER], **SHUFFLED},
+        "label",
+        "column 'file' names each row",
+    ),
+    "numbers in another order": (
+        ".parquet",
+        {"id": ORDER, **SHUFFLED},
+        "label",
+        "column 'id' names each row.*column index",
+    ),
+    "clean labels in another order": (
+        ".npz",
+        {"clean_label": CLEAN[ORDER], **SHUFFLED},
+        None,
+        "true label of .*another order",
+    ),
+    "column twice": (".csv", "label,label\n" + lines(f"{y},{y}" for y in NOISY), None, "cannot be read"),
+    "objects": (".npy", np.array([1, "a", None] * 20, object), None, "cannot be read"),
+    "JSON of ragged lists": (".json", [[1], [1, 2]], None, "cannot be read"),
+    "damaged": (".parquet", b"PAR1 and no more", None, "cannot be read"),
+    "damaged .pt": (".csv", b"\xff\xfe", None, "cannot be read"),
+    "unknown kind": (".txt", lines(NOISY), None, r"known kinds are \.npy, .*\.pt"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name, tmp_path):
+    suffix, content, column, words = REFUSED[name]
+    path = tmp_path / f"labels{suffix}"
+    if name == "objects":
+        np.save(path, content, allow_pickle=True)
+    else:
+        write(path, content)
+    with pytest.raises(UserError, match=f"labels{suffix}.*{words}"):
+        corrupt_labels(LabelSpec("table", file=str(path), column=column), CLEAN, K)
+
+
+def cifar_n(path, content, module="numpy.core.multiarray"):
+    """As torch.save wrote CIFAR-10N's and CIFAR-100N's files, with numpy 1."""
+    written = pickle.dumps(content, protocol=2).replace(b"numpy._core.multiarray", module.encode())
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", written)
+        archive.writestr("archive/version", "3\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_the_published_files_of_cifar_n(module, tmp_path):
+    content = {"clean_label": CLEAN, "worse_label": NOISY, "aggre_label": CLEAN, "random_label1": (CLEAN + 1) % K}
+    file = cifar_n(tmp_path / "CIFAR-10_human.pt", content, module)
+    with pytest.raises(UserError, match="aggre_label, clean_label, random_label1, worse_label; name one"):
+        corrupt_labels(LabelSpec("table", file=file), CLEAN, K)
+    for column, expected in content.items():
+        assert np.array_equal(corrupt_labels(LabelSpec("table", file=file, column=column), CLEAN, K), expected)
+    with pytest.raises(UserError, match="another order than this source .*torchvision's order"):
+        corrupt_labels(LabelSpec("table", file=file, column="worse_label"), CLEAN[ORDER], K)
+
+
+class Exploit:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_nothing_in_a_table_is_executed(tmp_path):
+    marker, path = tmp_path / "executed", tmp_path / "labels.pt"
+    hidden = np.array([Exploit(marker)], object)
+    for content in (Exploit(marker), {"label": Exploit(marker)}, {"label": NOISY, "more": hidden}):
+        for make in (cifar_n, lambda path, content: torch.save(content, path)):
+            make(path, content)
+            with pytest.raises(
+                UserError, match="labels.pt is damaged, or holds more than .*could execute code"
+            ) as error:
+                corrupt_labels(LabelSpec("table", file=str(path)), CLEAN, K)
+            assert "weights_only" not in str(error.value)
+    np.save(tmp_path / "labels.npy", hidden, allow_pickle=True)
+    with pytest.raises(UserError, match="cannot be read"):
+        corrupt_labels(LabelSpec("table", file=str(tmp_path / "labels.npy")), CLEAN, K)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("suffix, indexed", [(".npy", False), (".parquet", True)])
+def test_of_a_table_for_the_whole_set_the_first_rows_are_taken(suffix, indexed, tmp_path):
+    source = SourceSpec("synthetic", synthetic=SyntheticSpec(samples=N, size=4), limit=7)
+    true = open_source(source, "train").whole.labels
+    noisy = (true + 1) % K
+    content = {"index": ORDER, "label": noisy[ORDER], "clean_label": true[ORDER]} if indexed else noisy
+    labels = LabelSpec("table", file=write(tmp_path / f"labels{suffix}", content))
+    baked = bake(source, labels, PixelSpec(), BakeSpec(), tmp_path)
+    columns = baked.splits["train"].columns
+    assert np.array_equal(columns[labels.column_name], noisy[columns["index"]]) and len(columns["index"]) == 7
+    with pytest.raises(UserError, match="8 labels for 7 training samples, the first of 60"):
+        corrupt_labels(LabelSpec("table", file=write(tmp_path / "8.npy", noisy[:8])), true[:7], K, N)
