@@ -81,7 +81,7 @@ def show_summary(baked: BakedSet | Export) -> None:
     )
     table = Table("split", "samples", "MB", "image", "label column", "changed", "of")
     for name, split in manifest.splits.items():
-        width, height = split.image["width"], split.image["height"]
+        width, height = split.image.width, split.image.height
         size = f"{width}x{height}" if width else "varying"
         for column, described in split.columns.items():
             share = f"{100 * described.changed / split.samples:.2f} %"

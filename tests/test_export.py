@@ -34,13 +34,13 @@ def exported(baked, tmp_path_factory):
 
 
 def check(beton, row, image, cls, columns):
-    """One sample of an export against the file."""
+    """One sample of an export against the file: what a reader trains on is the first labelling."""
     if image.startswith(b"\xff\xd8"):
         begin = int(beton.ptr[row])
         assert image == beton.data[begin : begin + int(beton.sizes[row])].tobytes()
     else:
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(image))), beton.image(row))
-    assert int(cls) == beton.columns["clean_label"][row]
+    assert int(cls) == beton.columns[beton.names[2]][row]
     assert columns == {name: values[row] for name, values in beton.columns.items()}
 
 
