@@ -144,7 +144,7 @@ def test_the_command(baked, tmp_path, capsys):
 
 def test_an_export_that_fails_leaves_nothing_that_looks_whole(baked, tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.baked.export._image", lambda *_: (_ for _ in ()).throw(OSError("gone")))
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(UserError, match="gone; name a folder that can be written"):
         export(baked, "webdataset", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("pipelines.baked.export.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))

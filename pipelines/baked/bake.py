@@ -63,6 +63,10 @@ class BakeSpec:
     columns: list[LabelSpec] = field(default_factory=list)
     workers: int | None = None
 
+    @property
+    def threads(self) -> int:
+        return self.workers or len(os.sched_getaffinity(0))
+
     def validate(self, pixels: PixelSpec) -> None:
         """Raises UserError on settings that contradict each other."""
         if self.encoding not in ENCODINGS:
@@ -140,7 +144,7 @@ def bake(
                 recover(folder)
             if not (folder / MANIFEST).is_file():
                 _must_write(folder, refusal, "is not baked yet")
-                going_on = " (going on from where it was stopped)" if _unfinished(folder).exists() else ""
+                going_on = " (going on from where it was stopped)" if unfinished_of(folder).exists() else ""
                 say(f"baking {source.source} into {folder}{going_on}")
                 _bake_new(folder, source, splits, wanted, pixels, spec, plan)
             baked = BakedSet.open(folder, plan=plan)
@@ -163,7 +167,7 @@ def recover(folder: Path) -> None:
 
     For the holder of the set's lock.
     """
-    unfinished, following = _unfinished(folder), next_manifest(folder)
+    unfinished, following = unfinished_of(folder), next_manifest(folder)
     if (folder / MANIFEST).is_file():
         shutil.rmtree(unfinished, ignore_errors=True)
     elif (unfinished / MANIFEST).is_file():  # written last
@@ -196,7 +200,7 @@ def _must_write(folder: Path, refusal: OSError | None, lack: str) -> None:
         )
 
 
-def _file_order(n: int, split: str) -> np.ndarray:
+def file_order(n: int, split: str) -> np.ndarray:
     """Sample index of each row: a fixed shuffle, so that a sequential read is already mixed."""
     return permutation(n, 0, "bake/order", split)
 
@@ -224,11 +228,10 @@ def _bake_new(
     plan: dict[str, Any],
 ) -> None:
     train, kind = splits["train"], PIXELS[pixels.kind]
-    workers = spec.workers or len(os.sched_getaffinity(0))
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is in the way: it is no baked set (it has no {MANIFEST}); delete it and bake again")
-    statistics = _statistics(train, spec, workers) if kind.needs_statistics else None
-    unfinished = _unfinished(folder)
+    statistics = statistics_for(train, pixels, spec)
+    unfinished = unfinished_of(folder)
     unfinished.mkdir(exist_ok=True)
     try:
         described = {}
@@ -238,7 +241,7 @@ def _bake_new(
             # Test labels are never touched.
             columns = labels if name == "train" else {"label_true": LabelSpec()}
             corrupt = pixel_corruption(pixels, name, statistics)
-            described[name] = _bake_split(unfinished / f"{name}.beton", source, name, columns, spec, corrupt, workers)
+            described[name] = _bake_split(unfinished / f"{name}.beton", source, name, columns, spec, corrupt)
             if kind.one_size and described[name].image.height is None:
                 raise UserError(
                     f"data.pixels.kind={pixels.kind} {kind.one_size}, and these differ in size; "
@@ -281,7 +284,7 @@ def _publish(whole: BakedSet, folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def _unfinished(folder: Path) -> Path:
+def unfinished_of(folder: Path) -> Path:
     """Where a set is baked until it is whole. A bake that was stopped goes on from what it finds there."""
     return folder.with_name(f".{folder.name}.unfinished")
 
@@ -304,10 +307,9 @@ def _bake_split(
     labels: dict[str, LabelSpec],
     spec: BakeSpec,
     corrupt: Callable[[np.ndarray, int], np.ndarray],
-    workers: int,
 ) -> Split:
     """Write one file, or what is missing of it, and return the manifest's entry."""
-    order = _file_order(len(source), split)
+    order = file_order(len(source), split)
     arrays, columns = _label_columns(source, labels, order)
     arrays = {"clean_label": source.labels[order], "index": order, **arrays}
     done = _done_path(path)
@@ -318,7 +320,7 @@ def _bake_split(
     done.unlink(missing_ok=True)
     with Writer(path, len(source), arrays) as writer:
         rest = order[writer.count :]
-        encoded = _encoded(source, rest, spec, corrupt, workers)
+        encoded = _encoded(source, rest, spec, corrupt)
         some = list(islice(encoded, _CHUNK))
         size = sum(len(bytes_of(data)) for data, *_ in some) / max(1, len(some))
         remedy = "set FASTGEN_CACHE to a larger disk, bake.resolution lower, or bake.encoding=jpeg"
@@ -360,7 +362,7 @@ Encoded = tuple[bytes | np.ndarray, int, int, int]  # data, mode, width, height
 
 
 def _encoded(
-    source: Source, order: np.ndarray, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray], workers: int
+    source: Source, order: np.ndarray, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]
 ) -> Iterator[Encoded]:
     """Encode in `order` with threads (decoding, resizing and encoding release the interpreter lock)."""
 
@@ -372,8 +374,16 @@ def _encoded(
             return _encode(source, index, spec, corrupt)
 
     chunks = np.split(order, range(_CHUNK, len(order), _CHUNK))
-    for done in Prefetcher(workers).map(work, chunks):
+    for done in Prefetcher(spec.threads).map(work, chunks):
         yield from done
+
+
+def baked_again(
+    source: Source, indices: list[int], spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The images of some samples as a bake would store them, decoded: uint8 (H, W, 3) each."""
+    for index, (data, mode, *_) in zip(indices, _encoded(source, np.array(indices), spec, corrupt), strict=True):
+        yield np.asarray(decode(bytes(data), source.sample_name(index)) if mode == JPEG else data)
 
 
 def _reading(source: Source, index: int) -> AbstractContextManager[None]:
@@ -439,7 +449,12 @@ def _is_plain_jpeg(encoded: bytes) -> bool:
         return image.format == "JPEG" and image.mode in ("RGB", "L")
 
 
-def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
+def statistics_for(source: Source, pixels: PixelSpec, spec: BakeSpec) -> Statistics | None:
+    """Those of the training set, where the pixel corruption needs them."""
+    return _statistics(source, spec) if PIXELS[pixels.kind].needs_statistics else None
+
+
+def _statistics(source: Source, spec: BakeSpec) -> Statistics:
     """Exact mean and standard deviation per channel of the fitted images, in integers."""
 
     def sums(chunk: np.ndarray) -> np.ndarray:
@@ -451,7 +466,7 @@ def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
         return total
 
     chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
-    measured = tracked(Prefetcher(workers).map(sums, chunks), len(chunks), "measuring mean and variance")
+    measured = tracked(Prefetcher(spec.threads).map(sums, chunks), len(chunks), "measuring mean and variance")
     count, first, second = sum(measured, np.zeros((3, 3), np.int64)).astype(np.float64)
     mean = first / count
     std = np.sqrt(second / count - mean**2)

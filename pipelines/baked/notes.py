@@ -8,9 +8,10 @@ import functools
 import hashlib
 import json
 import stat
+from collections.abc import Hashable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -30,7 +31,7 @@ def digest(value: Any) -> str:
 def parsed(kind: type[T], value: Any) -> T:
     """Plain data as the dataclass `kind`. Raises ValueError that names the first field which is wrong."""
     try:
-        right: T = _adapter(kind).validate_json(json.dumps(value), strict=True, extra="forbid")
+        right: T = _adapter(cast(Hashable, kind)).validate_json(json.dumps(value), strict=True, extra="forbid")
         return right
     except ValidationError as error:
         first = error.errors()[0]
