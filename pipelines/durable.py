@@ -73,8 +73,10 @@ def write_atomically(path: Path, content: str | bytes, last: bool = False) -> No
             if last:
                 sync(file)
         os.replace(aside(path), path)
-    except OSError:
-        aside(path).unlink(missing_ok=True)
+    except OSError as error:
+        with suppress(OSError):
+            aside(path).unlink()
+        error.filename = os.fspath(path)  # not what is written aside
         raise
     if last:
         sync_folder(path.parent)

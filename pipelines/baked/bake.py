@@ -29,6 +29,7 @@ from pipelines.baked.manifest import (
     describe,
     folder_name,
     next_manifest,
+    settings_of,
 )  # fmt: skip
 from pipelines.baked.writer import Writer, add_columns
 from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
@@ -212,9 +213,8 @@ def _label_columns(
     for name, spec in specs.items():
         given = corrupt_labels(spec, source.labels, source.num_classes)
         arrays[name] = given[order]
-        settings = {k: v for k, v in asdict(spec).items() if v is not None}
         # A sign is no class, even where the two are the same number.
-        described[name] = Column(settings, len(given) if spec.signs else int((given != source.labels).sum()))
+        described[name] = Column(settings_of(spec), len(given) if spec.signs else int((given != source.labels).sum()))
     return arrays, described
 
 

@@ -9,7 +9,7 @@ import json
 import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -132,11 +132,11 @@ class Manifest:
     @staticmethod
     def load(path: Path) -> "Manifest":
         """Raises UserError where it is missing, damaged, changed, or of another version of fastgen."""
-        return Manifest._read(path)[0]
+        return Manifest.read(path)[0]
 
     @staticmethod
-    def _read(path: Path) -> tuple["Manifest", str]:
-        """And the file's SHA-256."""
+    def read(path: Path) -> tuple["Manifest", str]:
+        """The manifest and its file's SHA-256, as `load`."""
         missing = f"{path.parent} is no baked set (it has no {MANIFEST}); make one with `fastgen bake recipe=...`"
         remedy = f"delete {path.parent} and bake again"
         data, fields = contents(path, missing, remedy)
@@ -176,7 +176,7 @@ class BakedSet:
         path = Path(path)
         deadline = time.monotonic() + _COLUMN_SECONDS
         while True:
-            manifest, sha256 = Manifest._read(path / MANIFEST)
+            manifest, sha256 = Manifest.read(path / MANIFEST)
             check_identity(path, manifest, expect)
             _check_named(path, manifest, plan)
             baked = BakedSet(path, manifest, sha256)
@@ -184,7 +184,7 @@ class BakedSet:
                 baked._check(full)
             except UserError:
                 # Another process that adds a column renames first the file and then its manifest.
-                if not (next_manifest(path).exists() or Manifest._read(path / MANIFEST)[1] != sha256):
+                if not (next_manifest(path).exists() or Manifest.read(path / MANIFEST)[1] != sha256):
                     raise
                 if time.monotonic() > deadline:
                     raise
@@ -296,6 +296,7 @@ def check_columns(path: Path, manifest: Manifest, name: str, stored: Any) -> Non
         if not right:
             raise UserError(f"{path} and its manifest differ in {what}: one of them was changed; bake the set again")
 
+    must(manifest.splits.keys() == manifest.specification["fingerprints"].keys(), "the splits")
     must(stored.samples == split.samples, f"samples ({stored.samples:,} and {split.samples:,})")
     # The file has them in the order in which they came, the manifest by name.
     must(sorted(columns) == sorted(["clean_label", "index", *split.columns]), "the label columns")
@@ -304,18 +305,23 @@ def check_columns(path: Path, manifest: Manifest, name: str, stored: Any) -> Non
     must(np.array_equal(np.sort(columns["index"]), np.arange(split.samples)), "the samples' indices")
     for column, described in split.columns.items():
         spec, given = LabelSpec(**described.spec), columns[column]
-        if spec.kind in LABELS:  # a kind of the user's own may not be registered here
-            must(LABELS[spec.kind].from_file or column == _name_of(spec), f"what {column} is")
-            changed = split.samples if spec.signs else int((given != clean).sum())
-            must(described.changed == changed, f"how many labels {column} changed")
-            must(_within(given, spec.classes(manifest.num_classes)), f"the labels of {column}")
+        must(_is_of(spec, described.spec, column), f"what {column} is")
+        changed = split.samples if spec.signs else int((given != clean).sum())
+        must(described.changed == changed, f"how many labels {column} changed")
+        must(_within(given, spec.classes(manifest.num_classes)), f"the labels of {column}")
 
 
-def _name_of(spec: LabelSpec) -> str | None:
+def settings_of(spec: LabelSpec) -> dict[str, Any]:
+    """What a manifest says of a resolved labelling."""
+    return {name: value for name, value in asdict(spec).items() if value is not None}
+
+
+def _is_of(spec: LabelSpec, settings: dict[str, Any], column: str) -> bool:
     try:
-        return spec.column_name
-    except UserError:  # its settings contradict each other
-        return None
+        right = digest(settings) == digest(settings_of(spec.resolved()))
+        return right and (LABELS[spec.kind].from_file or spec.column_name == column)
+    except UserError:  # an unknown kind, or settings that contradict each other
+        return False
 
 
 def _within(labels: np.ndarray, classes: int) -> bool:

@@ -157,12 +157,11 @@ class Export:
             raise UserError(f"{path} was exported by another version of fastgen; {remedy}")
         about = unsealed(About, path / EXPORT, fields, remedy)
         with refusals(path, "export the set again, or let this user read it"):
-            sha256 = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+            manifest, sha256 = Manifest.read(path / MANIFEST)
             if sha256 != about.manifest_sha256:
                 raise UserError(
                     f"{path}: the manifest changed (its hash is {sha256[:12]}, expected {about.manifest_sha256[:12]})"
                 )
-            manifest = Manifest.load(path / MANIFEST)
             check_identity(path, manifest, expect)
             _check_about(path / EXPORT, about, manifest)
             splits = {
