@@ -149,6 +149,7 @@ def bake(
                 say(f"baking {source.source} into {folder}{going_on}")
                 _bake_new(folder, source, splits, wanted, pixels, spec, plan)
             baked = BakedSet.open(folder, plan=plan)
+            _must_be_of(baked, splits["train"])
             missing = {n: s for n, s in wanted.items() if n not in baked.splits["train"].names}
             if missing:
                 _must_write(folder, refusal, f"has no label column {', '.join(missing)}")
@@ -191,6 +192,15 @@ def recover(folder: Path) -> None:
 def leftovers(folder: Path) -> list[Path]:
     """Files in the set's `folder` that a process which died left behind."""
     return [left for left in (*folder.glob(".*"), *folder.glob("*.next")) if left.name != STAMP and left.is_file()]
+
+
+def _must_be_of(baked: BakedSet, source: Source) -> None:
+    manifest = baked.manifest
+    if (manifest.class_names, manifest.channels) != (source.class_names, source.channels):
+        raise UserError(
+            f"{baked.path} has other class names or channels than its source: the classes were renamed, or its manifest "
+            "was changed; delete it and bake again"
+        )
 
 
 def _must_write(folder: Path, refusal: OSError | None, lack: str) -> None:
