@@ -1,6 +1,7 @@
 """A recipe's baked set, and the commands that verify, show and export sets."""
 
 import io
+import os
 import time
 from pathlib import Path
 
@@ -35,14 +36,15 @@ _CELL = 96  # pixels, side of an image on the sheet
 def _open(named: list[str], full: bool) -> BakedSet | Export:
     """named: the path of a baked set or export, or recipe=NAME key=value ... for the recipe's, baked on first use."""
     if path := _path(named):
-        if path.is_file():
-            raise UserError(f"{path} is a file; name the folder of a baked set or export")
-        return (Export if (path / EXPORT).exists() else BakedSet).open(path, full=full)
+        with refusals(path, "name the folder of a baked set or export, and let this user read it"):
+            if path.is_file():
+                raise UserError(f"{path} is a file; name the folder of a baked set or export")
+            return (Export if (path / EXPORT).exists() else BakedSet).open(path, full=full)
     return BakedSet.open(bake_recipe(parse(named)).path, full=full)
 
 
 def _path(named: list[str]) -> Path | None:
-    return Path(named[0]) if len(named) == 1 and ("=" not in named[0] or Path(named[0]).exists()) else None
+    return Path(named[0]) if len(named) == 1 and ("=" not in named[0] or os.path.exists(named[0])) else None
 
 
 def verify(named: list[str]) -> None:

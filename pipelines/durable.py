@@ -85,7 +85,11 @@ def write_atomically(path: Path, content: str | bytes, last: bool = False) -> No
 def share(path: Path, folder: Path) -> None:
     """Let those read and write `path`, a file or folder, who may do so in `folder`, whatever the umask is."""
     with suppress(OSError):  # a file system without such rights
-        path.chmod(folder.stat().st_mode & (0o777 if path.is_dir() else 0o666))
+        path.chmod(_file_mode(folder) | (folder.stat().st_mode & 0o111 | 0o100 if path.is_dir() else 0))
+
+
+def _file_mode(folder: Path) -> int:
+    return folder.stat().st_mode & 0o666 | 0o600
 
 
 @contextmanager
@@ -96,7 +100,7 @@ def one_at_a_time(lock: Path, say: Callable[[str], None]) -> Iterator[OSError | 
     The system frees the lock of a process that dies, so that a file which is left means nothing. say: is told that
     another process is waited for.
     """
-    held = FileLock(lock, mode=lock.parent.stat().st_mode & 0o666)
+    held = FileLock(lock, mode=_file_mode(lock.parent))
     try:
         held.acquire(timeout=0)
     except Timeout:

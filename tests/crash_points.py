@@ -67,9 +67,13 @@ def watched(below: Path, stop: Callable[[int, str], None]) -> Iterator[list[str]
 
         return call
 
-    with mock.patch.object(builtins, "open", opening), mock.patch.object(io, "open", opening):
-        with mock.patch.multiple(os, **{name: counted(name, getattr(os, name)) for name in _CALLS}):
-            yield points
+    calls = {name: counted(name, getattr(os, name)) for name in _CALLS}
+    with (
+        mock.patch.object(builtins, "open", opening),
+        mock.patch.object(io, "open", opening),
+        mock.patch.multiple(os, **calls),
+    ):
+        yield points
 
 
 def deaths(below: Path, work: Callable[[], object]) -> Callable[[int], bool]:

@@ -198,7 +198,7 @@ def _must_be_of(baked: BakedSet, source: Source) -> None:
     manifest = baked.manifest
     if (manifest.class_names, manifest.channels) != (source.class_names, source.channels):
         raise UserError(
-            f"{baked.path} has other class names or channels than its source: the classes were renamed, or its manifest "
+            f"{baked.path} has other class names or channels than its source: classes were renamed, or its manifest "
             "was changed; delete it and bake again"
         )
 

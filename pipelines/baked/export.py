@@ -83,9 +83,9 @@ def export(
     if labels is not None and labels not in (known := labellings(baked.splits["train"])):
         raise UserError(f"{baked.path} has no label column '{labels}': {did_you_mean(labels, known)}")
     chosen["train"] = labels or chosen["train"]
-    if output.exists():
-        raise UserError(f"{output} exists already; name another folder with --output")
     with refusals(output, "name a folder that can be written, on a disk with room, with --output"):
+        if output.exists():
+            raise UserError(f"{output} exists already; name another folder with --output")
         output.parent.mkdir(parents=True, exist_ok=True)
         headers = {split: beton.samples * 2 * _BLOCK * (3 + len(beton.names)) for split, beton in baked.splits.items()}
         need = sum(int(beton.sizes.sum()) + headers[split] for split, beton in baked.splits.items())
