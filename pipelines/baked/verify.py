@@ -12,7 +12,7 @@ from pipelines.baked.bake import BakeSpec, baked_again, file_order, statistics_f
 from pipelines.baked.manifest import BakedSet, Manifest
 from pipelines.baked.notes import parsed
 from pipelines.baked.shards import Export
-from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec, corrupt_labels, pixel_corruption
+from pipelines.corruptions import LABELS, PIXELS, LabelSpec, PixelSpec, corrupt_labels, pixel_corruption
 from pipelines.errors import UserError
 from pipelines.locations import data_root
 from pipelines.provenance import made_by
@@ -61,6 +61,8 @@ def _recompute_split(baked: BakedSet | Export, split: str, sources: dict[str, So
 
 
 def _cannot_recompute(spec: LabelSpec, name: str) -> str | None:
+    if spec.kind not in LABELS:
+        return f"the kind {spec.kind} is not known here"
     try:
         return None if spec.column_name == name else f"{spec.file} has changed"
     except UserError as error:
