@@ -228,7 +228,7 @@ ABOUT = {  # of export.json, with its hash made anew
     "another size": (lambda f: split_of(f)[0].update(bytes=5), "where export.json says 5"),
     "another hash": (lambda f: split_of(f)[0].update(sha256="0" * 64), "is damaged or was replaced"),
     "a shard less": (lambda f: split_of(f).pop(), "are of different sets"),
-    "shards swapped": (lambda f: split_of(f).reverse(), "an image lies in no shard"),
+    "shards swapped": (lambda f: split_of(f).reverse(), "is not the table of these shards"),
     "a split less": (lambda f: f["splits"].pop("val"), "are of different sets"),
     "no such labels": (lambda f: f["labels"].update(train="pair"), "are of different sets"),
     "another table": (lambda f: f["tables_sha256"].update(train="0" * 64), "is missing, or not what"),

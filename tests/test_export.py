@@ -142,6 +142,34 @@ def test_the_command(baked, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "column"),
+    [
+        (["{path}"], "random_1_s0"),
+        (["{path}", "--labels", "random_0.25_s0"], "random_0.25_s0"),
+        (["{path}", "--labels", "label_true"], "label_true"),
+        (["recipe=quickstart", "data.labels.kind=pair", "data.labels.p=0.5"], "pair_0.5_s0"),
+        (["recipe=quickstart", "data.labels.kind=pair", "data.labels.p=0.5", "--labels", "random_1_s0"], "random_1_s0"),
+    ],
+)
+def test_cls_is_the_chosen_labelling(baked, tmp_path, arguments, column, capsys):
+    """And of the test set the true one."""
+    cli.main(["bake", "recipe=quickstart"])
+    capsys.readouterr()
+    out = tmp_path / "out"
+    given = [argument.format(path=baked.path) for argument in arguments]
+    assert cli.main(["export", *given, "--to", "webdataset", "--output", str(out)]) == 0
+    assert f"{out}: .cls is {column}" in capsys.readouterr().out
+    for split, name in (("train", column), ("val", "clean_label")):
+        with tarfile.open(out / f"{split}-000000.tar") as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar}
+        for key in {name.split(".")[0] for name in members}:
+            assert int(members[f"{key}.cls"]) == int.from_bytes(members[f"{key}.{name}.i64"], "little")
+    assert json.loads((out / "export.json").read_text())["labels"] == {"train": column, "val": "label_true"}
+    assert cli.main(["export", *given, "--to", "webdataset", "--output", str(out), "--labels", "label_tru"]) == 2
+    assert "has no label column 'label_tru'" in capsys.readouterr().err
+
+
 def test_an_export_that_fails_leaves_nothing_that_looks_whole(baked, tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.baked.export._image", lambda *_: (_ for _ in ()).throw(OSError("gone")))
     with pytest.raises(UserError, match="gone; name a folder that can be written"):

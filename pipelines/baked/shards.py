@@ -55,7 +55,22 @@ class Shards:
                 raise UserError(f"{path} {found}; export the set again, or copy the whole folder again")
         if not self.path.is_file() or hashlib.sha256(self.path.read_bytes()).hexdigest() != table_sha256:
             raise UserError(f"{self.path} is missing, or not what {EXPORT} says; export the set again")
-        table = self._table()
+        try:
+            right = self._read_table(folder, shards)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise UserError(f"{self.path} cannot be read ({error}); export the set again") from error
+        if not right:
+            raise UserError(f"{self.path} is not the table of these shards; export the set again")
+        self._open: dict[int, io.FileIO] = {}
+        self._most_open = len(shards)
+
+    def _read_table(self, folder: Path, shards: list[Shard]) -> bool:
+        """Whether it has an export's columns, and every image lies in a shard."""
+        table = pq.read_table(self.path)
+        types = dict.fromkeys(table.column_names, pa.int64()) | _PLACE
+        whole = table.num_rows and all(column.null_count == 0 for column in table.columns)
+        if not whole or dict(zip(table.schema.names, table.schema.types, strict=True)) != types:
+            return False
         self.names = [name for name in table.column_names if name not in _PLACE]
         self.columns = {name: table[name].to_numpy().copy() for name in self.names}
         self.samples = len(table)
@@ -66,23 +81,12 @@ class Shards:
         self._shard = files.indices.to_numpy()
         self._offset, self._bytes, self._crc = (table[name].to_numpy() for name in ("offset", "bytes", "crc32"))
         self._paths = [folder / name for name in files.dictionary.to_pylist()]
-        ends = np.array([shard.bytes for shard in shards], np.int64)[self._shard] - self._bytes
-        inside = (self._bytes > 0) & (self._offset >= 0) & (self._offset <= ends)
-        if [path.name for path in self._paths] != [shard.file for shard in shards] or not inside.all():
-            raise UserError(f"{self.path}: an image lies in no shard; export the set again")
-        self._open: dict[int, io.FileIO] = {}
-        self._most_open = len(shards)
-
-    def _table(self) -> pa.Table:
-        try:
-            table = pq.read_table(self.path)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{self.path} cannot be read ({error}); export the set again") from error
-        types = {name: pa.int64() for name in table.column_names} | _PLACE
-        whole = table.num_rows and all(column.null_count == 0 for column in table.columns)
-        if not whole or dict(zip(table.schema.names, table.schema.types, strict=True)) != types:
-            raise UserError(f"{self.path} has other columns than an export's table; export the set again")
-        return table
+        if [path.name for path in self._paths] != [shard.file for shard in shards]:
+            return False
+        if self._shard.min() < 0 or self._shard.max() >= len(shards):
+            return False
+        ends = np.array([shard.bytes for shard in shards])[self._shard] - self._bytes
+        return bool(((self._bytes > 0) & (self._offset >= 0) & (self._offset <= ends)).all())
 
     def encoded(self, rows_of_batches: list[np.ndarray]) -> Iterator[list[np.ndarray]]:
         """The image files of each batch: uint8 (bytes,) each, read ahead."""
