@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -31,6 +32,7 @@ from pipelines.baked.writer import Writer
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
 from pipelines.sources import SourceSpec, SyntheticSpec
+from pipelines.sources.tars import index_tar
 
 SOURCE = SourceSpec("synthetic", synthetic=SyntheticSpec(30, 22, 8))
 RANDOM, PAIR, NONE = LabelSpec("random"), LabelSpec("pair", 0.3), PixelSpec()
@@ -393,6 +395,23 @@ def test_a_read_only_cache_that_holds_the_set_is_used():
         )
         for each in (root, *root.rglob("*")):
             each.chmod(0o755)
+
+
+def test_a_read_only_cache_keeps_no_index_of_a_tar(tmp_path, monkeypatch):
+    with tempfile.TemporaryDirectory() as made:
+        root = Path(made)
+        with tarfile.open(root / "a.tar", "w") as tar:
+            tar.addfile(tarfile.TarInfo("n01.JPEG"))
+        for tars in (False, True):
+            monkeypatch.setenv("FASTGEN_CACHE", str(root / f"cache{tars}"))
+            (root / f"cache{tars}" / ("tars" if tars else "")).mkdir(parents=True)
+            for each in (root, *root.rglob("*")):
+                each.chmod(0o555)
+            assert (
+                as_another_user(lambda: str(index_tar(root / "a.tar", nested=False).names.to_pylist()))
+                == "[b'n01.JPEG']"
+            )
+            root.chmod(0o755)
 
 
 def test_a_cache_is_shared_whatever_the_umask_is(tmp_path):
