@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crash_points import deaths, full_disk, watched
+from filelock import FileLock
 from PIL import Image
 
 from fastgen import cli
@@ -22,7 +23,7 @@ from pipelines.baked import bake as bake_module
 from pipelines.baked import beton as beton_module
 from pipelines.baked import notes
 from pipelines.baked import writer as writer_module
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import BakeSpec, bake, lock_of
 from pipelines.baked.export import export
 from pipelines.baked.manifest import BakedSet
 from pipelines.baked.shards import Export
@@ -482,6 +483,23 @@ def test_clean_shows_and_frees(tmp_path, monkeypatch, capsys):
     left.mkdir()
     clean(str(tmp_path), "--yes")
     assert not left.exists()
+
+
+def test_who_waits_says_so_and_what_is_locked_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path))
+    path, said = bake(SOURCE, RANDOM, NONE, BakeSpec(), tmp_path).path, []
+    lock = lock_of(path)
+    with FileLock(lock):
+        waiting = threading.Thread(target=bake, args=(SOURCE, PAIR, NONE, BakeSpec(), tmp_path, said.append))
+        waiting.start()
+        deadline = time.monotonic() + 30
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert said == [f"waiting for another process, which holds {lock}"]
+        assert cli.main(["clean", "--keep-gb", "0", "--yes"]) == 0 and path.exists()
+    waiting.join()
+    assert "pair_0.3_s0" in BakedSet.open(path).splits["train"].names
+    capsys.readouterr()
 
 
 def test_few_open_files_are_enough(sets, tmp_path):
