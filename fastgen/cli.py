@@ -159,9 +159,10 @@ def bake(settings: Settings, only_print: Print = False) -> None:
 
 @app.command()
 def verify(named: PathOrSettings, only_print: Print = False) -> None:
-    """Hash every byte of a set and compare with its manifest.
+    """Hash every byte of a set, and compute its labels again.
 
-    PATH: a baked set, or an export of one. A recipe's is baked now if it is not there.
+    And some images, where its source is found. PATH: a baked set, or an export of one. A recipe's is baked now if it is
+    not there.
     """
     if only_print:
         _recipe(named, only_print)
@@ -193,6 +194,9 @@ def export(
     to: Annotated[str, typer.Option("--to", metavar="webdataset", help="Format.", autocompletion=_complete_export)],
     output: Annotated[Path | None, _path("--output", "FOLDER", "By default named after the set.")] = None,
     shard_mb: Annotated[int, _count("--shard-mb", "Size of a shard in MB.")] = 512,
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="COLUMN", help="Of .cls; else the recipe's, or a PATH's first.")
+    ] = None,
     only_print: Print = False,
 ) -> None:
     """Write a baked set as shards.
@@ -203,7 +207,28 @@ def export(
         _recipe(named, only_print)
     from fastgen.sets import export_set
 
-    export_set(named, to, output, shard_mb)
+    export_set(named, to, output, shard_mb, labels)
+
+
+@app.command()
+def clean(
+    folder: Annotated[Path | None, typer.Argument(metavar="FOLDER", hidden=True, exists=True, file_okay=False)] = None,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", min=0, metavar="DAYS", help="Remove sets not used for so long.")
+    ] = None,
+    keep_gb: Annotated[
+        float | None, typer.Option("--keep-gb", min=0, metavar="GB", help="Remove the least recently used beyond it.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it they are only shown.")] = False,
+) -> None:
+    """Show the cache of baked sets, and free it.
+
+    What processes that died left behind goes in any case; what is in use stays. FOLDER: in place of the cache one of
+    exports or of staged copies.
+    """
+    from fastgen.sets import clean
+
+    clean(folder, older_than, keep_gb, yes)
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """A recipe's baked set, and the commands that verify, show and export sets."""
 
+import io
+import os
 import time
 from pathlib import Path
 
@@ -10,11 +12,15 @@ from fastgen.recipe.load import parse
 from fastgen.recipe.schema import Recipe
 from fastgen.terminal import console
 from pipelines.baked.bake import bake
-from pipelines.baked.export import EXPORT, EXPORTS, export
+from pipelines.baked.clean import entries, remove, to_remove
+from pipelines.baked.export import EXPORT, EXPORTS, export, labellings
 from pipelines.baked.manifest import BakedSet
 from pipelines.baked.shards import Export
+from pipelines.baked.verify import recompute
 from pipelines.corruptions import LabelSpec
+from pipelines.durable import refusals, write_atomically
 from pipelines.errors import UserError
+from pipelines.locations import cache_root
 
 
 def bake_recipe(recipe: Recipe) -> BakedSet:
@@ -29,14 +35,23 @@ _CELL = 96  # pixels, side of an image on the sheet
 
 def _open(named: list[str], full: bool) -> BakedSet | Export:
     """named: the path of a baked set or export, or recipe=NAME key=value ... for the recipe's, baked on first use."""
-    if len(named) == 1 and "=" not in named[0]:
-        is_export = (Path(named[0]) / EXPORT).is_file()
-        return (Export if is_export else BakedSet).open(named[0], full=full)
+    if path := _path(named):
+        with refusals(path, "name the folder of a baked set or export, and let this user read it"):
+            if path.is_file():
+                raise UserError(f"{path} is a file; name the folder of a baked set or export")
+            return (Export if (path / EXPORT).exists() else BakedSet).open(path, full=full)
     return BakedSet.open(bake_recipe(parse(named)).path, full=full)
 
 
+def _path(named: list[str]) -> Path | None:
+    return Path(named[0]) if len(named) == 1 and ("=" not in named[0] or os.path.exists(named[0])) else None
+
+
 def verify(named: list[str]) -> None:
-    """Hash every byte and compare with the manifest. Raises UserError naming the first difference."""
+    """Hash every byte and compare with the manifest; compute labels and some images again, from seeds and source.
+
+    Raises UserError naming the first difference.
+    """
     started = time.perf_counter()
     baked = _open(named, full=True)
     shards = [shard.name for shard in sorted(baked.path.glob("*.tar"))]
@@ -45,6 +60,9 @@ def verify(named: list[str]) -> None:
     files = ", ".join(names) if len(names) < 4 else f"{names[0]} to {names[-1]}"
     seconds = time.perf_counter() - started
     print(f"{baked.path}: {files} match the manifest ({size / 1e6:,.1f} MB in {seconds:.1f} s)")
+    root = None if _path(named) else parse(named).data.root
+    for line in recompute(baked, root):
+        print(line)
 
 
 def inspect(named: list[str], images: Path | None = None) -> None:
@@ -52,22 +70,51 @@ def inspect(named: list[str], images: Path | None = None) -> None:
     baked = _open(named, full=False)
     show_summary(baked)
     if images is not None:
-        draw_samples(baked).save(images)
+        png = io.BytesIO()
+        draw_samples(baked).save(png, "PNG")
+        with refusals(images, "name another place with --images"):
+            write_atomically(images, png.getvalue())
         print(f"sample images with true -> given label: {images}")
 
 
-def export_set(named: list[str], to: str, output: Path | None = None, shard_mb: int = 512) -> None:
+def export_set(
+    named: list[str], to: str, output: Path | None = None, shard_mb: int = 512, labels: str | None = None
+) -> None:
     """Write a baked set as shards of about shard_mb MB. to: one of EXPORTS. output: a folder (None: named after the
-    set)."""
+    set). labels: the column that readers are given as the label (None: the recipe's, of a path the set's first)."""
     EXPORTS[to]  # raises for an unknown format, before anything is baked
     baked = _open(named, full=False)
     if isinstance(baked, Export):
         raise UserError(f"{baked.path} is an export; name the baked set that it was made from")
     output = output or Path(f"{baked.path.name}-{to}")
-    shards = export(baked, to, output, shard_mb << 20)
+    if labels is None and not _path(named):
+        labels = parse(named).data.labels.column_name
+    labels = labels or labellings(baked.splits["train"])[0]
+    shards = export(baked, to, output, shard_mb << 20, labels)
+    others = ", ".join(name for name in labellings(baked.splits["train"]) if name != labels)
+    print(f"{output}: .cls is {labels}{f' (with --labels it can be {others})' if others else ''}")
     for split, files in shards.items():
         samples, size = sum(shard.samples for shard in files), sum(shard.bytes for shard in files)
         print(f"{output}: {split}, {samples:,} samples in {len(files)} files, {size / 1e6:,.1f} MB")
+
+
+def clean(
+    folder: Path | None = None, older_than: float | None = None, keep_gb: float | None = None, yes: bool = False
+) -> None:
+    """Show the cache's sets (or those in `folder`), and with `yes` remove what processes that died left behind, sets
+    not used for older_than days, and the least recently used beyond keep_gb GB. What is in use stays."""
+    place = folder or cache_root() / "baked"
+    found = entries(place)
+    chosen = to_remove(found, older_than, None if keep_gb is None else keep_gb * 1e9)
+    table = Table("last used", "MB", "what", "where", "then")
+    for entry in found:
+        days = (time.time() - entry.used) / 86400
+        then = "kept" if entry not in chosen else "removed" if yes and remove(entry) else "in use" if yes else "goes"
+        table.add_row(f"{days:,.1f} days ago", f"{entry.bytes / 1e6:,.1f}", entry.kind, entry.path.name, then)
+    print(f"{place}: {len(found)} entries that nobody uses now, {sum(e.bytes for e in found) / 1e9:,.2f} GB")
+    console().print(table)
+    size = sum(entry.bytes for entry in chosen) / 1e9
+    print(f"{len(chosen)} of them, {size:,.2f} GB, " + ("were to be removed" if yes else "would be removed with --yes"))
 
 
 def show_summary(baked: BakedSet | Export) -> None:
@@ -81,7 +128,7 @@ def show_summary(baked: BakedSet | Export) -> None:
     )
     table = Table("split", "samples", "MB", "image", "label column", "changed", "of")
     for name, split in manifest.splits.items():
-        width, height = split.image["width"], split.image["height"]
+        width, height = split.image.width, split.image.height
         size = f"{width}x{height}" if width else "varying"
         for column, described in split.columns.items():
             share = f"{100 * described.changed / split.samples:.2f} %"

@@ -347,7 +347,7 @@ def test_damage_is_found_when_the_set_is_opened(tmp_path, what):
     elif what == "manifest":
         manifest.write_text(manifest.read_text()[:100])
     elif what == "schema":
-        manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 99'))
+        manifest.write_text(manifest.read_text().replace('"schema": 2', '"schema": 99'))
     with pytest.raises(UserError, match=r"train\.beton|manifest\.json"):
         BakedSet.open(baked.path)
 

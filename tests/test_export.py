@@ -34,13 +34,13 @@ def exported(baked, tmp_path_factory):
 
 
 def check(beton, row, image, cls, columns):
-    """One sample of an export against the file."""
+    """One sample of an export against the file: what a reader trains on is the first labelling."""
     if image.startswith(b"\xff\xd8"):
         begin = int(beton.ptr[row])
         assert image == beton.data[begin : begin + int(beton.sizes[row])].tobytes()
     else:
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(image))), beton.image(row))
-    assert int(cls) == beton.columns["clean_label"][row]
+    assert int(cls) == beton.columns[beton.names[2]][row]
     assert columns == {name: values[row] for name, values in beton.columns.items()}
 
 
@@ -142,9 +142,37 @@ def test_the_command(baked, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "column"),
+    [
+        (["{path}"], "random_1_s0"),
+        (["{path}", "--labels", "random_0.25_s0"], "random_0.25_s0"),
+        (["{path}", "--labels", "label_true"], "label_true"),
+        (["recipe=quickstart", "data.labels.kind=pair", "data.labels.p=0.5"], "pair_0.5_s0"),
+        (["recipe=quickstart", "data.labels.kind=pair", "data.labels.p=0.5", "--labels", "random_1_s0"], "random_1_s0"),
+    ],
+)
+def test_cls_is_the_chosen_labelling(baked, tmp_path, arguments, column, capsys):
+    """And of the test set the true one."""
+    cli.main(["bake", "recipe=quickstart"])
+    capsys.readouterr()
+    out = tmp_path / "out"
+    given = [argument.format(path=baked.path) for argument in arguments]
+    assert cli.main(["export", *given, "--to", "webdataset", "--output", str(out)]) == 0
+    assert f"{out}: .cls is {column}" in capsys.readouterr().out
+    for split, name in (("train", column), ("val", "clean_label")):
+        with tarfile.open(out / f"{split}-000000.tar") as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar}
+        for key in {name.split(".")[0] for name in members}:
+            assert int(members[f"{key}.cls"]) == int.from_bytes(members[f"{key}.{name}.i64"], "little")
+    assert json.loads((out / "export.json").read_text())["labels"] == {"train": column, "val": "label_true"}
+    assert cli.main(["export", *given, "--to", "webdataset", "--output", str(out), "--labels", "label_tru"]) == 2
+    assert "has no label column 'label_tru'" in capsys.readouterr().err
+
+
 def test_an_export_that_fails_leaves_nothing_that_looks_whole(baked, tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.baked.export._image", lambda *_: (_ for _ in ()).throw(OSError("gone")))
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(UserError, match="gone; name a folder that can be written"):
         export(baked, "webdataset", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("pipelines.baked.export.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10}))

@@ -82,7 +82,7 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     """
     data = recipe.data
 
-    def path_and_hash() -> tuple[Path, str]:
+    def path_and_identity() -> tuple[Path, str]:
         if data.shards is None:
             baked: BakedSet | Export = bake_recipe(recipe)
         else:
@@ -93,12 +93,12 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
                     f"data.shards={baked.path} has no label column '{column}' but {', '.join(known)}; bake it with "
                     "that labelling (bake.columns) and export the set again"
                 )
-        return baked.path, baked.sha256
+        return baked.path, baked.manifest.identity
 
-    path, sha256 = on_main(accelerator, path_and_hash)
+    path, identity = on_main(accelerator, path_and_identity)
     opened: Callable[..., BakedSet | Export] = BakedSet.open if data.shards is None else Export.open
     stage = Path(data.stage) if data.stage else None
-    baked = everywhere(accelerator, lambda: opened(staged(path, stage) if stage else path, expect=sha256))
+    baked = everywhere(accelerator, lambda: opened(staged(path, stage) if stage else path, expect=identity))
     image_size, crop = _sizes(baked, data)
     data.normalize.validate(baked.manifest.channels)
     sampler = Sampler(

@@ -4,25 +4,35 @@ A set is found again by its specification (source fingerprint, pixel corruption,
 twice. Labels are columns of it: another labelling of the same images copies the payload, and encodes nothing.
 """
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
+from pipelines.baked import notes
 from pipelines.baked.beton import JPEG, PAGE_BYTES, RAW, Beton, Hashes, bytes_of
-from pipelines.baked.manifest import MANIFEST, BakedSet, Column, Manifest, Split, describe
+from pipelines.baked.manifest import (
+    MANIFEST,
+    STAMP,
+    BakedSet,
+    Column,
+    Manifest,
+    Split,
+    describe,
+    folder_name,
+    next_manifest,
+    settings_of,
+)  # fmt: skip
 from pipelines.baked.writer import Writer, add_columns
 from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec, Statistics, corrupt_labels, pixel_corruption
-from pipelines.durable import check_room, sync_folder, write_durably
+from pipelines.durable import Refused, check_room, one_at_a_time, refusals, share, sync_folder, write_durably
 from pipelines.errors import UserError, did_you_mean
 from pipelines.locations import cache_root
 from pipelines.prefetch import Prefetcher
@@ -30,7 +40,7 @@ from pipelines.progress import tracked
 from pipelines.provenance import made_by
 from pipelines.randomness import permutation
 from pipelines.sources import SPLITS, Source, SourceSpec, open_source, which_samples
-from pipelines.sources.decoding import Decoded, read_image
+from pipelines.sources.decoding import Decoded, decode, read_image
 
 ENCODINGS = ("raw", "jpeg")
 _SIDE, _JPEG_SIDE = 65535, 65500  # pixels: what a .beton says of an image's sides, and what libjpeg encodes
@@ -53,6 +63,10 @@ class BakeSpec:
     quality: int = 90
     columns: list[LabelSpec] = field(default_factory=list)
     workers: int | None = None
+
+    @property
+    def threads(self) -> int:
+        return self.workers or len(os.sched_getaffinity(0))
 
     def validate(self, pixels: PixelSpec) -> None:
         """Raises UserError on settings that contradict each other."""
@@ -121,28 +135,85 @@ def bake(
     wanted = {s.column_name: s.resolved() for s in (labels, *spec.columns)}
     splits = {name: opened for name in SPLITS if (opened := open_source(source, name)) is not None}
     plan = specification(source, pixels, spec, {name: s.fingerprint for name, s in splits.items()})
-    digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:12]
     root = (cache or cache_root()) / "baked"
-    folder = root / f"{source.source}-{pixels.kind}-{spec.encoding}-{digest}"
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{folder.name}.lock"):
-        _finish_extension(folder)
-        if not (folder / MANIFEST).is_file():
-            going_on = " (going on from where it was stopped)" if _unfinished(folder).exists() else ""
-            say(f"baking {source.source} into {folder}{going_on}")
-            for note in (note for split in splits.values() for note in split.notes):
-                say(note)
-            _bake_new(folder, splits, wanted, pixels, spec, plan)
-        baked = BakedSet.open(folder)
-        missing = {n: s for n, s in wanted.items() if n not in baked.splits["train"].names}
-        if missing:
-            say(f"adding {', '.join(missing)} to {folder}")
-            _extend(baked, splits["train"], missing)
-            baked = BakedSet.open(folder)
-        return baked
+    folder = root / folder_name(plan)
+    remedy = "free some space (`fastgen clean` shows the cache), or set FASTGEN_CACHE to a folder that can be written"
+    with refusals(root, remedy):
+        root.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(lock_of(folder), say) as refusal:
+            if refusal is None:
+                recover(folder)
+            if not (folder / MANIFEST).is_file():
+                _must_write(folder, refusal, "is not baked yet")
+                going_on = " (going on from where it was stopped)" if unfinished_of(folder).exists() else ""
+                say(f"baking {source.source} into {folder}{going_on}")
+                for note in (note for split in splits.values() for note in split.notes):
+                    say(note)
+                _bake_new(folder, source, splits, wanted, pixels, spec, plan)
+            baked = BakedSet.open(folder, plan=plan)
+            _must_be_of(baked, splits["train"])
+            missing = {n: s for n, s in wanted.items() if n not in baked.splits["train"].names}
+            if missing:
+                _must_write(folder, refusal, f"has no label column {', '.join(missing)}")
+                say(f"adding {', '.join(missing)} to {folder}")
+                _extend(baked, splits["train"], missing)
+                baked = BakedSet.open(folder, plan=plan)
+            return baked
 
 
-def _file_order(n: int, split: str) -> np.ndarray:
+def lock_of(folder: Path) -> Path:
+    """The file whose lock a process holds that makes or changes the set in `folder`."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def recover(folder: Path) -> None:
+    """Finish what a process that died has left to do in the set's `folder`, and remove what it left behind.
+
+    For the holder of the set's lock.
+    """
+    unfinished, following = unfinished_of(folder), next_manifest(folder)
+    if (folder / MANIFEST).is_file():
+        shutil.rmtree(unfinished, ignore_errors=True)
+    elif (unfinished / MANIFEST).is_file():  # written last
+        try:
+            whole = BakedSet.open(unfinished, full=True)
+        except UserError:
+            (unfinished / MANIFEST).unlink()
+        else:
+            _publish(whole, folder)
+    extended = notes.found(Manifest, following)
+    with suppress(UserError):
+        table = Beton(folder / "train.beton").hashes(payload=False).table if extended else None
+        if extended and table == extended.splits["train"].table_sha256:
+            following.rename(folder / MANIFEST)
+    for left in leftovers(folder):
+        with suppress(OSError):  # in another user's folder, where it does no harm
+            left.unlink()
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Files in the set's `folder` that a process which died left behind."""
+    return [left for left in (*folder.glob(".*"), *folder.glob("*.next")) if left.name != STAMP and left.is_file()]
+
+
+def _must_be_of(baked: BakedSet, source: Source) -> None:
+    manifest = baked.manifest
+    if (manifest.class_names, manifest.channels) != (source.class_names, source.channels):
+        raise UserError(
+            f"{baked.path} has other class names or channels than its source: classes were renamed, or its manifest "
+            "was changed; delete it and bake again"
+        )
+
+
+def _must_write(folder: Path, refusal: OSError | None, lack: str) -> None:
+    if refusal is not None:
+        raise Refused(
+            f"{folder} {lack}, and its cache cannot be written ({refusal.strerror}); have its owner bake that, or set "
+            "FASTGEN_CACHE to a folder of your own"
+        )
+
+
+def file_order(n: int, split: str) -> np.ndarray:
     """Sample index of each row: a fixed shuffle, so that a sequential read is already mixed."""
     return permutation(n, 0, "bake/order", split)
 
@@ -154,14 +225,14 @@ def _label_columns(
     for name, spec in specs.items():
         given = corrupt_labels(spec, source.labels, source.num_classes, source.total)
         arrays[name] = given[order]
-        settings = {k: v for k, v in asdict(spec).items() if v is not None}
         # A sign is no class, even where the two are the same number.
-        described[name] = Column(settings, len(given) if spec.signs else int((given != source.labels).sum()))
+        described[name] = Column(settings_of(spec), len(given) if spec.signs else int((given != source.labels).sum()))
     return arrays, described
 
 
 def _bake_new(
     folder: Path,
+    source_spec: SourceSpec,
     splits: dict[str, Source],
     labels: dict[str, LabelSpec],
     pixels: PixelSpec,
@@ -169,9 +240,10 @@ def _bake_new(
     plan: dict[str, Any],
 ) -> None:
     train, kind = splits["train"], PIXELS[pixels.kind]
-    workers = spec.workers or len(os.sched_getaffinity(0))
-    statistics = _statistics(train, spec, workers) if kind.needs_statistics else None
-    unfinished = _unfinished(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is in the way: it is no baked set (it has no {MANIFEST}); delete it and bake again")
+    statistics = statistics_for(train, pixels, spec)
+    unfinished = unfinished_of(folder)
     unfinished.mkdir(exist_ok=True)
     try:
         described = {}
@@ -181,32 +253,63 @@ def _bake_new(
             # Test labels are never touched.
             columns = labels if name == "train" else {"label_true": LabelSpec()}
             corrupt = pixel_corruption(pixels, name, statistics)
-            described[name] = _bake_split(unfinished / f"{name}.beton", source, name, columns, spec, corrupt, workers)
-            if kind.one_size and described[name].image["height"] is None:
+            described[name] = _bake_split(unfinished / f"{name}.beton", source, name, columns, spec, corrupt)
+            if kind.one_size and described[name].image.height is None:
                 raise UserError(
                     f"data.pixels.kind={pixels.kind} {kind.one_size}, and these differ in size; "
                     "set bake.square=true and bake.resolution"
                 )
+        _check_unchanged(source_spec, splits)
         manifest = Manifest(plan, train.class_names, train.channels, described, made_by("numpy", "pillow"))
         write_durably(unfinished / MANIFEST, manifest.to_json())
-        BakedSet(unfinished, manifest, hashlib.sha256(manifest.to_json().encode()).hexdigest()).write_stamp()
-        unfinished.rename(folder)
-        sync_folder(folder.parent)
-        for name in splits:
-            _done_path(folder / f"{name}.beton").unlink()
-    except UserError:
-        # The user changes data or settings, which make a set of another name: no bake would go on with these files.
-        shutil.rmtree(unfinished, ignore_errors=True)
+    except (UserError, OSError) as error:
+        # After a mistake in data or settings, the right set has another name, and no bake would go on with these files.
+        # What the system refused is tried again, and goes on behind the parts that are whole.
+        if not (isinstance(error, Refused | OSError) and _has_parts(unfinished)):
+            shutil.rmtree(unfinished, ignore_errors=True)
         raise
+    _publish(BakedSet.of(unfinished, manifest), folder)
 
 
-def _unfinished(folder: Path) -> Path:
+def _check_unchanged(spec: SourceSpec, splits: dict[str, Source]) -> None:
+    for name, source in splits.items():
+        again = open_source(spec, name)
+        if again is None or again.fingerprint != source.fingerprint:
+            raise UserError(
+                f"the {name} split of data.source={spec.source} changed while it was baked; bake again when nobody "
+                "writes to it"
+            )
+
+
+def _publish(whole: BakedSet, folder: Path) -> None:
+    """Give a set that is whole its place. If the process dies here, `recover` does it again."""
+    known = {MANIFEST, *(split.file for split in whole.manifest.splits.values())}
+    for path in whole.path.iterdir():
+        if path.name in known:
+            share(path, folder.parent)
+        else:
+            path.unlink()  # a note of what was done
+    whole.write_stamp()
+    share(whole.path, folder.parent)
+    sync_folder(whole.path)
+    whole.path.rename(folder)
+    sync_folder(folder.parent)
+
+
+def unfinished_of(folder: Path) -> Path:
     """Where a set is baked until it is whole. A bake that was stopped goes on from what it finds there."""
     return folder.with_name(f".{folder.name}.unfinished")
 
 
 def _done_path(path: Path) -> Path:
     return path.with_name(f".{path.stem}.done.json")
+
+
+def _has_parts(unfinished: Path) -> bool:
+    """Whether a bake would find anything to go on with."""
+    return any(_done_path(unfinished / f"{split}.beton").exists() for split in SPLITS) or any(
+        rows.stat().st_size for rows in unfinished.glob("*.rows")
+    )
 
 
 def _bake_split(
@@ -216,21 +319,20 @@ def _bake_split(
     labels: dict[str, LabelSpec],
     spec: BakeSpec,
     corrupt: Callable[[np.ndarray, int], np.ndarray],
-    workers: int,
 ) -> Split:
     """Write one file, or what is missing of it, and return the manifest's entry."""
-    order = _file_order(len(source), split)
+    order = file_order(len(source), split)
     arrays, columns = _label_columns(source, labels, order)
     arrays = {"clean_label": source.labels[order], "index": order, **arrays}
     done = _done_path(path)
-    if done.exists():
-        hashes = Hashes(**json.loads(done.read_text()))
-        if Beton(path).names == list(arrays) and Beton(path).hashes() == hashes:
-            return describe(path, Beton(path), hashes, columns)
-        done.unlink()
+    before = notes.found(Hashes, done)
+    with suppress(UserError):  # the file is not what the note says
+        if before and Beton(path).names == list(arrays) and Beton(path).hashes() == before:
+            return describe(path, Beton(path), before, columns)
+    done.unlink(missing_ok=True)
     with Writer(path, len(source), arrays) as writer:
         rest = order[writer.count :]
-        encoded = _encoded(source, rest, spec, corrupt, workers)
+        encoded = _encoded(source, rest, spec, corrupt)
         some = list(islice(encoded, _CHUNK))
         size = sum(len(bytes_of(data)) for data, *_ in some) / max(1, len(some))
         remedy = "set FASTGEN_CACHE to a larger disk, bake.resolution lower, or bake.encoding=jpeg"
@@ -238,7 +340,7 @@ def _bake_split(
         for image in tracked(chain(some, encoded), len(order), f"baking {split}", done=writer.count):
             writer.append(*image)
         hashes = writer.finish()
-    write_durably(done, json.dumps(asdict(hashes)))
+        write_durably(done, notes.sealed(hashes))
     return describe(path, Beton(path), hashes, columns)
 
 
@@ -246,46 +348,58 @@ def _extend(baked: BakedSet, source: Source, labels: dict[str, LabelSpec]) -> No
     """Add label columns to train.beton.
 
     The new file and the new manifest are written aside, then renamed in this order. If the process dies between
-    the two renames, `_finish_extension` does the second one.
+    the two renames, `recover` does the second one.
     """
     beton, split = baked.splits["train"], baked.manifest.splits["train"]
     arrays, described = _label_columns(source, labels, beton.columns["index"])
-    path = baked.path / split.file
-    following = path.with_suffix(".beton.next")
-    split.table_sha256 = add_columns(beton, following, arrays)
-    split.columns |= described
-    split.bytes = following.stat().st_size
-    write_durably(baked.path / f"{MANIFEST}.next", baked.manifest.to_json())
-    following.rename(path)
-    (baked.path / f"{MANIFEST}.next").rename(baked.path / MANIFEST)
-    sync_folder(baked.path)
+    path, following = baked.path / split.file, baked.path / f"{split.file}.next"
+    try:
+        split.table_sha256 = add_columns(beton, following, arrays)
+        split.columns |= described
+        split.bytes = following.stat().st_size
+        write_durably(next_manifest(baked.path), baked.manifest.to_json())
+        for new in (following, next_manifest(baked.path)):
+            share(new, baked.path)
+        following.rename(path)
+        next_manifest(baked.path).rename(baked.path / MANIFEST)
+        sync_folder(baked.path)
+    except (OSError, UserError):
+        recover(baked.path)
+        raise
     # The payload was checked when `baked` was opened, and copied as it was.
-    renewed = BakedSet(baked.path, baked.manifest, hashlib.sha256(baked.manifest.to_json().encode()).hexdigest())
-    renewed.write_stamp()
-
-
-def _finish_extension(folder: Path) -> None:
-    following, renamed = folder / f"{MANIFEST}.next", folder / "train.beton.next"
-    if not renamed.exists() and following.exists():
-        following.rename(folder / MANIFEST)
-    for left in (renamed, following):
-        left.unlink(missing_ok=True)
+    BakedSet.of(baked.path, baked.manifest).write_stamp()
 
 
 Encoded = tuple[bytes | np.ndarray, int, int, int]  # data, mode, width, height
 
 
 def _encoded(
-    source: Source, order: np.ndarray, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray], workers: int
+    source: Source, order: np.ndarray, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]
 ) -> Iterator[Encoded]:
     """Encode in `order` with threads (decoding, resizing and encoding release the interpreter lock)."""
 
     def work(chunk: np.ndarray) -> list[Encoded]:
-        return [_encode(source, int(index), spec, corrupt) for index in chunk]
+        return [encode(int(index)) for index in chunk]
+
+    def encode(index: int) -> Encoded:
+        with _reading(source, index):
+            return _encode(source, index, spec, corrupt)
 
     chunks = np.split(order, range(_CHUNK, len(order), _CHUNK))
-    for done in Prefetcher(workers).map(work, chunks):
+    for done in Prefetcher(spec.threads).map(work, chunks):
         yield from done
+
+
+def baked_again(
+    source: Source, indices: list[int], spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The images of some samples as a bake would store them, decoded: uint8 (H, W, 3) each."""
+    for index, (data, mode, *_) in zip(indices, _encoded(source, np.array(indices), spec, corrupt), strict=True):
+        yield np.asarray(decode(bytes(data), source.sample_name(index)) if mode == JPEG else data)
+
+
+def _reading(source: Source, index: int) -> AbstractContextManager[None]:
+    return refusals(Path(source.sample_name(index)), "the bake goes on from here when it can be read")
 
 
 def _encode(source: Source, index: int, spec: BakeSpec, corrupt: Callable[[np.ndarray, int], np.ndarray]) -> Encoded:
@@ -364,18 +478,24 @@ def _as_jpeg(image: Image.Image, quality: int) -> bytes:
         return file.read()
 
 
-def _statistics(source: Source, spec: BakeSpec, workers: int) -> Statistics:
+def statistics_for(source: Source, pixels: PixelSpec, spec: BakeSpec) -> Statistics | None:
+    """Those of the training set, where the pixel corruption needs them."""
+    return _statistics(source, spec) if PIXELS[pixels.kind].needs_statistics else None
+
+
+def _statistics(source: Source, spec: BakeSpec) -> Statistics:
     """Exact mean and standard deviation per channel of the fitted images, in integers."""
 
     def sums(chunk: np.ndarray) -> np.ndarray:
         total = np.zeros((3, 3), np.int64)
         for index in chunk:
-            flat = _pixels(source, int(index), spec).reshape(-1, 3).astype(np.int64)
+            with _reading(source, int(index)):
+                flat = _pixels(source, int(index), spec).reshape(-1, 3).astype(np.int64)
             total += np.stack([np.full(3, len(flat)), flat.sum(0), (flat * flat).sum(0)])
         return total
 
     chunks = np.split(np.arange(len(source)), range(_CHUNK, len(source), _CHUNK))
-    measured = tracked(Prefetcher(workers).map(sums, chunks), len(chunks), "measuring mean and variance")
+    measured = tracked(Prefetcher(spec.threads).map(sums, chunks), len(chunks), "measuring mean and variance")
     count, first, second = sum(measured, np.zeros((3, 3), np.int64)).astype(np.float64)
     mean = first / count
     std = np.sqrt(second / count - mean**2)

@@ -8,6 +8,7 @@ Source: ffcv/types.py, ffcv/fields/, ffcv/memory_allocator.py of FFCV 1.0.2.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import io
 from collections.abc import Iterator
@@ -98,6 +99,9 @@ class Beton:
                 # Now, as another bake may put a file with more columns in this one's place. Where mapping fails, `data`
                 # says so when the bytes are needed: data.stage may copy the file first.
                 with contextlib.suppress(OSError):
+                    # Held as long as the mapping, which has the file open: `fastgen clean` removes no set in use.
+                    with contextlib.suppress(OSError):
+                        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                     self._mapped = np.asarray(np.memmap(file, np.uint8, "r"))
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such file; bake it first (fastgen bake recipe=...)") from None

@@ -4,17 +4,20 @@ Why not FFCV's writer: it hangs when a worker fails, writes the final path in pl
 numpy's global generator.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from pipelines.baked.beton import PAGE_BYTES, PART_PAGES, Beton, Hashes, bytes_of, metadata_dtype, payload_start, tables
-from pipelines.durable import sync
+from pipelines.baked.notes import Count, Sha256, parsed
+from pipelines.durable import sync, write_durably
 from pipelines.errors import UserError
 
 NAME_BYTES = 16  # of a column's name at most: FFCV cuts longer ones without a word
@@ -36,7 +39,7 @@ class Writer:
     columns: int64 (samples,) each, in the order in which images will be appended; names of 1 to 16 bytes.
     page_bytes: a power of two that holds the largest image. Every finished part of the payload is flushed to the disk
     and noted beside the file (PATH.parts). A later Writer of the same file and shape keeps the parts whose hashes are
-    right, and `count` is the image to go on with.
+    right, and `count` is the image to go on with. At the end of its context, the notes of a finished file are removed.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Writer:
             self._metadata[f"c{i}"] = values
         self._sizes = np.zeros(samples, np.uint64)
         self._start = self._end = payload_start(samples, len(columns), page_bytes)
-        self._hash, self._hashed = hashlib.sha256(), 0
+        self._hash, self._hashed, self._finished = hashlib.sha256(), 0, False
         self._part_bytes = PART_PAGES * page_bytes
         self._log = _PartLog(path, samples, self._start)
         rows, self._parts = self._log.read(self._part_bytes)
@@ -61,7 +64,7 @@ class Writer:
             self._metadata["image"][name][: self.count] = rows[name]
         self._sizes[: self.count] = rows["size"]
         self._end += len(self._parts) * self._part_bytes
-        self._file = open(path, "r+b")  # noqa: SIM115 (closed by finish or __exit__)
+        self._file = open(path, "r+b")  # noqa: SIM115 (closed by __exit__)
         self._file.truncate(self._end)
         self._file.seek(self._end)
 
@@ -70,6 +73,8 @@ class Writer:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        if self._finished:
+            self._log.delete()
 
     def _put(self, data: bytes | np.ndarray) -> None:
         """Append bytes to the payload and to the hash of the part that they fall in."""
@@ -113,66 +118,97 @@ class Writer:
         self._put(data)
 
     def finish(self) -> Hashes:
-        """Write the tables and the header, flush to the disk, close, and return the hashes."""
+        """Write the tables and the header, flush to the disk, and return the hashes."""
         assert self.count == len(self._metadata), f"{self.count} of {len(self._metadata)} images written"
         if self._hashed:
             self._parts.append(self._hash.hexdigest())
         table = _write_tables(self._file, self.names, self._metadata, self._sizes, self.page_bytes, table_ptr=self._end)
-        self._file.close()
-        self._log.delete()
+        self._finished = True
         return Hashes(table, self._parts)
 
 
+@dataclass
+class _Shape:
+    """The first line of PATH.parts: which file the parts are of. start: where its payload begins."""
+
+    samples: Count
+    start: Count
+
+
+@dataclass
+class _Part:
+    """A line of PATH.parts. rows: how many images are whole with this part. Hashes: of its payload, and of the records
+    that it adds to PATH.rows."""
+
+    rows: Count
+    sha256: Sha256
+    rows_sha256: Sha256
+
+
 class _PartLog:
-    """PATH.parts: a line for each finished part with its hash, and PATH.rows: the records of the images in them."""
+    """PATH.parts: a line for each finished part, and PATH.rows: the records of the images in them.
+
+    A line that cannot be read, or is not right, ends what is done: the rest is written again.
+    """
 
     def __init__(self, path: Path, samples: int, start: int) -> None:
         self._path = path
         self._parts_path, self._rows_path = path.with_suffix(".parts"), path.with_suffix(".rows")
-        self._shape = {"samples": samples, "start": start}
+        self._shape = _Shape(samples, start)
         self.rows = 0
 
     def read(self, part_bytes: int) -> tuple[np.ndarray, list[str]]:
         """Records and hashes of the parts that are whole; what lies behind them is forgotten."""
-        parts = self._whole_parts(part_bytes)
-        self.rows = parts[-1]["rows"] if parts else 0
-        rows = np.fromfile(self._rows_path, _RECORD, self.rows) if parts else np.zeros(0, _RECORD)
+        parts, records = self._whole_parts(part_bytes)
+        rows = np.frombuffer(records, _RECORD)
+        self.rows = len(rows)
         self._path.touch()
-        self._parts_path.write_text("".join(json.dumps(line) + "\n" for line in [self._shape, *parts]))
-        rows.tofile(self._rows_path)
-        return rows, [part["sha256"] for part in parts]
+        write_durably(self._parts_path, _line(self._shape) + "".join(map(_line, parts)))
+        write_durably(self._rows_path, records)
+        return rows, [part.sha256 for part in parts]
 
-    def _whole_parts(self, part_bytes: int) -> list[dict[str, Any]]:
-        if not (self._path.exists() and self._parts_path.exists() and self._rows_path.exists()):
-            return []
-        shape, *lines = [
-            json.loads(line) for line in self._parts_path.read_text().split("\n") if line.endswith("}")
-        ] or [None]
-        noted = self._rows_path.stat().st_size // _RECORD.itemsize
-        whole: list[dict[str, Any]] = []
-        if shape != self._shape:
-            return whole
-        with open(self._path, "rb") as file:
-            file.seek(self._shape["start"])
-            for line in lines:
-                data = file.read(part_bytes)
-                if line["rows"] > noted or hashlib.sha256(data).hexdigest() != line["sha256"]:
-                    break
-                whole.append(line)
-        return whole
+    def _whole_parts(self, part_bytes: int) -> tuple[list[_Part], bytes]:
+        whole: list[_Part] = []
+        records = b""
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # no such file, or a line that is none
+            shape, *lines = self._parts_path.read_bytes().split(b"\n")
+            if parsed(_Shape, json.loads(shape)) == self._shape:
+                with open(self._path, "rb") as file, open(self._rows_path, "rb") as noted:
+                    file.seek(self._shape.start)
+                    for line in lines:
+                        part = parsed(_Part, json.loads(line))
+                        new = part.rows - len(records) // _RECORD.itemsize
+                        if new < 0 or part.rows > self._shape.samples:
+                            break
+                        added = noted.read(new * _RECORD.itemsize)
+                        right = part.sha256 == _sha256(file.read(part_bytes)) and part.rows_sha256 == _sha256(added)
+                        if not right:
+                            break
+                        whole.append(part)
+                        records += added
+        return whole, records
 
     def add(self, rows: np.ndarray, sha256: str) -> None:
         self.rows += len(rows)
-        with open(self._rows_path, "ab") as file:
-            file.write(rows.tobytes())
-            sync(file)
-        with open(self._parts_path, "a") as file:
-            file.write(json.dumps({"rows": self.rows, "sha256": sha256}) + "\n")
-            sync(file)
+        for path, content in (
+            (self._rows_path, rows.tobytes()),
+            (self._parts_path, _line(_Part(self.rows, sha256, _sha256(rows.tobytes()))).encode()),
+        ):
+            with open(path, "ab") as file:
+                file.write(content)
+                sync(file)
 
     def delete(self) -> None:
         self._parts_path.unlink()
         self._rows_path.unlink()
+
+
+def _line(note: _Shape | _Part) -> str:
+    return json.dumps(asdict(note)) + "\n"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _write_tables(

@@ -4,11 +4,11 @@ An index says where each file lies. Only headers are read for it (ustar, GNU and
 walking the 1.28 million of ImageNet takes minutes, and reading one afterwards a single `pread`.
 """
 
+import contextlib
 import hashlib
 import os
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.durable import aside, one_at_a_time
 from pipelines.errors import UserError
 from pipelines.locations import cache_root
 from pipelines.sources.layouts import is_image
@@ -60,12 +60,17 @@ def index_tar(path: Path, nested: bool) -> TarIndex:
     stamp = np.array([_VERSION, nested, status.st_size, status.st_mtime_ns], np.int64)
     place = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     cached = cache_root() / "tars" / f"{place}.npz"
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(cached.with_suffix(".lock")):  # of several processes one walks the archive
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a read-only cache, in which no index is kept
+        return _walk(path, nested)
+    with one_at_a_time(cached.with_suffix(".lock"), lambda _: None) as refusal:  # one process walks the archive
         index = _load(cached, stamp)
         if index is None:
             index = _walk(path, nested)
-            _save(cached, stamp, index)
+            if refusal is None:
+                with contextlib.suppress(OSError):  # a full disk: it is walked again the next time
+                    _save(cached, stamp, index)
     return index
 
 
@@ -147,8 +152,8 @@ def _members(file: BinaryIO, archive: str, start: int, end: int) -> Iterator[tup
 
 
 def _save(path: Path, stamp: np.ndarray, index: TarIndex) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
+    try:
+        with open(aside(path), "wb") as file:
             np.savez(
                 file,
                 stamp=stamp,
@@ -158,10 +163,10 @@ def _save(path: Path, stamp: np.ndarray, index: TarIndex) -> None:
                 offsets=index.offsets,
                 sizes=index.sizes,
             )
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(aside(path), path)
+    except BaseException:
+        aside(path).unlink(missing_ok=True)
+        raise
 
 
 def _load(path: Path, stamp: np.ndarray) -> TarIndex | None:
