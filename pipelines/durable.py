@@ -1,7 +1,9 @@
 """Files that are whole or not there, that are on the disk when a function returns, and that one process changes."""
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -80,6 +82,14 @@ def write_atomically(path: Path, content: str | bytes, last: bool = False) -> No
         raise
     if last:
         sync_folder(path.parent)
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file. Raises OSError for what is none: a pipe would be waited for."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", os.fspath(path))
+        return file.read()
 
 
 def share(path: Path, folder: Path) -> None:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fastgen.recipe.schema import Recipe, known_keys, leaves
 from fastgen.recipe.validation import validate
 from pipelines.corruptions import LabelSpec
+from pipelines.durable import read_regular
 from pipelines.errors import UserError, did_you_mean
 
 _KNOWN = known_keys()
@@ -120,7 +121,7 @@ def _is_group(key: str) -> bool:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        values = _read_yaml(path.read_text(), str(path))
+        values = _read_yaml(read_regular(path).decode(), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {_first_line(error)}") from None
     if not isinstance(values, dict):

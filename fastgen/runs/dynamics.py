@@ -9,6 +9,7 @@ metrics.jsonl at its end.
 import os
 import re
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from fastgen.terminal import console
+from pipelines.durable import read_regular
 from pipelines.errors import UserError
 
 FOLDER = "dynamics"
@@ -194,7 +196,7 @@ def _complete_epochs(folder: Path, run_dir: Path | str) -> Iterator[tuple[int, d
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(BytesIO(read_regular(path)))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or train again") from error
     filled = {name: table[name].fill_null(False if name in _FLAGS else 0) for name in table.column_names}

@@ -13,7 +13,8 @@ from fastgen.recipe.schema import Recipe
 from fastgen.runs.summary import SUMMARY
 from pipelines.backends import BACKENDS
 from pipelines.baked.manifest import MANIFEST, Manifest
-from pipelines.durable import aside, write_atomically
+from pipelines.baked.notes import parsed
+from pipelines.durable import aside, read_regular, write_atomically
 from pipelines.errors import UserError
 from pipelines.provenance import made_by
 
@@ -96,12 +97,12 @@ def begin(folder: Path, recipe: Recipe, data: Path, step: int) -> None:
     The recipe comes first: a folder that has it can be resumed, and one that has not is as good as empty.
     """
     write_atomically(folder / RECIPE, recipe.to_yaml())
-    write_atomically(folder / MANIFEST, (data / MANIFEST).read_text())
+    write_atomically(folder / MANIFEST, (data / MANIFEST).read_bytes())
     path = folder / MADE_BY
     try:
-        before = json.loads(path.read_text()) if path.exists() else []
+        before = parsed(list[dict[str, Any]], json.loads(read_regular(path))) if path.exists() else []
         entries = [*before, {"after_step": step, **made_by(*PACKAGES)}]
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or delete it, then resume the run") from None
     write_atomically(path, json.dumps(entries, indent=1) + "\n")
     (folder / SUMMARY).unlink(missing_ok=True)  # of what ended before: it is written again at the end
@@ -145,9 +146,14 @@ def _check_same(recipe: Recipe, folder: Path) -> None:
             )
 
 
+def manifest_of(folder: Path) -> Manifest:
+    """Of the set that the run in `folder` was trained on. Raises UserError for a damaged copy."""
+    return Manifest.load(folder / MANIFEST, f"restore it: {folder} is a run's folder, and nothing writes it again")
+
+
 def check_same_data(folder: Path, manifest: Manifest) -> None:
     """Raises UserError when the data under the same recipe are no longer those that the run was started with."""
-    before = Manifest.load(folder / MANIFEST).specification
+    before = manifest_of(folder).specification
     if before != manifest.specification:
         differ = [key for key in manifest.specification if before.get(key) != manifest.specification[key]]
         raise UserError(

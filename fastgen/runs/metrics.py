@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.runs.summary import metric
-from pipelines.durable import sync, write_atomically
+from pipelines.durable import read_regular, sync, write_atomically
 from pipelines.errors import UserError
 
 METRICS = "metrics.jsonl"
@@ -48,7 +48,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / METRICS
     try:
-        texts = path.read_bytes().split(b"\n")
+        texts = read_regular(path).split(b"\n")
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastgen.recipe.load import known_recipes, load, stored
 from fastgen.recipe.schema import Recipe
-from fastgen.runs.folder import RECIPE
+from fastgen.runs.folder import RECIPE, manifest_of
 from fastgen.runs.metrics import read_metrics
 from fastgen.runs.summary import FINISHED, Summary, metric
 from pipelines.baked.manifest import MANIFEST, BakedSet, Manifest
@@ -54,7 +54,7 @@ class Run:
 
     @cached_property
     def manifest(self) -> Manifest:
-        return Manifest.load(self.folder / MANIFEST)
+        return manifest_of(self.folder)
 
     @cached_property
     def labels(self) -> LabelSpec:

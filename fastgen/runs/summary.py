@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from pipelines.durable import write_atomically
+from pipelines.baked.notes import parsed
+from pipelines.durable import read_regular, write_atomically
 from pipelines.errors import UserError
 
 SUMMARY = "summary.json"
@@ -94,9 +95,9 @@ class Summary(Evaluation):
         """The summary of a run directory; None while the run has not ended. Raises UserError for a damaged file."""
         path = folder / SUMMARY
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(read_regular(path))
             values.setdefault("fitted_epoch", values["interpolation_epoch"])  # before there was train.fitted_at
-            return Summary(**values)
+            return parsed(Summary, values)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -29,7 +29,7 @@ from fastgen.runs.summary import Evaluation
 from fastgen.training.generators import generator_states, set_generator_states
 from fastgen.training.position import Position
 from fastgen.training.states import read_state, tensor_bytes, write_state
-from pipelines.durable import check_room, sync_folder, write_atomically
+from pipelines.durable import check_room, read_regular, sync_folder, write_atomically
 from pipelines.errors import UserError
 
 POSITION = "position.json"
@@ -190,7 +190,7 @@ def _write_position(checkpoint: Path, position: Position, files: dict[str, Any])
 def _read_position(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
     path = checkpoint / POSITION
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(read_regular(path))
         written = isinstance(values, dict) and values.pop(_DIGEST, None)
     except (OSError, ValueError) as error:
         raise _damaged(checkpoint, f"{path} is damaged ({error})") from None

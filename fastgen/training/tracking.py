@@ -17,7 +17,7 @@ from fastgen.runs.summary import SUMMARY, Summary
 from fastgen.terminal import console
 from fastgen.training.position import Position
 from fastgen.training.watching import Watcher
-from pipelines.durable import write_atomically
+from pipelines.durable import read_regular, write_atomically
 from pipelines.errors import UserError
 
 
@@ -72,7 +72,7 @@ def _wandb_id(folder: Path) -> str:
     if not path.exists():
         # An agent of a W&B sweep chooses the run's id, and waits for that run.
         write_atomically(path, os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8])
-    found = path.read_bytes().decode(errors="replace").strip()
+    found = read_regular(path).decode(errors="replace").strip()
     if not re.fullmatch(r"[\w-]{1,64}", found):
         raise UserError(f"{path} is damaged: it holds no id of W&B's; restore it, or delete it for a new run there")
     return found

@@ -130,15 +130,18 @@ class Manifest:
         return sealed(self)
 
     @staticmethod
-    def load(path: Path) -> "Manifest":
-        """Raises UserError where it is missing, damaged, changed, or of another version of fastgen."""
-        return Manifest.read(path)[0]
+    def load(path: Path, remedy: str | None = None) -> "Manifest":
+        """Raises UserError where it is missing, damaged, changed, or of another version of fastgen.
+
+        remedy: for one that lies elsewhere than with its set.
+        """
+        return Manifest.read(path, remedy)[0]
 
     @staticmethod
-    def read(path: Path) -> tuple["Manifest", str]:
+    def read(path: Path, remedy: str | None = None) -> tuple["Manifest", str]:
         """The manifest and its file's SHA-256, as `load`."""
         missing = f"{path.parent} is no baked set (it has no {MANIFEST}); make one with `fastgen bake recipe=...`"
-        remedy = f"delete {path.parent} and bake again"
+        remedy = remedy or f"delete {path.parent} and bake again"
         data, fields = contents(path, missing, remedy)
         schema = fields.get("schema")
         if schema not in (1, SCHEMA):

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,6 +66,10 @@ class Writer:
         self._sizes[: self.count] = rows["size"]
         self._end += len(self._parts) * self._part_bytes
         self._file = open(path, "r+b")  # noqa: SIM115 (closed by __exit__)
+        if self._parts:
+            self._file.write(bytes(self._start))  # what lies before the parts has no hash yet, and must be zeros
+        else:
+            self._file.truncate(0)
         self._file.truncate(self._end)
         self._file.seek(self._end)
 
@@ -159,6 +164,9 @@ class _PartLog:
 
     def read(self, part_bytes: int) -> tuple[np.ndarray, list[str]]:
         """Records and hashes of the parts that are whole; what lies behind them is forgotten."""
+        for path in (self._path, self._parts_path, self._rows_path):
+            if path.is_symlink() or (path.exists() and not path.is_file()):  # a pipe would be waited for
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         parts, records = self._whole_parts(part_bytes)
         rows = np.frombuffer(records, _RECORD)
         self.rows = len(rows)

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from pipelines.corruptions.tables import KINDS, read_labels
+from pipelines.durable import read_regular
 from pipelines.errors import UserError
 from pipelines.randomness import uniforms_of
 from pipelines.registry import Registry
@@ -84,7 +85,7 @@ class LabelSpec:
         if not path.is_file():
             raise UserError(f"data.labels.file={spec.file} does not exist, or is no file")
         try:  # the file's contents, not its place, say which labelling it is
-            content = path.read_bytes() + repr(spec.column).encode()
+            content = read_regular(path) + repr(spec.column).encode()
         except OSError as error:
             raise UserError(f"data.labels.file={spec.file} cannot be read: {error.strerror}") from error
         return "table_" + hashlib.sha256(content).hexdigest()[:10]

@@ -1,5 +1,6 @@
 """Label tables: files of given labels as label-noise projects publish them, a label for each training sample."""
 
+import io
 import json
 import warnings
 from collections.abc import Iterable
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.durable import read_regular
 from pipelines.errors import Note, UserError
 
 KINDS = ".npy, .npz, .csv, .parquet, .json, .pt"
@@ -117,15 +119,16 @@ def _read(path: Path, written: str) -> dict[str, np.ndarray]:
     """The columns of a file of one of KINDS."""
     suffix = path.suffix.lower()
     try:
+        data = read_regular(path)
         if suffix in (".npy", ".npz"):
-            loaded = np.load(path, allow_pickle=False)
+            loaded = np.load(io.BytesIO(data), allow_pickle=False)
             columns = _columns(loaded if suffix == ".npy" else dict(loaded))
         elif suffix == ".json":
-            columns = _columns(json.loads(path.read_text()))
+            columns = _columns(json.loads(data))
         elif suffix == ".pt":
-            columns = _columns(_load_tensors(path, written))
+            columns = _columns(_load_tensors(data, written))
         elif suffix in (".csv", ".parquet"):
-            columns = _read_rows(path, suffix)
+            columns = _read_rows(data, suffix)
         else:
             raise UserError(f"data.labels.file={written}: known kinds are {KINDS}")
     except UserError:
@@ -142,7 +145,7 @@ def _columns(loaded: Any) -> dict[str, np.ndarray]:
     return {"label": np.asarray(loaded)}
 
 
-def _load_tensors(path: Path, written: str) -> Any:
+def _load_tensors(data: bytes, written: str) -> Any:
     """What torch.save wrote, of tensors, numpy's arrays and plain values alone: nothing else in it is loaded."""
     import torch
 
@@ -152,7 +155,7 @@ def _load_tensors(path: Path, written: str) -> Any:
         allowed += [(rebuild._reconstruct, f"{module}._reconstruct"), (rebuild.scalar, f"{module}.scalar")]
     try:
         with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # its own text advises to load it without a check
         raise UserError(
             f"data.labels.file={written} is damaged, or holds more than tensors, numpy's arrays and plain values "
@@ -160,18 +163,18 @@ def _load_tensors(path: Path, written: str) -> Any:
         ) from error
 
 
-def _read_rows(path: Path, suffix: str) -> dict[str, np.ndarray]:
+def _read_rows(data: bytes, suffix: str) -> dict[str, np.ndarray]:
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
     if suffix == ".parquet":
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.read_table(io.BytesIO(data))
     else:
-        table = pyarrow.csv.read_csv(path)
+        table = pyarrow.csv.read_csv(io.BytesIO(data))
         if _are_numbers(table.column_names):  # the first row, of a file without a header
             options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
-            table = pyarrow.csv.read_csv(path, read_options=options)
+            table = pyarrow.csv.read_csv(io.BytesIO(data), read_options=options)
     plain = {name: pa.types.is_primitive(table.schema.field(name).type) for name in table.column_names}
     return {
         name: table.column(name).to_numpy() if plain[name] else np.asarray(table.column(name).to_pylist())
