@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from torture.forks import COUNT, DIE, FULL, KILLED, OK, REFUSED, TEAR, Child
+from torture.forks import COUNT, DIE, FULL, KILLED, OK, ONCE, REFUSED, TEAR, Child
 from torture.tasks import Found, Task
 from torture.trees import difference, tree
 from whole_runs import SMALL
 
 from fastgen import cli
+from pipelines.baked import bake, beton, writer
 
-_NAMES = {DIE: "died before", TEAR: "died within", FULL: "disk full from"}  # operation N
+_NAMES = {DIE: "died before", TEAR: "died within", FULL: "disk full from", ONCE: "disk full at"}  # operation N
 _CHUNK = 8  # trials of a task: few enough for the last tasks to end together
 _RUN = [
     *(one for one in SMALL if not one.startswith("run.")),
@@ -37,10 +38,14 @@ class Command:
     arguments: Callable[[Path], list[str]]
     before: Callable[[Path], list[list[str]]] = lambda root: []
 
-    def run(self, root: Path) -> None:
-        status = cli.main(self.arguments(root))
-        if status:
-            raise SystemExit(status)
+
+def _fastgen(arguments: list[str]) -> None:
+    """The command in this process, with .beton files of several parts without much data."""
+    for module in (beton, writer):
+        module.PART_PAGES = 1
+    bake.Writer = partial(writer.Writer, page_bytes=1 << 12)
+    if status := cli.main(arguments):
+        raise SystemExit(status)
 
 
 def _train(root: Path, *more: str) -> list[str]:
@@ -85,10 +90,10 @@ class Crashes:
         self._template, self._log = folder / "before", folder / "log.txt"
         self._template.mkdir(parents=True)
         for arguments in command.before(self._template):
-            outcome = self._child(self._template, lambda arguments=arguments: cli.main(arguments)).wait()
+            outcome = self._child(self._template, partial(_fastgen, arguments)).wait()
             assert outcome.kind == OK, outcome.said
         twin = self._copy("twin")
-        outcome = self._child(twin, lambda: command.run(twin), COUNT).wait()
+        outcome = self._child(twin, lambda: _fastgen(command.arguments(twin)), COUNT).wait()
         assert outcome.kind == OK, outcome.said
         self.places = outcome.operations
         self._expected = tree(twin)
@@ -109,15 +114,16 @@ class Crashes:
         """What was wrong after the attack at a place; "" where all is as it should be."""
         root = self._copy(f"trial-{os.getpid()}")
         try:
-            attacked = self._child(root, lambda: self.command.run(root), mode, place).wait()
-            expected = (OK, REFUSED) if mode == FULL else (KILLED, OK)
+            attacked = self._child(root, lambda: _fastgen(self.command.arguments(root)), mode, place).wait()
+            full = mode in (FULL, ONCE)
+            expected = (OK, REFUSED) if full else (KILLED, OK)
             if attacked.kind not in expected:
                 return f"{attacked.kind} at the attack: {attacked.said[-2000:]}"
-            if mode == FULL and attacked.kind == REFUSED and attacked.said.count("fastgen: ") != 1:
+            if full and attacked.kind == REFUSED and attacked.said.count("fastgen: ") != 1:
                 return f"not one line: {attacked.said[-2000:]}"
-            if self.command.name == "export" and mode != FULL and (root / "export").exists():
+            if self.command.name == "export" and not full and (root / "export").exists():
                 return self._compare(root)  # it is whole: `export` does not write over it
-            again = self._child(root, lambda: self.command.run(root)).wait()
+            again = self._child(root, lambda: _fastgen(self.command.arguments(root))).wait()
             if again.kind != OK and not (self.command.name == "export" and "exists already" in again.said):
                 return f"{again.kind} afterwards: {again.said[-2000:]}"
             return self._compare(root)
@@ -136,7 +142,7 @@ def tasks(number: int, seed: int, folder: Path) -> list[Task]:
     for command in COMMANDS:
         crashes = Crashes(command, folder / command.name)
         print(f"{command.name}: {crashes.places} places to die", flush=True)
-        places += [(crashes, mode, place) for place in range(1, crashes.places + 1) for mode in (DIE, TEAR, FULL)]
+        places += [(crashes, mode, place) for place in range(1, crashes.places + 1) for mode in _NAMES]
     places = random.Random(seed).sample(places, min(number, len(places)))
     return [
         Task("crash points", "crash points", partial(_trials, places[begin : begin + _CHUNK]))

@@ -1,7 +1,8 @@
 // Preloaded into a process: counts what it does to the files below a folder, and fails or dies at a chosen place.
 //
 //     arm(root/, mode, when)  from now on; mode: COUNT, DIE (before operation `when`, from 1), TEAR (the same, but a
-//                             write has written its first half), FULL (from operation `when` on nothing can be written)
+//                             write has written its first half), FULL (from operation `when` on nothing can be
+//                             written), ONCE (operation `when` alone cannot be)
 //     done()                  how many operations there were
 //
 // An operation is each creation, write, truncation, flush to the disk, rename, removal: what a power cut or a kill can
@@ -20,7 +21,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OFF, COUNT, DIE, TEAR, FULL };
+enum { OFF, COUNT, DIE, TEAR, FULL, ONCE };
 static int mode = OFF;
 static long when, count;
 static char root[PATH_MAX];
@@ -52,7 +53,7 @@ static int of_file(int file) {
 static int reached(int grows) {
     long now = __atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST);
     if ((mode == DIE || mode == TEAR) && now == when) kill(getpid(), SIGKILL);
-    if (mode == FULL && now >= when && grows) {
+    if (grows && (mode == FULL ? now >= when : mode == ONCE && now == when)) {
         errno = ENOSPC;
         return 1;
     }

@@ -15,7 +15,7 @@ from pathlib import Path
 from fastgen.errors import exit_code
 
 OK, REFUSED, KILLED, TRACEBACK, HANG = "ok", "refused", "killed", "traceback", "hang"
-COUNT, DIE, TEAR, FULL = 1, 2, 3, 4  # modes of dying.c
+COUNT, DIE, TEAR, FULL, ONCE = 1, 2, 3, 4, 5  # modes of dying.c
 _FAILED = 99  # exit code of a child with a traceback
 
 
