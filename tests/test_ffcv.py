@@ -94,6 +94,15 @@ def test_a_damaged_kernel_is_compiled_again(path, tmp_path, damage):
     assert (again["hits"], again["misses"], again["total"]) == (0, 1, first["total"])
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_code_of_another_user_is_not_run(path, tmp_path):
+    run(path, FASTGEN_CACHE=str(tmp_path / "cache"))
+    (kernel,) = (tmp_path / "cache" / "numba").rglob("*.kernel")
+    os.chown(kernel, 12345, 12345)
+    again = run(path, FASTGEN_CACHE=str(tmp_path / "cache"))
+    assert (again["hits"], again["misses"]) == (0, 1) and kernel.stat().st_uid == 0
+
+
 def jpegs(tmp_path, damage):
     """Twenty JPEGs of a uniform gray, of which row 5 is changed by `damage`."""
     with Writer(tmp_path / "j.beton", 20, {"index": np.arange(20) + 100, "clean_label": np.zeros(20, int)}) as writer:

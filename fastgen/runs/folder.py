@@ -102,7 +102,7 @@ def begin(folder: Path, recipe: Recipe, data: Path, step: int) -> None:
     try:
         before = parsed(list[dict[str, Any]], json.loads(read_regular(path))) if path.exists() else []
         entries = [*before, {"after_step": step, **made_by(*PACKAGES)}]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or delete it, then resume the run") from None
     write_atomically(path, json.dumps(entries, indent=1) + "\n")
     (folder / SUMMARY).unlink(missing_ok=True)  # of what ended before: it is written again at the end

@@ -100,5 +100,5 @@ class Summary(Evaluation):
             return parsed(Summary, values)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it and resume the run: it is written again") from None

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,10 +25,10 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fastgen.runs.summary import Evaluation
 from fastgen.training.generators import generator_states, set_generator_states
 from fastgen.training.position import Position
 from fastgen.training.states import read_state, tensor_bytes, write_state
+from pipelines.baked.notes import Count, Sha256, parsed
 from pipelines.durable import check_room, read_regular, sync_folder, write_atomically
 from pipelines.errors import UserError
 
@@ -37,6 +37,12 @@ _MODEL = "model.safetensors"
 _FILES, _DIGEST = "files", "sha256"  # keys of position.json: the other files, and the digest of all that it says itself
 # What reading a file raises that is whole and of another model.
 _OTHER = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, SafetensorError)
+
+
+@dataclass(frozen=True)
+class _File:
+    bytes: Count
+    sha256: Sha256
 
 
 class Stateful(Protocol):
@@ -192,16 +198,16 @@ def _read_position(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
     try:
         values = json.loads(read_regular(path))
         written = isinstance(values, dict) and values.pop(_DIGEST, None)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(checkpoint, f"{path} is damaged ({error})") from None
     if not written:
         raise UserError(f"{path} is damaged or of an earlier version of fastgen, which alone goes on with it")
     if written != _digest(values):
         raise _damaged(checkpoint, f"{path} is damaged")
-    files = values.pop(_FILES)
     try:
-        return Position(**{**values, "evaluation": Evaluation(**values["evaluation"])}), files
-    except (TypeError, KeyError) as error:
+        files = parsed(dict[str, _File], values.pop(_FILES))
+        return parsed(Position, values), {name: asdict(file) for name, file in files.items()}
+    except (ValueError, KeyError) as error:
         raise UserError(f"{path} is of another version of fastgen ({error}), which alone goes on with it") from None
 
 

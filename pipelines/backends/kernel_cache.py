@@ -44,7 +44,10 @@ class _KernelFiles(NullCache):  # type: ignore[misc]  # numba has no types
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
-            content = self._path(sig, target_context.codegen()).read_bytes()
+            with open(self._path(sig, target_context.codegen()), "rb") as file:
+                if os.fstat(file.fileno()).st_uid != os.geteuid():  # it is code, and of another user's making
+                    return None
+                content = file.read()
         except OSError:
             return None
         if hashlib.sha256(content[32:]).digest() != content[:32]:
@@ -58,9 +61,12 @@ class _KernelFiles(NullCache):  # type: ignore[misc]  # numba has no types
         path, content = self._path(sig, cres.codegen), dumps(cres._reduce())
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            os.replace(file.name, path)
+            # A folder of its own, which goes with all that a failure leaves in it.
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+                whole = Path(folder) / path.name
+                whole.write_bytes(hashlib.sha256(content).digest() + content)
+                whole.chmod(0o600)
+                whole.replace(path)
         except OSError as error:
             log.warning("the compiled kernel is not kept for the next process: %s", error)
 
