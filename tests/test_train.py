@@ -25,7 +25,9 @@ from fastgen import cli
 from fastgen.optim.schedules import SCHEDULES, learning_rate
 from fastgen.recipe.load import load
 from fastgen.runs.metrics import read_metrics
+from fastgen.runs.summary import Summary
 from fastgen.training import checkpoints
+from fastgen.training.data import Data
 from fastgen.training.loop import train
 from fastgen.training.position import Position
 from fastgen.training.tracking import start_wandb
@@ -155,6 +157,38 @@ class StopAfter(Watcher):
     def step(self, position: Position) -> None:
         if position.step == self.last:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("evaluation", [1, 2, 4])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_signal_within_an_evaluation(evaluation, split, tmp_path, monkeypatch):
+    """It is obeyed there, and what was broken off is the first that the continuation does."""
+    settings = [*SMALL, "data.eval_batch_size=7", "train.evaluate_epochs=1"]
+    expected = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'whole'}"]))
+    whole, seen = Data.evaluation, []
+
+    def signalled(self, name):
+        seen.append(name)
+        for number, batch in enumerate(whole(self, name)):
+            if seen.count(split) == evaluation and name == split and number == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert seen.count(split) < evaluation or name != split or number <= 3, "it goes on"
+            yield batch
+
+    AcceleratorState._reset_state(True)
+    settings += [f"run.dir={tmp_path / 'run'}"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(Data, "evaluation", signalled)
+        train(load("quickstart", settings))
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert Summary.read(tmp_path / "run").status == "interrupted"
+    position = json.loads((checkpoints.latest(tmp_path / "run" / "checkpoints") / "position.json").read_text())
+    assert (position["step"], position["evaluated_step"]) == (3 * evaluation, 3 * (evaluation - 1))
+    AcceleratorState._reset_state(True)
+    resumed = train(load("quickstart", [*settings, "run.resume=true"]))
+    assert (resumed.status, resumed.test_top1) == ("finished", expected.test_top1)
+    assert said(tmp_path / "run") == said(tmp_path / "whole")
+    assert same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
 def test_resuming_a_finished_run_adds_nothing(tmp_path):

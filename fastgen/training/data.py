@@ -59,11 +59,16 @@ class Data:
         """Seconds that this process has spent so far on moving training batches to the device."""
         return self.engines["train"].transfer_seconds
 
+    @property
+    def eval_batch_size(self) -> int:
+        """Global: over all processes."""
+        return self.spec.eval_batch_size or 4 * self.spec.batch_size
+
     def evaluation(self, split: str) -> Generator[Batch]:
         """This process's share of a whole split in file order. Test labels are the true ones."""
         sampler = Sampler(
             self.baked.splits[split].samples,
-            self.spec.eval_batch_size or 4 * self.spec.batch_size,
+            self.eval_batch_size,
             shuffle=False,
             rank=self.sampler.rank,
             world_size=self.sampler.world_size,

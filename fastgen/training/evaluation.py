@@ -1,6 +1,7 @@
 """Accuracy over every sample exactly once, against given and true labels, on the clean and corrupted part."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,18 @@ from pipelines.backends import Batch
 _OF_GIVEN_LABELS = {"loss", "top1", "top5"}  # the others compare with true labels
 
 
-def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Data) -> Evaluation:
+class _Stopped(Exception):
+    """Within an evaluation, the run is to end."""
+
+
+def evaluate_splits(
+    accelerator: Accelerator, network: torch.nn.Module, data: Data, stopped: Callable[[int], bool]
+) -> Evaluation | None:
     """`evaluate` on the training set and on the test set.
 
     Without a test split, the test set's fields are None. With signs for labels, they and all that compares with true
-    labels are None.
+    labels are None. stopped: is asked with the numbers of batches, the same ones in all processes; where it says so,
+    there is no evaluation.
     """
     # DDP would spread batch-norm statistics at the next training forward, which is after this evaluation.
     if accelerator.num_processes > 1:
@@ -29,12 +37,25 @@ def evaluate_splits(accelerator: Accelerator, network: torch.nn.Module, data: Da
     for split, stored in data.baked.splits.items():
         if signs and split != "train":
             continue  # its labels are classes
-        found = evaluate(accelerator, network, data.evaluation(split), data.prepare_eval)
+        with closing(data.evaluation(split)) as batches:
+            # The last batch may be too small for all processes to have a part of it.
+            asked = _until(batches, stored.samples // data.eval_batch_size, stopped)
+            try:
+                found = evaluate(accelerator, network, asked, data.prepare_eval)
+            except _Stopped:
+                return None
         assert found["count"] == stored.samples, f"{found['count']} of {stored.samples} {split} samples evaluated"
         part = "train" if split == "train" else "test"  # whatever the set calls it
         wanted = found.keys() - {"count"} if part == "train" and not signs else _OF_GIVEN_LABELS
         result |= {f"{part}_{key}": found[key] for key in wanted}
     return Evaluation(**result)
+
+
+def _until(batches: Iterable[Batch], number: int, stopped: Callable[[int], bool]) -> Iterator[Batch]:
+    for at, batch in enumerate(batches):
+        if at < number and stopped(at):
+            raise _Stopped
+        yield batch
 
 
 @torch.inference_mode()
@@ -54,27 +75,29 @@ def evaluate(
     was_training = model.training
     model.eval()
     sums = torch.zeros(8, dtype=torch.float64, device=accelerator.device)
-    for batch in batches:
-        with accelerator.autocast():
-            logits = logits_of(model(prepare(batch.images, batch.index)))
-        logits = logits.float()
-        best = logits.topk(min(5, logits.shape[1])).indices
-        hit = best[:, 0] == batch.label
-        hit_true = best[:, 0] == batch.clean_label
-        changed = batch.label != batch.clean_label
-        sums += torch.stack(
-            [
-                torch.full_like(sums[0], len(batch.label)),
-                F.cross_entropy(logits, batch.label, reduction="sum").double(),
-                hit.sum(),
-                (best == batch.label[:, None]).any(1).sum(),
-                hit_true.sum(),
-                changed.sum(),
-                (hit & changed).sum(),
-                (hit_true & changed).sum(),
-            ]
-        )
-    model.train(was_training)
+    try:
+        for batch in batches:
+            with accelerator.autocast():
+                logits = logits_of(model(prepare(batch.images, batch.index)))
+            logits = logits.float()
+            best = logits.topk(min(5, logits.shape[1])).indices
+            hit = best[:, 0] == batch.label
+            hit_true = best[:, 0] == batch.clean_label
+            changed = batch.label != batch.clean_label
+            sums += torch.stack(
+                [
+                    torch.full_like(sums[0], len(batch.label)),
+                    F.cross_entropy(logits, batch.label, reduction="sum").double(),
+                    hit.sum(),
+                    (best == batch.label[:, None]).any(1).sum(),
+                    hit_true.sum(),
+                    changed.sum(),
+                    (hit & changed).sum(),
+                    (hit_true & changed).sum(),
+                ]
+            )
+    finally:
+        model.train(was_training)
     totals = accelerator.reduce(sums, "sum")
     count, loss, top1, top5, true, corrupted, top1_corrupted, true_corrupted = totals.tolist()
 

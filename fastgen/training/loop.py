@@ -46,9 +46,7 @@ def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
                 if run.position.step_in_epoch == 0:
                     end_epoch(run, step)
                 run.decision = agree(run)
-                if run.decision == STOP:
-                    break
-                if evaluation_is_due(run):
+                if run.decision != STOP and evaluation_is_due(run):
                     evaluate(run)
                 if run.decision == CHECKPOINT:
                     save(run)
@@ -69,13 +67,14 @@ class Step:
 
 
 def steps(run: Training) -> Generator[Step]:
-    """All steps that are left. Each epoch opens a stream of batches, and closes it at its end or at the run's."""
+    """All steps that are left, until the run is stopped. Each epoch opens a stream of batches, and closes it at its end
+    or at the run's."""
     recipe, position, sampler = run.recipe, run.position, run.data.sampler
-    while position.step < run.total_steps and not fitted(run):
+    while not ended(run):
         epoch, device_epoch = position.epoch, torch.tensor(position.epoch, device=run.accelerator.device)
         run.clock.enter(WAIT)
         with closing(run.data.training(epoch, position.step_in_epoch)) as batches:
-            while position.epoch == epoch and position.step < run.total_steps and not fitted(run):
+            while position.epoch == epoch and not ended(run):
                 at = epoch * sampler.samples + position.step_in_epoch * recipe.data.batch_size
                 progress = position.step / run.total_steps
                 rate = learning_rate(recipe.schedule, recipe.optim.lr, at, sampler.samples, progress)
@@ -131,10 +130,11 @@ def running(run: Training) -> Iterator[None]:
         yield
 
 
-def fitted(run: Training) -> bool:
-    """Whether the run ends because its training set is fitted."""
+def ended(run: Training) -> bool:
+    """Whether no step is left, the run is stopped, or it ends because its training set is fitted."""
     settings = run.recipe.train
-    return settings.stop_at_interpolation and run.position.crossed(settings.fitted_at) is not None
+    fitted = settings.stop_at_interpolation and run.position.crossed(settings.fitted_at) is not None
+    return fitted or run.decision == STOP or run.position.step >= run.total_steps
 
 
 def log_progress(run: Training, step: Step) -> None:
@@ -182,11 +182,19 @@ def evaluation_is_due(run: Training) -> bool:
 
 
 def evaluate(run: Training) -> None:
+    """Evaluate, and log the result. A signal meanwhile stops the run: its continuation begins with this evaluation."""
     run.clock.enter(EVALUATE)
-    evaluation = evaluate_splits(run.accelerator, run.measured, run.data)
-    run.position.record(evaluation, run.recipe.train.fitted_at)
-    run.log(run.position.evaluation.line())
-    run.display.evaluated(run.position)
+
+    def stopped(batch: int) -> bool:
+        return run.agreement.reach(STOP if run.signal.received else CONTINUE, batch) == STOP
+
+    evaluation = evaluate_splits(run.accelerator, run.measured, run.data, stopped)
+    if evaluation is None:
+        run.decision = STOP
+    else:
+        run.position.record(evaluation, run.recipe.train.fitted_at)
+        run.log(run.position.evaluation.line())
+        run.display.evaluated(run.position)
     run.clock.enter(None)
 
 
