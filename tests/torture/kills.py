@@ -32,7 +32,11 @@ class Campaign:
     backend: str
     processes: int
     kills: int
-    epochs: int = 200
+
+    @property
+    def epochs(self) -> int:
+        """Long enough for some of the kills to find it in each part of its life."""
+        return 40 + 4 * self.kills
 
     @property
     def name(self) -> str:

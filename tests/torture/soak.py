@@ -14,7 +14,9 @@ from fastgen.training.loop import train
 from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
 
-_MOST_BYTES = 24 << 20  # of growth, from the first fifth of the epochs to the last: of fragments, not of what is kept
+# What may be added from the first fifth of the epochs to the last: MiB of fragments, threads and files of a stream that
+# is just ending. What is kept of each epoch would be more.
+_MOST = (24, 3, 3)
 
 
 class _Sampler(Watcher):
@@ -23,7 +25,7 @@ class _Sampler(Watcher):
 
     def epoch(self, epoch: int) -> None:
         memory = self.process.memory_info()
-        self.samples.append([memory.rss - memory.shared, self.process.num_threads(), self.process.num_fds()])
+        self.samples.append([(memory.rss - memory.shared) >> 20, self.process.num_threads(), self.process.num_fds()])
 
 
 def tasks(epochs: int) -> list[Task]:
@@ -47,9 +49,8 @@ def _soak(backend: str, epochs: int, folder: Path) -> Found:
     samples = json.loads(found.read_text())
     fifth = max(1, epochs // 5)
     first, last = ([max(values) for values in zip(*part, strict=True)] for part in (samples[:fifth], samples[-fifth:]))
-    said = (
-        f"{backend}: {epochs} epochs, memory {first[0] >> 20} -> {last[0] >> 20} MiB, threads {first[1]} -> {last[1]}, "
-    )
-    said += f"open files {first[2]} -> {last[2]}"
-    grows = last[0] > first[0] + _MOST_BYTES or last[1] > first[1] or last[2] > first[2]
+    names = ("MiB", "threads", "open files")
+    said = ", ".join(f"{name} {then} -> {now}" for name, then, now in zip(names, first, last, strict=True))
+    said = f"{backend} ({epochs} epochs: {said})"
+    grows = any(now > then + most for then, now, most in zip(first, last, _MOST, strict=True))
     return {said: 1}, [f"grows: {said}"] if grows else []
