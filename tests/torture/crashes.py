@@ -6,6 +6,7 @@ the same bytes, nothing left over.
 
 import os
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -119,7 +120,7 @@ class Crashes:
             expected = (OK, REFUSED) if full else (KILLED, OK)
             if attacked.kind not in expected:
                 return f"{attacked.kind} at the attack: {attacked.said[-2000:]}"
-            if full and attacked.kind == REFUSED and attacked.said.count("fastgen: ") != 1:
+            if full and attacked.kind == REFUSED and len(re.findall("^fastgen: ", attacked.said, re.M)) != 1:
                 return f"not one line: {attacked.said[-2000:]}"
             if self.command.name == "export" and not full and (root / "export").exists():
                 return self._compare(root)  # it is whole: `export` does not write over it

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-# Keys that say when, how fast or in how many pieces a run was done.
+# Keys that say when, how fast, in how many pieces and by which commit a run was done.
 _TIMES = {
     "wall_seconds", "images_per_second", "data_stall_fraction", "time_fractions", "advice", "seconds", "sha256",
-    "run_dir", "made_by",
+    "run_dir", "made_by", "manifest_sha256",
 }  # fmt: skip
 _NO_CONTENT = ("made_by.json", ".checked.json")  # what was done when: that they are there is compared
 _NOT_COMPARED = re.compile(r"(^|/)(\.[^/]*lock|[^/]*\.lock|logs/.*|wandb/.*|\.nfs.*)$")
