@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,7 +27,7 @@ def read_labels(file: str, column: str | None, true: np.ndarray, num_classes: in
     for each. Rows are in the order of an index column, if there is one. Raises UserError for a table that does not fit,
     or whose order is not known.
     """
-    columns = {name: values for name, values in _read(Path(file).expanduser(), file).items() if values.ndim}
+    columns = {name: values for name, values in _read(Path(os.path.expanduser(file)), file).items() if values.ndim}
     indices = [name for name in columns if name.strip().lower() in (_INDEX, *_UNNAMED)]
     clean = [name for name in _CLEAN if name in columns and name != column][:1]
     known = [name for name in columns if name not in (*_CLEAN, *indices)]
