@@ -257,7 +257,9 @@ def check_identity(path: Path, manifest: Manifest, expect: str | None) -> None:
 def _check_named(path: Path, manifest: Manifest, plan: dict[str, Any] | None) -> None:
     """Raises UserError unless the set is what the folder's name, where the cache gave it, and `plan` say."""
     name, right = path.absolute().name, folder_name(manifest.specification)
-    if (named_by_cache(name) and name != right) or (plan is not None and digest(plan) != digest(manifest.specification)):
+    if (named_by_cache(name) and name != right) or (
+        plan is not None and digest(plan) != digest(manifest.specification)
+    ):
         raise UserError(
             f"{path} holds another set, {right}: it was renamed or replaced; give it that name back, or delete it and "
             "bake again"
