@@ -10,7 +10,6 @@ from rich.table import Table
 
 from fastgen.recipe.load import parse
 from fastgen.recipe.schema import Recipe
-from fastgen.runs.folder import RECIPE
 from fastgen.terminal import console
 from pipelines.baked.bake import bake
 from pipelines.baked.clean import entries, remove, to_remove
@@ -40,8 +39,6 @@ def _open(named: list[str], full: bool) -> BakedSet | Export:
         with refusals(path, "name the folder of a baked set or export, and let this user read it"):
             if path.is_file():
                 raise UserError(f"{path} is a file; name the folder of a baked set or export")
-            if (path / RECIPE).exists():  # beside a copy of its set's manifest
-                raise UserError(f"{path} is a run's folder; name its set with recipe={path / RECIPE}")
             return (Export if (path / EXPORT).exists() else BakedSet).open(path, full=full)
     return BakedSet.open(bake_recipe(parse(named)).path, full=full)
 

@@ -436,6 +436,9 @@ def test_clean_takes_only_sets(sets, tmp_path, capsys):
     before = files(tmp_path)
     assert cli.main(["clean", str(tmp_path / "runs"), "--older-than", "0", "--keep-gb", "0", "--yes"]) == 0
     assert files(tmp_path) == before and "0 entries" in capsys.readouterr().out
+    for command in ("verify", "inspect"):
+        assert cli.main([command, str(run)]) == 2
+        assert "holds no set, but a manifest, as a run's folder does" in capsys.readouterr().err
 
 
 def test_who_waits_says_so_and_what_is_locked_stays(tmp_path, monkeypatch, capsys):

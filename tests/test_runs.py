@@ -152,14 +152,6 @@ def test_a_damaged_recipe_of_a_run_is_named(content, tmp_path, capsys):
         _ = Run(tmp_path).settings
 
 
-def test_a_runs_folder_is_no_set(tmp_path, capsys):
-    (tmp_path / RECIPE).write_text("seed: 1")
-    (tmp_path / MANIFEST).write_text("{}")
-    for command in (["verify"], ["inspect"], ["export", "--to", "webdataset"]):
-        assert cli.main([*command, str(tmp_path)]) == 2
-        assert f"is a run's folder; name its set with recipe={tmp_path / RECIPE}" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(("labels", "words"), [("{kind: odd}", "unknown data.labels.kind 'odd'"), ("{p: 7}", "p=7.0")])
 def test_a_runs_labelling_that_is_none_is_named(labels, words, tmp_path):
     (tmp_path / RECIPE).write_text(f"data: {{labels: {labels}}}")

@@ -276,6 +276,11 @@ def _stamped(path: Path) -> Any:
 def _check_file(folder: Path, split: Split, payload: bool) -> Beton:
     path = folder / split.file
     remedy = f"it is damaged or was replaced; delete {folder} and bake again"
+    if not any(folder.glob("*.beton")):
+        raise UserError(
+            f"{path} is missing: {folder} holds no set, but a manifest, as a run's folder does; name the set's own "
+            "folder. One of the cache's is damaged: delete it and bake again"
+        )
     if not path.is_file():
         raise UserError(f"{path} is missing: {remedy}")
     size = path.stat().st_size
