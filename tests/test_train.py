@@ -28,7 +28,7 @@ from fastgen.runs.metrics import read_metrics
 from fastgen.training import checkpoints
 from fastgen.training.loop import train
 from fastgen.training.position import Position
-from fastgen.training.tracking import start_wandb
+from fastgen.training.tracking import Display, start_wandb
 from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
 from pipelines.errors import UserError
@@ -322,6 +322,12 @@ def test_divergence_is_an_error(tmp_path, capsys):
     assert cli.main(["train", *arguments, "track.log_steps=5", "train.stop_at_interpolation=false"]) == 1
     assert "training diverged. Lower optim.lr" in capsys.readouterr().err
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, SystemExit(1), OSError(28, "No space left on device")])
+def test_a_run_goes_on_where_nobody_reads(error, monkeypatch):
+    monkeypatch.setattr("rich.console.Console.print", Mock(side_effect=error))
+    Display(True, 10, 0).say("epoch 1")
 
 
 def test_without_a_test_split(tmp_path):
