@@ -268,7 +268,7 @@ def reproduce(
     data.limit_test, data.root, kernel.* (table3, table3_bandwidth), sgd.epochs (minnorm).
     """
     chosen = _parts(seeds, ",")
-    if not all(seed.isdigit() for seed in chosen) or len(set(chosen)) < len(chosen):
+    if not all(seed.isdecimal() for seed in chosen) or len(set(chosen)) < len(chosen):
         raise UserError(f"--seeds={seeds} must be different whole numbers, such as 0,1,2")
     from fastgen.paper.reproduce import reproduce
 

@@ -15,7 +15,7 @@ _PLACES = {
     getattr(errno, name)
     for name in (
         "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG", "ELOOP", "EACCES", "EPERM", "EROFS", "ENOSPC",
-        "EDQUOT", "EFBIG", "EMFILE", "ENFILE", "EIO", "ESTALE", "ETXTBSY", "EBUSY",
+        "EDQUOT", "EFBIG", "EMFILE", "ENFILE", "EIO", "ESTALE", "ETXTBSY", "EBUSY", "ENOTEMPTY", "ENXIO", "ENOLCK",
     )
 }  # fmt: skip
 
@@ -35,7 +35,7 @@ def exit_code(work: Callable[[], object]) -> int:
     try:
         work()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # once, not once a process
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine, not once a process
             _tell(error)
         return 2
     except OSError as error:

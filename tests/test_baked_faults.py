@@ -424,6 +424,23 @@ def test_clean_shows_and_frees(tmp_path, monkeypatch, capsys):
     assert not left.exists()
 
 
+def test_clean_takes_only_sets(sets, tmp_path, capsys):
+    """A run's folder holds a copy of the manifest, and others call a file so too."""
+    run, other = tmp_path / "runs" / "quickstart-001", tmp_path / "runs" / "other"
+    for folder in (run, other):
+        folder.mkdir(parents=True)
+        (folder / ".lock").touch()
+    shutil.copy(sets[0] / "manifest.json", run)
+    (other / "manifest.json").write_text("{}")
+    (tmp_path / "runs" / ".program.lock").touch()
+    before = files(tmp_path)
+    assert cli.main(["clean", str(tmp_path / "runs"), "--older-than", "0", "--keep-gb", "0", "--yes"]) == 0
+    assert files(tmp_path) == before and "0 entries" in capsys.readouterr().out
+    for command in ("verify", "inspect"):
+        assert cli.main([command, str(run)]) == 2
+        assert "holds no set, but a manifest, as a run's folder does" in capsys.readouterr().err
+
+
 def test_who_waits_says_so_and_what_is_locked_stays(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path))
     path, said = bake(SOURCE, RANDOM, NONE, BakeSpec(), tmp_path).path, []

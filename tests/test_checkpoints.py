@@ -135,6 +135,29 @@ def test_every_damage_is_found_and_named(name, saved):
     checkpoints.restore(accelerator, folder.parent / "step_00000003", *made(seed=1))  # as the message says
 
 
+def test_a_checkpoint_in_anothers_place_is_named(saved):
+    """Two whose folders changed names, and one that lacks its position."""
+    accelerator, folder = saved
+    before = folder.parent / "step_00000003"
+    for one, other in ((folder, folder.parent / "x"), (before, folder), (folder.parent / "x", before)):
+        one.rename(other)
+    with pytest.raises(UserError, match=r"step_00000004 holds step 3: it was renamed .* step_00000003, the one before"):
+        checkpoints.restore(accelerator, checkpoints.latest(folder.parent), *made())
+    (network, states), position = made(), Position(steps_per_epoch=5, step=3)
+    with pytest.raises(UserError, match="step_00000003 holds step 4"):  # and not taken for what is to be written
+        checkpoints.save(accelerator, folder.parent, position, 2, network, states)
+    (folder / "position.json").unlink()
+    with pytest.raises(UserError, match=r"step_00000004.position.json is damaged"):
+        checkpoints.restore(accelerator, checkpoints.latest(folder.parent), *made())
+
+
+def test_the_newest_goes_by_its_number(saved):
+    _, folder = saved
+    for name in ("step_99999999", "step_100000000", "step_100000001.old"):
+        (folder.parent / name).mkdir()
+    assert checkpoints.latest(folder.parent).name == "step_100000000"
+
+
 def test_another_network_is_told_from_damage(saved):
     accelerator, folder = saved
     other = torch.nn.Linear(2, 2)

@@ -306,3 +306,25 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     (folder / "dynamics" / "epoch-00002.parquet").unlink()
     with pytest.raises(UserError, match="epoch-00002.parquet is missing"):
         dynamics.per_sample(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("labels", lambda table: table.drop(["given_label"])),
+        ("labels", lambda table: table.slice(0, 1)),
+        ("labels", lambda table: table.append_column("more", pa.array([[1]] * len(table)))),
+        ("epoch-00001", lambda table: table.slice(0, 1)),
+        ("epoch-00001", lambda table: table.take([1, 0])),
+        ("epoch-00001", lambda table: table.set_column(1, "epoch", pa.array([2, 2], pa.int32()))),
+        ("epoch-00001", lambda table: table.set_column(7, "seen", pa.array(["x", "y"]))),
+        ("epoch-00001", lambda table: table.set_column(0, "index", pa.array([None, 1], pa.int64()))),
+    ],
+)
+def test_files_of_others_are_named(name, change, tmp_path):
+    folder = recorded(tmp_path / "run", [0, 1], [0, 1], [[(True, 1, 1)] * 2])
+    path = folder / "dynamics" / f"{name}.parquet"
+    assert len(dynamics.per_sample(folder)) == 2
+    pq.write_table(change(pq.read_table(path)), path)
+    with pytest.raises(UserError, match=r"(labels|epoch-00001).parquet .*; restore it, or train again"):
+        dynamics.per_sample(folder)

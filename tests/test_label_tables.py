@@ -140,7 +140,7 @@ REFUSED = {  # name: (suffix, content, column, words)
         "has the columns a, b; name one of them as data.labels.column",
     ),
     "unknown column": (".npz", {"a": NOISY}, "worse", "has the columns a; name one"),
-    "one number": (".npy", np.array(3), None, "name one of them"),
+    "one number": (".npy", np.array(3), None, "holds no list of labels"),
     "index with a sample twice": (
         ".csv",
         {"index": TWICE, **SHUFFLED},
@@ -257,3 +257,26 @@ def test_of_a_table_for_the_whole_set_the_first_rows_are_taken(suffix, indexed, 
     assert np.array_equal(columns[labels.column_name], noisy[columns["index"]]) and len(columns["index"]) == 7
     with pytest.raises(UserError, match="8 labels for 7 training samples, the first of 60"):
         corrupt_labels(LabelSpec("table", file=write(tmp_path / "8.npy", noisy[:8])), true[:7], K, N)
+
+
+def test_a_range_of_pandas_orders_the_rows(tmp_path):
+    """As `frame.iloc[::-1].to_parquet` writes it: the index is no column."""
+    path = tmp_path / "labels.parquet"
+    for start, stop, step in ((0, N, 1), (N - 1, -1, -1), (5, N + 5, 1)):
+        index = {"kind": "range", "name": None, "start": start, "stop": stop, "step": step}
+        metadata = {"pandas": json.dumps({"index_columns": [index], "columns": []})}
+        pyarrow.parquet.write_table(pa.table({"label": NOISY[::step]}).replace_schema_metadata(metadata), path)
+        spec = LabelSpec("table", file=str(path))
+        if start == 5:
+            with pytest.raises(UserError, match="does not number the samples"):
+                corrupt_labels(spec, CLEAN, K)
+        else:
+            assert np.array_equal(corrupt_labels(spec, CLEAN, K), NOISY)
+
+
+@pytest.mark.parametrize("content", ["5", '"x"', "{}", '{"0": 3}'])
+def test_a_file_without_labels_says_so(content, tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match="holds no list of labels"):
+        corrupt_labels(LabelSpec("table", file=str(path)), CLEAN, K)

@@ -101,6 +101,22 @@ def test_a_network_is_one_file_and_its_registry_line(tmp_path, monkeypatch):
     assert network(torch.randn(2, 3, 16, 16)).shape == (2, 10)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["model.options.num_classes=5"], "model.options.num_classes follows from the data"),
+        (["model.options.in_chans=1"], "model.options.in_chans follows from the data"),
+        (["model.name=vit_tiny_patch16_224"], "cannot be made for 3 x 8 x 8 images"),
+        (["model.name=resnet18", "model.options.features_only=true"], "it gives no logits"),
+        (["model.name=resnet18", "model.options.checkpoint_path=/dev/null"], "cannot be made"),
+        (["model.options.surprise=1"], "unexpected keyword argument 'surprise'"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before(settings, words):
+    with pytest.raises(UserError, match=words):
+        make_network(load("quickstart", settings), 10, 3, 8, torch.device("cpu"))
+
+
 def windows(image, size, stride, fill):
     """Of (H, W): (rows, columns, size, size) as TensorFlow's SAME lays them, from its documentation's formula."""
     padded, starts = image, []

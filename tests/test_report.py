@@ -105,10 +105,16 @@ def test_a_set_that_is_gone_and_mistakes(runs, page, tmp_path, monkeypatch, caps
     assert Run(runs / "a").baked() is None
     assert cli.main(["report", str(runs / "a"), "--output", str(tmp_path / "one.html")]) == 0
     assert "no longer in the cache" in (tmp_path / "one.md").read_text()
+    monkeypatch.undo()
+    shutil.copytree(runs / "a", tmp_path / "other")
+    recipe = tmp_path / "other" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("p: 0.5", "p: 0.25"))  # no such column was baked
+    assert cli.main(["report", str(tmp_path / "other"), "--output", str(tmp_path / "other.html")]) == 0
+    assert "no longer in the cache" in (tmp_path / "other.md").read_text()
     capsys.readouterr()
     for arguments, message in (
         ([], "Missing argument 'RUN'"),
-        ([str(tmp_path)], "is no run directory and contains none"),
+        ([str(tmp_path / "empty")], "is no run directory and contains none"),
         ([str(runs), "--output", "report.pdf"], "must end in .html"),
     ):
         assert cli.main(["report", *arguments]) == 2

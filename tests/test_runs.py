@@ -31,6 +31,14 @@ def test_a_damaged_summary_is_named(content, tmp_path):
         Summary.read(tmp_path)
 
 
+def test_a_summary_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    (tmp_path / SUMMARY).mkdir()
+    with pytest.raises(UserError, match=r"summary.json cannot be read \(Is a directory\)"):
+        Summary.read(tmp_path)
+    (tmp_path / "file").touch()
+    assert Summary.read(tmp_path / "file" / "run") is None
+
+
 def test_metrics_and_summary_have_the_same_names():
     names = [item.name for item in fields(Evaluation)]
     assert {item.name for item in fields(Summary)} >= set(names)
@@ -44,15 +52,15 @@ def test_metrics_and_summary_have_the_same_names():
 
 @pytest.mark.parametrize("evaluated", [True, False])
 def test_lines_that_will_come_again_are_left_out(evaluated, tmp_path):
-    steps = [{"step": step, "learning_rate": 0.1} for step in (1, 2, 3)]
-    evaluations = [{"step": step, **Evaluation(train_top1=1.0).line()} for step in (1, 2)]
+    steps = [{"step": step, "epoch": 0.5, "learning_rate": 0.1} for step in (1, 2, 3)]
+    evaluations = [{"step": step, "epoch": 0.5, **Evaluation(train_top1=1.0).line()} for step in (1, 2)]
     written = [steps[0], evaluations[0], steps[1], evaluations[1], steps[2]]
     (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in written) + '{"step": 4, "cut')
     file = MetricsFile(tmp_path, step=2, evaluated=evaluated)
-    file.write({"step": 3, "learning_rate": 0.2})
+    file.write({"step": 3, "epoch": 0.5, "learning_rate": 0.2})
     file.close()
     kept = written[:4] if evaluated else written[:3]
-    assert read_metrics(tmp_path) == [*kept, {"step": 3, "learning_rate": 0.2}]
+    assert read_metrics(tmp_path) == [*kept, {"step": 3, "epoch": 0.5, "learning_rate": 0.2}]
 
 
 @pytest.mark.parametrize(
@@ -63,20 +71,25 @@ def test_lines_that_will_come_again_are_left_out(evaluated, tmp_path):
         b"[]",
         b"3",
         b'{"epoch": 1}',
-        b'{"step": "1"}',
-        b'{"step": 1, "x": "y"}',
+        b'{"step": "1", "epoch": 1}',
+        b'{"step": -1, "epoch": 1}',
+        b'{"step": true, "epoch": 1}',
+        b'{"step": 1, "epoch": null}',
+        b'{"step": 1}',
+        b'{"step": 1, "epoch": 1, "x": "y"}',
+        b'{"step": 1, "epoch": 1, "x": 1' + b"0" * 400 + b"}",
         b"\xff\xfe",
         b"\0",
         b"[" * 9999,
     ],
 )
 def test_a_damaged_line_is_named_and_a_cut_last_one_is_none(line, tmp_path):
-    whole = b'{"step": 1}\n'
+    whole = b'{"step": 1, "epoch": 0.5}\n'
     (tmp_path / METRICS).write_bytes(whole + line + b"\n" + whole)
     with pytest.raises(UserError, match=r"line 2 of .*metrics.jsonl is damaged: .*; a resumed run goes on without it"):
         MetricsFile(tmp_path, step=1, evaluated=True)
     (tmp_path / METRICS).write_bytes(whole + line)
-    assert read_metrics(tmp_path) == [{"step": 1}]
+    assert read_metrics(tmp_path) == [{"step": 1, "epoch": 0.5}]
 
 
 def test_one_process_trains_in_a_folder(tmp_path):
@@ -93,6 +106,15 @@ def test_one_process_trains_in_a_folder(tmp_path):
         assert choose(recipe, lock) == tmp_path  # what it left is no run
 
 
+@pytest.mark.parametrize("name", ["plain", "my[1]", "a*", "a b"])
+def test_every_run_has_a_number_of_its_own(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"{name}.yaml").write_text("base: quickstart")
+    for number in (1, 2):
+        with RunLock() as lock:
+            assert choose(load(f"./{name}.yaml"), lock).name == f"{name}-00{number}"
+
+
 @pytest.mark.parametrize("content", ["", "[", "{}x", "3", "null"])
 def test_a_damaged_list_of_versions_is_named(content, tmp_path):
     recipe = load("quickstart", [f"run.dir={tmp_path}"])
@@ -102,7 +124,22 @@ def test_a_damaged_list_of_versions_is_named(content, tmp_path):
         begin(tmp_path, recipe, tmp_path, 0)
 
 
-@pytest.mark.parametrize("content", [b"", b"- 1", b"seed: x", b"\xff", b"seed: ${x}", b"data: 3", b"recipe: [1]"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"- 1",
+        b"seed: x",
+        b"\xff",
+        b"seed: ${x}",
+        b"data: 3",
+        b"recipe: [1]",
+        b"recipe: ???",
+        b"recipe: ${x}",
+        b"recipe: ../x",
+        b"seed: 1\nseed: 2",
+    ],
+)
 def test_a_damaged_recipe_of_a_run_is_named(content, tmp_path, capsys):
     (tmp_path / RECIPE).write_bytes(content)
     (tmp_path / MANIFEST).write_text("{}")
@@ -113,3 +150,10 @@ def test_a_damaged_recipe_of_a_run_is_named(content, tmp_path, capsys):
         assert "recipe.yaml" in said and said.count("\n") == 1
     with pytest.raises(UserError, match="recipe.yaml"):
         _ = Run(tmp_path).settings
+
+
+@pytest.mark.parametrize(("labels", "words"), [("{kind: odd}", "unknown data.labels.kind 'odd'"), ("{p: 7}", "p=7.0")])
+def test_a_runs_labelling_that_is_none_is_named(labels, words, tmp_path):
+    (tmp_path / RECIPE).write_text(f"data: {{labels: {labels}}}")
+    with pytest.raises(UserError, match=f"recipe.yaml: .*{words}"):
+        _ = Run(tmp_path).labels

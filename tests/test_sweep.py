@@ -61,6 +61,14 @@ def test_equal_experiments_are_one_point():
         (["recipe=quickstart", "seed=0,,1"], "empty value"),
         (["recipe=quickstart", "run.dir=here"], "run.dir is chosen by the sweep"),
         (["recipe=quickstart", "seed=0,1", "seed=2,3"], "seed is given twice"),
+        (["recipe=quickstart", "seed=0,1", "seed=2"], "seed is given twice"),
+        (
+            [
+                "recipe=quickstart",
+                *(f"{key}={','.join(map(str, range(1, 40)))}" for key in ("seed", "data.limit", "train.epochs")),
+            ],
+            "59,319 points",
+        ),
         (["recipe=quickstart", "seed=0,0"], "the same point twice: seed=0"),
         (["recipe=quickstart", "sed=0,1"], "did you mean 'seed'"),
         (["recipe=quickstart", "optim.name=sgd,adm"], "did you mean 'adamw'"),

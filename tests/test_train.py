@@ -30,7 +30,7 @@ from fastgen.training import checkpoints
 from fastgen.training.data import Data
 from fastgen.training.loop import train
 from fastgen.training.position import Position
-from fastgen.training.tracking import start_wandb
+from fastgen.training.tracking import Display, start_wandb
 from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
 from pipelines.errors import UserError
@@ -288,6 +288,18 @@ def test_resume_refuses_other_data_under_the_same_recipe(tmp_path):
         train(load("quickstart", settings))
 
 
+def test_resume_refuses_a_label_table_that_has_changed(tmp_path):
+    table, settings = tmp_path / "labels.npy", [*SMALL, "data.labels.kind=table", "data.labels.p=null"]
+    settings += [f"data.labels.file={tmp_path / 'labels.npy'}", f"run.dir={tmp_path / 'run'}", "train.max_steps=1"]
+    settings += ["schedule.kind=constant"]
+    np.save(table, np.zeros(100, np.int64))
+    train(load("quickstart", settings))
+    np.save(table, np.ones(100, np.int64))
+    AcceleratorState._reset_state(True)
+    with pytest.raises(UserError, match=r"trained on other labels: data.labels.file=.*labels.npy has changed"):
+        train(load("quickstart", [*settings, "run.resume=true", "train.max_steps=2"]))
+
+
 @pytest.mark.parametrize("setting", ["train.precision=bf16", "train.compile=true", "train.channels_last=false"])
 def test_options_that_change_how_it_is_computed(setting, tmp_path):
     small = [*SMALL, "model.name=fastgen_mlp_1x512", "model.dropout=0", "train.max_steps=6"]
@@ -314,11 +326,13 @@ def test_damaged_checkpoints_are_named(tmp_path):
 def test_checkpoints_are_whole_or_not_there(tmp_path):
     folder = tmp_path / "checkpoints"
     (folder / ".step_00000003.tmp").mkdir(parents=True)
-    (folder / "step_00000004").mkdir()  # no position: not one of ours, or half copied
+    (folder / "step_old").mkdir()
     assert checkpoints.latest(folder) is None
-    (folder / "step_00000002").mkdir()
+    for name in ("step_00000002", "step_00000004"):
+        (folder / name).mkdir()
     (folder / "step_00000002" / checkpoints.POSITION).touch()
-    assert checkpoints.latest(folder) == folder / "step_00000002"
+    # Without a position it is half copied or damaged: named by `restore`, and not passed over.
+    assert checkpoints.latest(folder) == folder / "step_00000004"
 
 
 def test_runs_are_numbered_and_the_latest_is_resumed(tmp_path):
@@ -342,6 +356,12 @@ def test_divergence_is_an_error(tmp_path, capsys):
     assert cli.main(["train", *arguments, "track.log_steps=5", "train.stop_at_interpolation=false"]) == 1
     assert "training diverged. Lower optim.lr" in capsys.readouterr().err
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, SystemExit(1), OSError(28, "No space left on device")])
+def test_a_run_goes_on_where_nobody_reads(error, monkeypatch):
+    monkeypatch.setattr("rich.console.Console.print", Mock(side_effect=error))
+    Display(True, 10, 0).say("epoch 1")
 
 
 def test_without_a_test_split(tmp_path):

@@ -1,5 +1,6 @@
 """Recipes as files: YAML with inheritance, dotted overrides, and errors that name the remedy."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -48,7 +49,10 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
         _set(config, key, _read_yaml(text, f"{key}={text}"), "command line")
     recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
     recipe.recipe = called
-    data = recipe.data
+    data, run = recipe.data, recipe.run
+    run.dir, data.stage, data.shards = (
+        path and os.path.expanduser(path) for path in (run.dir, data.stage, data.shards)
+    )
     data.labels, data.pixels = data.labels.resolved(), data.pixels.resolved(data.image_size)
     recipe.bake.columns = [labels.resolved() for labels in recipe.bake.columns]
     validate(recipe)
@@ -79,7 +83,7 @@ def parse(arguments: list[str]) -> Recipe:
 
 def _find(name: str) -> Path:
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))  # Path's own raises for an unknown user
         if not path.is_file():
             raise UserError(f"recipe file {name} does not exist")
         return path
@@ -102,7 +106,10 @@ def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str,
         if not isinstance(base, str):
             raise UserError(f"{path}: base is the name of a recipe or a list of such names")
         places = [path.parent / f"{base}.yaml", recipes_folder() / f"{base}.yaml", path.parent / base]
-        found = next((place for place in places if place.is_file()), None) or _find(base)
+        try:
+            found = next((place for place in places if place.is_file()), None) or _find(base)
+        except UserError as error:
+            raise UserError(f"{path}: base: {error}") from None
         yield from _chain(found, (*below, path.resolve()))
     yield str(path), values
 
@@ -110,8 +117,8 @@ def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str,
 def _called(values: dict[str, Any], usual: str, origin: str) -> str:
     """Takes the recipe's name out of what a file holds."""
     name = values.pop("recipe", usual)
-    if not isinstance(name, str):
-        raise UserError(f"{origin}: recipe is the name of a recipe, a text")
+    if not isinstance(name, str) or "/" in name or "${" in name or name == "???" or not name.isprintable():
+        raise UserError(f"{origin}: recipe is the name of a recipe, a text as in a file's name")
     return name
 
 
@@ -129,11 +136,23 @@ def _read_file(path: Path) -> dict[str, Any]:
     return values
 
 
+class _BaseLoader(yaml.BaseLoader):  # type: ignore[misc]
+    """PyYAML's own takes the last of two equal keys, and drops the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in known:
+                raise yaml.MarkedYAMLError(problem=f"the key '{key.value}' is there twice", problem_mark=key.start_mark)
+            known |= {key.value} if isinstance(key.value, str) else set()
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(text: str, origin: str) -> Any:
     """YAML whose scalars stay text, as the schema knows their types: YAML 1.1 would read `kind: true` and `wandb: off`
     as booleans, and 1e-3 as a word."""
     try:
-        read = yaml.load(text, yaml.BaseLoader)
+        read = yaml.load(text, _BaseLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{origin}: no valid YAML: {_first_line(error)}") from None
     for number, _ in enumerate(_texts(read)):
@@ -158,6 +177,8 @@ def _set(config: Any, key: str, value: Any, origin: str) -> None:
     for text in _texts(value):
         if "${" in text or text == "???":
             raise UserError(f"{origin}: {key}: '{text}' is OmegaConf's, and not read here; write the value itself")
+        if "\0" in text:
+            raise UserError(f"{origin}: {key}: '{text}' holds a null character; leave it out")
     if key not in _KNOWN and not key.startswith("model.options."):
         if _is_group(key):
             raise UserError(f"{origin}: {key} is a group of keys, set one of them: {key}.*=...")
@@ -185,7 +206,11 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return yaml.safe_load(value) if isinstance(value, str) else value
+    try:
+        read = yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none, too long a number
+        return value
+    return read if read is None or isinstance(read, bool | int | float) else value
 
 
 def _label_spec(values: Any, origin: str) -> Any:

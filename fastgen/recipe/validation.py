@@ -31,6 +31,9 @@ _AT_LEAST = {
     ),
 }  # fmt: skip
 
+# Largest value -> the keys that must be at most that: PyTorch crashes at more threads, and NumPy takes no larger seed.
+_AT_MOST = {1024: ("data.workers", "bake.workers", "train.threads"), 2**32 - 1: ("seed",)}
+
 
 def _choice(key: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
@@ -78,6 +81,10 @@ def _check_numbers(values: dict[str, Any]) -> None:
             most = {int: 2**63 - 1, float: sys.float_info.max}.get(type(number))
             if most is not None and not abs(number) <= most:  # nan is not, either
                 raise UserError(f"{key}={value} is no number that can be reckoned with")
+    for largest, keys in _AT_MOST.items():
+        for key in keys:
+            if values[key] is not None and values[key] > largest:
+                raise UserError(f"{key}={values[key]} must be at most {largest}")
     for key in ("train.startup_minutes", "train.timeout_minutes"):
         if not 0 < values[key] <= _MOST_MINUTES:
             raise UserError(f"{key}={values[key]:g} must be above 0 and at most {_MOST_MINUTES:,}")

@@ -55,10 +55,10 @@ def _run_section(page: Page, number: int, name: str, run: Run) -> None:
         page.figure(f"run{number}", parts_curves(parts), f"{name}: accuracy on each part, in evaluation mode")
     else:
         page.text("Not evaluated yet.")
-    baked = run.baked()
-    if baked is None:
+    baked, column = run.baked(), run.labels.column_name
+    if baked is None or column not in baked.splits["train"].names:
         page.text("Its baked set is no longer in the cache, so no sample images are shown.")
     else:
-        images = draw_samples(baked, run.labels.column_name)
+        images = draw_samples(baked, column)
         page.image(images, "The first training images; under each its true -> given label")
     page.code((run.folder / RECIPE).read_text(), folded="the whole recipe")

@@ -6,7 +6,6 @@ pred_probs.npy the latest probabilities of all classes. Epochs count from 1, so 
 metrics.jsonl at its end.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -20,13 +19,18 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from fastgen.terminal import console
-from pipelines.durable import read_regular
+from pipelines.durable import read_regular, write_durably
 from pipelines.errors import UserError
 
 FOLDER = "dynamics"
 MEASURES = ("loss_nats", "probability", "margin", "correct_given", "correct_true", "seen")
 MOST_PROBABILITIES = 1 << 26  # samples x classes (256 MiB of float32): a larger set has no pred_probs.npy
 _FLAGS = ("correct_given", "correct_true", "seen")
+_TYPES = {
+    "index": pa.int64(), "given_label": pa.int64(), "true_label": pa.int64(), "epoch": pa.int32(),
+    **{name: pa.bool_() if name in _FLAGS else pa.float32() for name in MEASURES},
+}  # fmt: skip
+_OF_LABELS, _OF_EPOCH = ("index", "given_label", "true_label"), ("index", "epoch", *MEASURES)
 _LABELS, _SAMPLES, _PROBABILITIES = "labels.parquet", "samples.parquet", "pred_probs.npy"
 
 
@@ -51,7 +55,7 @@ def write_epoch(folder: Path, epoch: int, measures: np.ndarray) -> None:
 
 def write_probabilities(folder: Path, probabilities: np.ndarray) -> None:
     """probabilities: float32 (samples, classes)."""
-    _atomically(folder / _PROBABILITIES, lambda file: np.save(file, probabilities))
+    _write(folder / _PROBABILITIES, lambda file: np.save(file, probabilities))
 
 
 def forget_from(folder: Path, epoch: int) -> None:
@@ -96,12 +100,12 @@ def per_sample(run_dir: Path | str) -> pa.Table:
     folder = Path(run_dir) / FOLDER
     if not (folder / _LABELS).is_file():
         raise UserError(f"{run_dir} holds no per-example dynamics; train with train.dynamics=true to record them")
-    labels = _read(folder / _LABELS)
+    labels = _read(folder / _LABELS, _OF_LABELS)
     given, true = labels["given_label"], labels["true_label"]
     count, first, forgotten, hits = (np.zeros(len(given), np.int32) for _ in range(4))
     margins, confidence, squares = (np.zeros(len(given)) for _ in range(3))
     was_correct = np.zeros(len(given), bool)
-    for epoch, measured in _complete_epochs(folder, run_dir):
+    for epoch, measured in _complete_epochs(folder, run_dir, len(given)):
         seen = measured["seen"]
         correct = measured["correct_given"]
         first[seen & correct & (first == 0)] = epoch
@@ -183,7 +187,7 @@ def _epochs(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def _complete_epochs(folder: Path, run_dir: Path | str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def _complete_epochs(folder: Path, run_dir: Path | str, samples: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Epoch by epoch, the measures without nulls: zeros where seen is False."""
     epochs = _epochs(folder)
     if not epochs:
@@ -191,14 +195,21 @@ def _complete_epochs(folder: Path, run_dir: Path | str) -> Iterator[tuple[int, d
     for expected, (epoch, path) in enumerate(epochs, 1):
         if epoch != expected:
             raise UserError(f"{_epoch_file(folder, expected)} is missing, and later epochs are there; restore it")
-        yield epoch, _read(path)
+        measured = _read(path, _OF_EPOCH)
+        if len(measured["index"]) != samples or (measured["epoch"] != epoch).any():
+            raise UserError(f"{path} is of another run or epoch; restore it, or train again")
+        yield epoch, measured
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The columns `names`, as this module writes them."""
     try:
         table = pq.read_table(BytesIO(read_regular(path)))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read ({error}); restore it, or train again") from error
+    right = table.schema.equals(pa.schema([(name, _TYPES[name]) for name in names]))
+    if not (right and table["index"].null_count == 0 and np.array_equal(table["index"], np.arange(len(table)))):
+        raise UserError(f"{path} does not hold what a run records there; restore it, or train again")
     filled = {name: table[name].fill_null(False if name in _FLAGS else 0) for name in table.column_names}
     return {name: column.to_numpy() for name, column in filled.items()}
 
@@ -207,11 +218,10 @@ def _write_table(path: Path, columns: pa.Table | dict[str, Any]) -> None:
     table = columns if isinstance(columns, pa.Table) else pa.table(columns)
     # Floats hardly repeat: dictionaries of them would cost time and save little space.
     repeating = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
-    _atomically(path, lambda file: pq.write_table(table, file, use_dictionary=repeating))
+    _write(path, lambda file: pq.write_table(table, file, use_dictionary=repeating))
 
 
-def _atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        write(file)
-    os.replace(temporary, path)
+def _write(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    content = BytesIO()
+    write(content)
+    write_durably(path, content.getvalue())  # a checkpoint says that it is there

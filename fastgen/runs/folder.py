@@ -14,7 +14,7 @@ from fastgen.runs.summary import SUMMARY
 from pipelines.backends import BACKENDS
 from pipelines.baked.manifest import MANIFEST, Manifest
 from pipelines.baked.notes import parsed
-from pipelines.durable import aside, read_regular, write_atomically
+from pipelines.durable import aside, read_regular, write_durably
 from pipelines.errors import UserError
 from pipelines.provenance import made_by
 
@@ -96,15 +96,15 @@ def begin(folder: Path, recipe: Recipe, data: Path, step: int) -> None:
 
     The recipe comes first: a folder that has it can be resumed, and one that has not is as good as empty.
     """
-    write_atomically(folder / RECIPE, recipe.to_yaml())
-    write_atomically(folder / MANIFEST, (data / MANIFEST).read_bytes())
+    write_durably(folder / RECIPE, recipe.to_yaml())
+    write_durably(folder / MANIFEST, (data / MANIFEST).read_bytes())
     path = folder / MADE_BY
     try:
         before = parsed(list[dict[str, Any]], json.loads(read_regular(path))) if path.exists() else []
         entries = [*before, {"after_step": step, **made_by(*PACKAGES)}]
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or delete it, then resume the run") from None
-    write_atomically(path, json.dumps(entries, indent=1) + "\n")
+    write_durably(path, json.dumps(entries, indent=1) + "\n")
     (folder / SUMMARY).unlink(missing_ok=True)  # of what ended before: it is written again at the end
 
 
@@ -119,7 +119,7 @@ def _numbered(name: str, number: int) -> Path:
 
 def _last_number(name: str) -> int:
     """The number of the newest folder without run.dir; 0 where there is none."""
-    matches = (re.fullmatch(re.escape(name) + r"-(\d{3,})", path.name) for path in _RUNS.glob(f"{name}-*"))
+    matches = (re.fullmatch(re.escape(name) + r"-(\d{3,})", path.name) for path in _RUNS.glob("*"))
     return max((int(match[1]) for match in matches if match), default=0)
 
 
@@ -148,7 +148,10 @@ def _check_same(recipe: Recipe, folder: Path) -> None:
 
 def manifest_of(folder: Path) -> Manifest:
     """Of the set that the run in `folder` was trained on. Raises UserError for a damaged copy."""
-    return Manifest.load(folder / MANIFEST, f"restore it: {folder} is a run's folder, and nothing writes it again")
+    remedy = f"restore it: {folder} is a run's folder, and nothing writes it again"
+    if not (folder / MANIFEST).exists():
+        raise UserError(f"{folder / MANIFEST} is missing; {remedy}")
+    return Manifest.load(folder / MANIFEST, remedy)
 
 
 def check_same_data(folder: Path, manifest: Manifest) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.runs.summary import metric
-from pipelines.durable import read_regular, sync, write_atomically
+from pipelines.durable import read_regular, sync, write_durably
 from pipelines.errors import UserError
 
 METRICS = "metrics.jsonl"
@@ -23,7 +23,7 @@ class MetricsFile:
         if path.exists():
             last = step if evaluated else step - 1
             kept = [line for line in read_metrics(folder) if line["step"] <= (last if _evaluates(line) else step)]
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+            write_durably(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(path, "a", buffering=1)  # noqa: SIM115 (closed by close)
 
     def write(self, line: dict[str, Any]) -> None:
@@ -59,7 +59,8 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
     try:
         line = json.loads(text)
-        if isinstance(line["step"], int) and all(value is None or _is_number(value) for value in line.values()):
+        right = all(value is None or _is_number(value) for value in line.values())
+        if right and isinstance(line["step"], int) and line["step"] >= 0 and line["epoch"] is not None:
             return dict(line)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
@@ -67,4 +68,4 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 63)

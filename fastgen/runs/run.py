@@ -59,7 +59,11 @@ class Run:
     @cached_property
     def labels(self) -> LabelSpec:
         prefix = "data.labels."
-        return LabelSpec(**{k.removeprefix(prefix): v for k, v in self.settings.items() if k.startswith(prefix)})
+        settings = {k.removeprefix(prefix): v for k, v in self.settings.items() if k.startswith(prefix)}
+        try:
+            return LabelSpec(**settings).resolved()
+        except UserError as error:
+            raise UserError(f"{self.folder / RECIPE}: {error}") from None
 
     @property
     def finished(self) -> bool:

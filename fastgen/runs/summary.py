@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.baked.notes import parsed
-from pipelines.durable import read_regular, write_atomically
+from pipelines.durable import read_regular, write_durably
 from pipelines.errors import UserError
 
 SUMMARY = "summary.json"
@@ -88,7 +88,7 @@ class Summary(Evaluation):
     made_by: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        write_atomically(folder / SUMMARY, json.dumps(asdict(self), indent=1) + "\n")
+        write_durably(folder / SUMMARY, json.dumps(asdict(self), indent=1) + "\n")
 
     @staticmethod
     def read(folder: Path) -> "Summary | None":
@@ -98,7 +98,9 @@ class Summary(Evaluation):
             values = json.loads(read_regular(path))
             values.setdefault("fitted_epoch", values["interpolation_epoch"])  # before there was train.fitted_at
             return parsed(Summary, values)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}); delete it and resume the run: it is written again") from None

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import decisive_settings
 from pipelines.errors import UserError
+
+_MOST_POINTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,10 @@ class Grid:
                 raise UserError(f"{key} is given twice")
             else:
                 varied[key] = values
+        if both := varied.keys() & {setting.partition("=")[0] for setting in fixed}:
+            raise UserError(f"{min(both)} is given twice")
+        if (points := math.prod(map(len, varied.values()))) > _MOST_POINTS:
+            raise UserError(f"these are {points:,} points, and a sweep has at most {_MOST_POINTS:,}; make several")
         if recipe is None:
             raise UserError("name a recipe: fastgen sweep recipe=NAME key=a,b,c")
         return Grid(recipe, tuple(fixed), varied)

@@ -12,6 +12,7 @@ Nothing in them is executed when they are read.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from fastgen.training.generators import generator_states, set_generator_states
 from fastgen.training.position import Position
 from fastgen.training.states import read_state, tensor_bytes, write_state
 from pipelines.baked.notes import Count, Sha256, parsed
-from pipelines.durable import check_room, read_regular, sync_folder, write_atomically
+from pipelines.durable import check_room, read_regular, sync_folder, write_durably
 from pipelines.errors import UserError
 
 POSITION = "position.json"
@@ -84,7 +85,7 @@ def save(
                 if accelerator.is_main_process:
                     temporary.rename(final)
                     sync_folder(folder)
-                    for old in _complete(folder)[:-keep]:
+                    for old in _all(folder)[:-keep]:
                         unfinished = old.rename(folder / f".{old.name}.tmp")  # half a checkpoint would pass for one
                         shutil.rmtree(unfinished)
     except Unwritable:
@@ -133,15 +134,15 @@ def _together(accelerator: Accelerator, folder: Path) -> Iterator[None]:
         failure = str(error)
     failures = gather_object([failure]) if accelerator.num_processes > 1 else [failure]
     if reason := next(filter(None, failures), None):
-        before = _complete(folder)
+        before = _all(folder)
         kept = f"{before[-1].name} is kept, and run.resume=true goes on from it" if before else "there is none before"
         raise Unwritable(f"no checkpoint can be written to {folder}: {reason}; {kept}")
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint, or None."""
-    complete = _complete(folder)
-    return complete[-1] if complete else None
+    """The newest checkpoint, or None."""
+    found = _all(folder)
+    return found[-1] if found else None
 
 
 def restore(
@@ -190,7 +191,7 @@ def _digest(values: dict[str, Any]) -> str:
 
 def _write_position(checkpoint: Path, position: Position, files: dict[str, Any]) -> None:
     values = json.loads(json.dumps({**asdict(position), _FILES: files}))
-    write_atomically(checkpoint / POSITION, json.dumps({**values, _DIGEST: _digest(values)}, indent=1) + "\n")
+    write_durably(checkpoint / POSITION, json.dumps({**values, _DIGEST: _digest(values)}, indent=1) + "\n")
 
 
 def _read_position(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
@@ -206,16 +207,25 @@ def _read_position(checkpoint: Path) -> tuple[Position, dict[str, Any]]:
         raise _damaged(checkpoint, f"{path} is damaged")
     try:
         files = parsed(dict[str, _File], values.pop(_FILES))
-        return parsed(Position, values), {name: asdict(file) for name, file in files.items()}
+        position = parsed(Position, values)
     except (ValueError, KeyError) as error:
         raise UserError(f"{path} is of another version of fastgen ({error}), which alone goes on with it") from None
+    if position.step != _step(checkpoint):
+        raise _damaged(checkpoint, f"{checkpoint} holds step {position.step}: it was renamed or replaced")
+    return position, {name: asdict(file) for name, file in files.items()}
 
 
 def _damaged(checkpoint: Path, what: str) -> UserError:
-    before = [other for other in _complete(checkpoint.parent) if other < checkpoint]
+    before = [other for other in _all(checkpoint.parent) if _step(other) < _step(checkpoint)]
     remedy = f"to go on from {before[-1].name}, the one before" if before else "to begin anew: there is none before it"
     return UserError(f"{what}; delete {checkpoint} {remedy}")
 
 
-def _complete(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("step_*") if (p / POSITION).is_file())
+def _all(folder: Path) -> list[Path]:
+    """The oldest first. One without its position is damaged: it gets its name when it is whole."""
+    found = (path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{8,}", path.name))
+    return sorted(found, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))

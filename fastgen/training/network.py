@@ -13,21 +13,33 @@ def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, d
     """A freshly initialised network for images (channels, image_size, image_size) on `device`.
 
     channels_last is on unless the recipe says otherwise: cuDNN and oneDNN convolve fastest in it.
-    Raises UserError when timm refuses the recipe's options.
+    Raises UserError when timm refuses the recipe's options, or the network such images.
     """
     spec = recipe.model
+    if given := {"num_classes", "in_chans"} & spec.options.keys():
+        raise UserError(f"model.options.{min(given)} follows from the data; leave it out")
     arguments = {"num_classes": classes, "in_chans": channels, "drop_rate": spec.dropout, **spec.options}
     # models.make needs no timm, which takes seconds to import; but only timm understands options.
     make = models.make if spec.name in models.NETWORKS and not spec.options else _make_by_timm
     try:
         network = make(spec.name, img_size=image_size, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        _try(network, channels, image_size, classes)
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, AssertionError, OSError) as error:
         raise UserError(
             f"model.name={spec.name} cannot be made for {channels} x {image_size} x {image_size} images and "
             f"{classes} classes with model.options={spec.options}: {error}"
         ) from error
     network = network.to(device)
     return network if recipe.train.channels_last is False else network.to(memory_format=torch.channels_last)
+
+
+def _try(network: torch.nn.Module, channels: int, image_size: int, classes: int) -> None:
+    """Classify a black image. Raises ValueError unless that gives logits, and what the network raises."""
+    with torch.no_grad():
+        output = network.eval()(torch.zeros(1, channels, image_size, image_size))
+    network.train()
+    if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
+        raise ValueError("it gives no logits of these classes")
 
 
 def _make_by_timm(name: str, *, img_size: int, **arguments: Any) -> torch.nn.Module:

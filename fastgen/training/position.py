@@ -14,7 +14,8 @@ class Position:
     evaluation: the last one, made at step evaluated_step (0: none yet). best_*: percent, over all evaluations.
     crossings: training accuracy in percent, written as "99.9" -> the epochs of the first evaluation that reached it.
     nearly: whether the last epoch fitted nearly all samples. running: the meter's totals. seconds: of training and
-    evaluation so far. world_size: number of processes that wrote this checkpoint.
+    evaluation so far. world_size: number of processes that wrote this checkpoint. labels: the column of the labels
+    trained on, whose name changes with the content of a label table ("": not known).
     """
 
     steps_per_epoch: int
@@ -29,6 +30,7 @@ class Position:
     seconds: float = 0.0
     world_size: int = 1
     manifest_sha256: str = ""
+    labels: str = ""
 
     @property
     def epoch(self) -> int:

@@ -31,6 +31,7 @@ from fastgen.training.stages import Clock
 from fastgen.training.stopping import StopSignal
 from fastgen.training.tracking import Display, start_wandb
 from fastgen.training.watching import Watcher
+from pipelines.errors import UserError
 
 
 @dataclass
@@ -110,11 +111,18 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
     states: dict[str, Stateful] = {name: state for name, state in kept.items() if state is not None}
 
     # ------------------------------------------------------------ resume
-    position = Position(steps_per_epoch=steps_per_epoch, manifest_sha256=data.baked.sha256)
-    found = checkpoints.latest(folder / "checkpoints") if recipe.run.resume else None
+    labels = recipe.data.labels.column_name
+    position = Position(steps_per_epoch=steps_per_epoch, manifest_sha256=data.baked.sha256, labels=labels)
+    # The same for all, also where a machine does not see the folder, which it then says.
+    found = on_main(accelerator, lambda: checkpoints.latest(folder / "checkpoints")) if recipe.run.resume else None
     if found is not None:
         run_folder.check_same_data(folder, manifest)
         position = checkpoints.restore(accelerator, found, bare, states)
+        if position.labels not in ("", labels):
+            raise UserError(
+                f"{folder} was trained on other labels: data.labels.file={recipe.data.labels.file} has changed since; "
+                "restore it, or start another run.dir"
+            )
 
     # ------------------------------------------------------------ what is written and shown
     main = accelerator.is_main_process

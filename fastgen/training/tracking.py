@@ -4,6 +4,7 @@ import os
 import re
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -132,5 +133,8 @@ class Display(Watcher):
             self.say(f"time: {parts}; {summary.advice}")
 
     def say(self, text: str) -> None:
-        if self._enabled:
+        if not self._enabled:
+            return
+        # A run goes on where nobody reads any more, or the disk of its log is full; rich would end the program.
+        with suppress(OSError, SystemExit):
             self._progress.print(text) if not self._progress.disable else self._console.print(text)

@@ -14,8 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipelines.baked.bake import leftovers, lock_of, unfinished_of
-from pipelines.baked.export import EXPORT, dead_exports
-from pipelines.baked.manifest import MANIFEST, last_used
+from pipelines.baked.export import dead_exports
+from pipelines.baked.manifest import MANIFEST, last_used, named_by_cache
 from pipelines.durable import refusals
 
 SET, LEFTOVER = "set", "left by a process that died"
@@ -40,10 +40,10 @@ def entries(folder: Path) -> list[Entry]:
     """
     found = [_entry(path, LEFTOVER, None) for path in dead_exports(folder)]
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.is_dir() and (path / MANIFEST).is_file() and not (path / EXPORT).exists():
+        if path.is_dir() and (path / MANIFEST).is_file() and any(path.glob("*.beton")):  # a run's folder has none
             found.append(_entry(path, SET, path))
             found += [_entry(left, LEFTOVER, path) for left in leftovers(path)]
-        elif path.name.startswith("."):
+        elif path.name.startswith(".") and named_by_cache(path.stem):
             owner = path.with_name(path.stem.removeprefix("."))
             kept = owner.exists() or unfinished_of(owner).exists()
             ours = path.suffix in (".unfinished", ".tmp") and path.is_dir() and lock_of(owner).exists()

@@ -239,6 +239,11 @@ def folder_name(specification: dict[str, Any]) -> str:
     return f"{source['source']}-{pixels['kind']}-{image['encoding']}-{digest(specification)[:12]}"
 
 
+def named_by_cache(name: str) -> bool:
+    """Whether a folder's name ends as the cache ends its own."""
+    return re.search("-[0-9a-f]{12}$", name) is not None
+
+
 def check_identity(path: Path, manifest: Manifest, expect: str | None) -> None:
     """Raises UserError unless `manifest`, of the folder `path`, is of this version and of the `identity` `expect`."""
     if manifest.schema != SCHEMA:
@@ -252,8 +257,9 @@ def check_identity(path: Path, manifest: Manifest, expect: str | None) -> None:
 def _check_named(path: Path, manifest: Manifest, plan: dict[str, Any] | None) -> None:
     """Raises UserError unless the set is what the folder's name, where the cache gave it, and `plan` say."""
     name, right = path.absolute().name, folder_name(manifest.specification)
-    of_cache = re.search("-[0-9a-f]{12}$", name)
-    if (of_cache and name != right) or (plan is not None and digest(plan) != digest(manifest.specification)):
+    if (named_by_cache(name) and name != right) or (
+        plan is not None and digest(plan) != digest(manifest.specification)
+    ):
         raise UserError(
             f"{path} holds another set, {right}: it was renamed or replaced; give it that name back, or delete it and "
             "bake again"
@@ -270,6 +276,11 @@ def _stamped(path: Path) -> Any:
 def _check_file(folder: Path, split: Split, payload: bool) -> Beton:
     path = folder / split.file
     remedy = f"it is damaged or was replaced; delete {folder} and bake again"
+    if not any(folder.glob("*.beton")):
+        raise UserError(
+            f"{path} is missing: {folder} holds no set, but a manifest, as a run's folder does; name the set's own "
+            "folder. One of the cache's is damaged: delete it and bake again"
+        )
     if not path.is_file():
         raise UserError(f"{path} is missing: {remedy}")
     size = path.stat().st_size

@@ -7,6 +7,7 @@ p=0.4.
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ class LabelSpec:
                 return name
             return "label_" + hashlib.sha256(repr(asdict(spec)).encode()).hexdigest()[:10]
         assert spec.file is not None
-        path = Path(spec.file).expanduser()
+        path = Path(os.path.expanduser(spec.file))  # Path's own raises for an unknown user
         if not path.is_file():
             raise UserError(f"data.labels.file={spec.file} does not exist, or is no file")
         try:  # the file's contents, not its place, say which labelling it is

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,11 +27,13 @@ def read_labels(file: str, column: str | None, true: np.ndarray, num_classes: in
     for each. Rows are in the order of an index column, if there is one. Raises UserError for a table that does not fit,
     or whose order is not known.
     """
-    columns = {name: values for name, values in _read(Path(file).expanduser(), file).items() if values.ndim}
+    columns = {name: values for name, values in _read(Path(os.path.expanduser(file)), file).items() if values.ndim}
     indices = [name for name in columns if name.strip().lower() in (_INDEX, *_UNNAMED)]
     clean = [name for name in _CLEAN if name in columns and name != column][:1]
     known = [name for name in columns if name not in (*_CLEAN, *indices)]
     column = column if column is not None or len(known) != 1 else known[0]
+    if not columns:
+        raise UserError(f"data.labels.file={file} holds no list of labels")
     if column is None or column not in columns:
         raise UserError(
             f"data.labels.file={file} has the columns {', '.join(sorted(columns))}; "
@@ -176,10 +179,14 @@ def _read_rows(data: bytes, suffix: str) -> dict[str, np.ndarray]:
             options = pyarrow.csv.ReadOptions(autogenerate_column_names=True)
             table = pyarrow.csv.read_csv(io.BytesIO(data), read_options=options)
     plain = {name: pa.types.is_primitive(table.schema.field(name).type) for name in table.column_names}
-    return {
+    columns = {
         name: table.column(name).to_numpy() if plain[name] else np.asarray(table.column(name).to_pylist())
         for name in table.column_names
     }
+    for index in (table.schema.pandas_metadata or {}).get("index_columns", ()):
+        if isinstance(index, dict):  # a RangeIndex, which pandas writes as its bounds and not as a column
+            columns["__index_level_0__"] = np.arange(index["start"], index["stop"], index["step"])
+    return columns
 
 
 def _are_numbers(names: Iterable[str]) -> bool:
