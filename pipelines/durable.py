@@ -70,6 +70,9 @@ def write_atomically(path: Path, content: str | bytes, last: bool = False) -> No
         raise UserError(f"{path} is no file that can be replaced; name another one")
     data = content.encode() if isinstance(content, str) else content
     try:
+        if not aside(path).is_file():  # a pipe would be waited for
+            with suppress(FileNotFoundError):
+                aside(path).unlink()
         with open(aside(path), "wb") as file:
             file.write(data)
             if last:

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 from pipelines.baked.beton import JPEG, Beton, Hashes
 from pipelines.baked.notes import Count, Sha256, as_, contents, digest, parsed, sealed, unsealed
 from pipelines.corruptions import LABELS, LabelSpec
-from pipelines.durable import share, write_atomically
+from pipelines.durable import read_regular, share, write_atomically
 from pipelines.errors import UserError
 from pipelines.sources import SPLITS
 
@@ -268,7 +268,7 @@ def _check_named(path: Path, manifest: Manifest, plan: dict[str, Any] | None) ->
 
 def _stamped(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError):
         return None
 
