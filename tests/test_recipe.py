@@ -233,6 +233,21 @@ def test_tracking_needs_its_package(monkeypatch):
     load("quickstart", ["track.wandb=off"])
 
 
+def test_a_number_with_an_exponent_is_one_for_the_network(tmp_path):
+    settings = {"x": "1e-3", "y": "[-2.5E+2, .5e1]", "z": "1e", "w": "7"}
+    options = load("quickstart", [f"model.options.{key}={value}" for key, value in settings.items()]).model.options
+    assert options == {"x": 0.001, "y": [-250.0, 5.0], "z": "1e", "w": 7} and isinstance(options["w"], int)
+
+
+def test_bases_that_multiply(tmp_path):
+    for number in range(40):
+        (tmp_path / f"b{number}.yaml").write_text(f"base: [b{number + 1}, b{number + 1}]\n")
+    (tmp_path / "b40.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match="b0.yaml: more than 100 bases"):
+        load(str(tmp_path / "b0.yaml"))
+    assert load(str(tmp_path / "b38.yaml")).seed == 1
+
+
 def test_circular_bases(tmp_path):
     (tmp_path / "a.yaml").write_text("base: b\n")
     (tmp_path / "b.yaml").write_text("base: a\n")

@@ -20,9 +20,11 @@ from fastgen.training.loop import train
 TRAIN = ROOT / "fastgen" / "train.py"
 
 
-@pytest.mark.parametrize("processes, number", [(1, signal.SIGTERM), (2, signal.SIGTERM), (1, signal.SIGINT)])
+@pytest.mark.parametrize(
+    "processes, number", [(1, signal.SIGTERM), (2, signal.SIGTERM), (1, signal.SIGINT), (1, signal.SIGHUP)]
+)
 def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, processes, number):
-    """SIGTERM to the launcher alone, as a cluster sends it; Ctrl-C to the whole group, as a terminal does."""
+    """SIGTERM to the launcher alone, as a cluster sends it; Ctrl-C and SIGHUP to the whole group, as a terminal."""
     folder = tmp_path / "run"
     config = ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config)]
@@ -35,7 +37,7 @@ def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, processes, numbe
         while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        if number == signal.SIGINT:
+        if number in (signal.SIGINT, signal.SIGHUP):
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)

@@ -1,6 +1,7 @@
 """Recipes as files: YAML with inheritance, dotted overrides, and errors that name the remedy."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,8 @@ from pipelines.durable import read_regular
 from pipelines.errors import UserError, did_you_mean
 
 _KNOWN = known_keys()
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_MOST_BASES = 100  # of a recipe
 _MOST_VALUES = 10_000  # in a recipe: more are aliases of aliases, without end
 
 
@@ -38,7 +41,9 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
     """
     path = _find(name)
     config = OmegaConf.structured(Recipe)
-    for origin, values in _chain(path, ()):
+    for number, (origin, values) in enumerate(_chain(path, ())):
+        if number == _MOST_BASES:
+            raise UserError(f"{path}: more than {_MOST_BASES} bases, of which each comes as often as it is named")
         called = _called(values, path.stem, origin)  # a run's recipe.yaml names its recipe; the file itself comes last
         for key, value in leaves(Recipe, values):
             _set(config, key, value, origin)
@@ -206,6 +211,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_plain(item) for item in value]
+    if _EXPONENT.fullmatch(value):  # which YAML 1.1 takes for a word
+        return float(value)
     try:
         read = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none, too long a number

@@ -199,5 +199,5 @@ def _finish(job: Job, code: int) -> None:
         job.state = DONE
         return
     job.state = FAILED
-    lines = job.log.read_text(errors="replace").strip().splitlines()
+    lines = job.log.read_text(errors="replace").strip().splitlines() if job.log.exists() else []
     job.problem = lines[-1] if lines else f"exit code {code}"

@@ -30,7 +30,7 @@ from fastgen.training.generators import generator_states, set_generator_states
 from fastgen.training.position import Position
 from fastgen.training.states import read_state, tensor_bytes, write_state
 from pipelines.baked.notes import Count, Sha256, parsed
-from pipelines.durable import check_room, read_regular, sync_folder, write_durably
+from pipelines.durable import check_room, read_regular, share, sync_folder, write_durably
 from pipelines.errors import UserError
 
 POSITION = "position.json"
@@ -116,6 +116,7 @@ def _write(
             for path in to.iterdir():
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
+                share(path, folder)  # safetensors makes files that nobody else can read
             _write_position(to, position, {path.name: _described(path) for path in sorted(to.iterdir())})
             sync_folder(to)
 

@@ -175,7 +175,8 @@ def everywhere(accelerator: Accelerator, work: Callable[[], T]) -> T:
             reports = gather_object([(future.done(), failure)])
             failures = [text for _, text in reports if text is not None]
             if failures:
-                raise UserError(failures[0])
+                error = future.exception() if future.done() else None
+                raise error if error and not isinstance(error, UserError) else UserError(failures[0])
             if all(done for done, _ in reports):
                 return future.result()
 

@@ -6,7 +6,8 @@ from typing import Any
 
 
 class StopSignal:
-    """SIGTERM and Ctrl-C end the run at the next step with a checkpoint; a second Ctrl-C ends it at once.
+    """SIGTERM, Ctrl-C and a terminal that closes (SIGHUP, which nohup ignores) end the run at the next step with a
+    checkpoint; a second Ctrl-C ends it at once.
 
     A context manager: inside it the signals are caught, after it the former handlers are back.
     """
@@ -16,8 +17,9 @@ class StopSignal:
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._former[number] = signal.signal(number, self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._former[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
