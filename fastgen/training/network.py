@@ -6,6 +6,7 @@ import torch
 
 from fastgen import models
 from fastgen.recipe.schema import Recipe
+from fastgen.training.objective import logits_of
 from pipelines.errors import UserError
 
 
@@ -36,7 +37,7 @@ def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, d
 def _try(network: torch.nn.Module, channels: int, image_size: int, classes: int) -> None:
     """Classify a black image. Raises ValueError unless that gives logits, and what the network raises."""
     with torch.no_grad():
-        output = network.eval()(torch.zeros(1, channels, image_size, image_size))
+        output = logits_of(network.eval()(torch.zeros(1, channels, image_size, image_size)))
     network.train()
     if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
         raise ValueError("it gives no logits of these classes")
