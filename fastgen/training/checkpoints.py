@@ -85,9 +85,11 @@ def save(
                 if accelerator.is_main_process:
                     temporary.rename(final)
                     sync_folder(folder)
-                    for old in _all(folder)[:-keep]:
-                        unfinished = old.rename(folder / f".{old.name}.tmp")  # half a checkpoint would pass for one
-                        shutil.rmtree(unfinished)
+        with _together(accelerator, folder):
+            if accelerator.is_main_process:
+                for old in _all(folder)[:-keep]:
+                    unfinished = old.rename(folder / f".{old.name}.tmp")  # half a checkpoint would pass for one
+                    shutil.rmtree(unfinished)
     except Unwritable:
         if accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -93,6 +93,8 @@ class Beton:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
+            if self.path.exists() and not self.path.is_file():  # a pipe would be waited for
+                raise UserError(f"{self.path} is no regular file; delete it and bake again")
             with open(self.path, "rb") as file:
                 self._read(file)
                 self._mapped: np.ndarray | None = None
