@@ -15,7 +15,7 @@ _TESTS = Path(__file__).resolve().parent.parent
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python tests/torture", description=__doc__)
-    for name, number in (("crash-points", 1500), ("kills", 110), ("mutations", 12_000), ("soak", 500)):
+    for name, number in (("crash-points", 330), ("kills", 110), ("mutations", 10_100), ("soak", 500)):
         parser.add_argument(
             f"--{name}", type=int, default=number, help=f"how many (epochs of a soak); default {number}"
         )
