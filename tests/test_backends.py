@@ -280,9 +280,27 @@ def test_unknown_backend(betons):
 
 
 @pytest.mark.gpu
-def test_on_the_gpu(backend, betons):
-    device = torch.device("cuda")
-    kept = list(open_engine(backend, betons["raw"], device).batches(Sampler(N, 10), "one"))
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_on_the_gpu(backend, betons, kind):
+    engine = open_engine(backend, betons[kind], torch.device("cuda"))
+    kept = list(engine.batches(Sampler(N, 10), "one"))
+    for batch in engine.batches(Sampler(N, 10, epoch=1), "one"):
+        batch.images.zero_()
     for batch in kept:
         assert batch.images.device.type == "cuda" and batch.images.is_contiguous(memory_format=torch.channels_last)
-        check(type(batch)(*(getattr(batch, name).cpu() for name in ("images", "label", "clean_label", "index"))))
+        check(type(batch)(*(getattr(batch, name).cpu() for name in ("images", "label", "clean_label", "index"))), kind)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("view", VIEWS)
+def test_photographs_on_the_gpu(backend, view, photographs):
+    """Decoded by NVIDIA's decoder, resized on the GPU: against Pillow's decoder on the CPU."""
+    view, kept = replace(VIEWS[view], size=160), {}
+    for device in ("cpu", "cuda"):
+        engine = open_engine("resident" if device == "cpu" else backend, photographs, torch.device(device))
+        kept[device] = list(engine.batches(Sampler(64, 24, 3, shuffle=view.epoch is not None), "label_true", view))
+    differences = []
+    for expected, batch in zip(kept["cpu"], kept["cuda"], strict=True):
+        assert torch.equal(batch.index.cpu(), expected.index) and torch.equal(batch.label.cpu(), expected.label)
+        differences.append((batch.images.cpu().float() - expected.images.float()).abs().mean((1, 2, 3)))
+    assert torch.cat(differences).mean() <= 2 and torch.cat(differences).max() <= 10

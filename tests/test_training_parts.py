@@ -16,7 +16,7 @@ from fastgen.runs.summary import Evaluation
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.meter import Meter
 from fastgen.training.objective import logits_of, training_loss
-from fastgen.training.optimization import clip_gradients
+from fastgen.training.optimization import Learner
 from fastgen.training.position import Position
 from pipelines.backends import Batch
 from pipelines.baked import staging
@@ -141,10 +141,9 @@ def clipped_step(spec, accelerator, decayed=(3.0, 4.0), gradient=(2.7, 3.6)):
     with torch.no_grad():
         network.weight[:], network.bias[:] = torch.tensor(decayed), 7.0
     network.weight.grad, network.bias.grad = torch.tensor([gradient]), torch.zeros(1)
-    optimizer = accelerator.prepare_optimizer(make_optimizer(network, spec), device_placement=False)
-    clip_gradients(accelerator, network, optimizer, spec.clip)
-    optimizer.step()
-    return [*network.weight[0].tolist(), network.bias.item()], optimizer
+    learner = Learner(accelerator, network, spec, TrainSpec(), captured=False)
+    learner.step()
+    return [*network.weight[0].tolist(), network.bias.item()], learner.optimizer
 
 
 def test_coupled_weight_decay_is_a_part_of_what_is_clipped():

@@ -15,15 +15,14 @@ from typing import Any
 import torch
 
 from fastgen.bench.subprocesses import Measurement, answer
-from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
+from fastgen.training.capture import Captured, wants_capture
 from fastgen.training.data import Data, open_data
 from fastgen.training.launch import make_accelerator
 from fastgen.training.loop import train
 from fastgen.training.network import make_network, wants_compilation
-from fastgen.training.objective import training_loss
-from fastgen.training.optimization import adding_gradients, step_of
+from fastgen.training.optimization import Learner
 from fastgen.training.position import Position
 from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
@@ -64,21 +63,21 @@ def compute(recipe: Recipe, steps: int) -> Measurement:
     floating = count_flops(bare, torch.zeros(2, channels, size, size, device=accelerator.device)) / 2
     if wants_compilation(recipe, accelerator.device):
         bare.compile()
-    network, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe.optim))
-    take_step = step_of(accelerator, optimizer)
+    capture = wants_capture(recipe, accelerator)
+    learner = Learner(accelerator, bare, recipe.optim, recipe.train, capture)
     bare.train()
     count = recipe.data.batch_size // recipe.train.accumulate
     images = torch.randn(count, channels, size, size, device=accelerator.device)
     images = images.to(memory_format=torch.channels_last)
     labels = torch.arange(count, device=accelerator.device) % data.classes
 
-    def step() -> None:
+    def in_parts() -> None:
         for micro in range(recipe.train.accumulate):
-            with adding_gradients(accelerator, network, last=micro == recipe.train.accumulate - 1):
-                accelerator.backward(training_loss(network(images), labels, recipe.train))
-        take_step()
-        bare.zero_grad()
+            learner.gradients(images, labels, last=micro == recipe.train.accumulate - 1)
+        learner.step()
 
+    learner.set_rate(recipe.optim.lr)
+    step = Captured(lambda: learner.learn(images, labels)) if capture else in_parts
     rate = recipe.data.batch_size / seconds_each(step, steps, accelerator.device)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
     product = product_rate(accelerator.device, precision)

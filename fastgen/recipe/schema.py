@@ -83,6 +83,7 @@ class TrainSpec:
     )
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
     compile: bool | None = None  # torch.compile (None: on a GPU)
+    cuda_graphs: str = "auto"  # auto: a step is one launch where that can be (on: or the run is refused), off
     channels_last: bool | None = None  # memory format of convolutions (None: on)
     accumulate: int = 1  # micro-batches per optimizer step
     label_smoothing: float = 0.0

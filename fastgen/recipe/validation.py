@@ -14,6 +14,7 @@ from pipelines.sources import SOURCES
 from pipelines.view.preparation import NORMALIZATIONS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+CUDA_GRAPHS = ("auto", "on", "off")
 TRACKING = ("online", "offline", "off")
 _MOST_MINUTES = 1_000_000  # two years: more is no time that gloo can count
 # Smallest value -> the keys that must be at least that, or null.
@@ -46,6 +47,7 @@ def validate(recipe: Recipe) -> None:
     for registry, name in ((SOURCES, data.source), (BACKENDS, data.backend), (SCHEDULES, recipe.schedule.kind)):
         registry[name]  # raises for an unknown name
     _choice("train.precision", train.precision, PRECISIONS)
+    _choice("train.cuda_graphs", train.cuda_graphs, CUDA_GRAPHS)
     _choice("track.wandb", recipe.track.wandb, TRACKING)
     if data.shards is not None and not BACKENDS[data.backend].streams_exports:
         able = " or ".join(name for name, backend in BACKENDS.items() if backend.streams_exports)

@@ -23,10 +23,10 @@ class WeightAverage:
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
         averages, values = _state(self.network), _state(network)
         floating = [i for i, value in enumerate(values) if value.is_floating_point()]
+        others = [i for i, value in enumerate(values) if not value.is_floating_point()]
         torch._foreach_lerp_([averages[i] for i in floating], [values[i] for i in floating], 1 - decay)
-        for average, value in zip(averages, values, strict=True):
-            if not value.is_floating_point():
-                average.copy_(value)
+        if others:
+            torch._foreach_copy_([averages[i] for i in others], [values[i] for i in others])
 
     def state_dict(self) -> dict[str, object]:
         return {"updates": self._updates, "network": self.network.state_dict()}

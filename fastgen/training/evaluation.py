@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 
 from fastgen.runs.summary import Evaluation
+from fastgen.training.capture import Captured
 from fastgen.training.data import Data
 from fastgen.training.objective import logits_of
 from pipelines.backends import Batch
@@ -19,36 +20,97 @@ class _Stopped(Exception):
     """Within an evaluation, the run is to end."""
 
 
-def evaluate_splits(
-    accelerator: Accelerator, network: torch.nn.Module, data: Data, stopped: Callable[[int], bool]
-) -> Evaluation | None:
-    """`evaluate` on the training set and on the test set.
+class Evaluator:
+    """Measures a network on whole splits."""
 
-    Without a test split, the test set's fields are None. With signs for labels, they and all that compares with true
-    labels are None. stopped: is asked with the numbers of batches, the same ones in all processes; where it says so,
-    there is no evaluation.
-    """
-    # DDP would spread batch-norm statistics at the next training forward, which is after this evaluation.
-    if accelerator.num_processes > 1:
-        for buffer in network.buffers():
-            torch.distributed.broadcast(buffer, src=0)
-    result: dict[str, float | None] = {}
-    signs = data.spec.labels.signs
-    for split, stored in data.baked.splits.items():
-        if signs and split != "train":
-            continue  # its labels are classes
-        with closing(data.evaluation(split)) as batches:
-            # The last batch may be too small for all processes to have a part of it.
-            asked = _until(batches, stored.samples // data.eval_batch_size, stopped)
-            try:
-                found = evaluate(accelerator, network, asked, data.prepare_eval)
-            except _Stopped:
-                return None
-        assert found["count"] == stored.samples, f"{found['count']} of {stored.samples} {split} samples evaluated"
-        part = "train" if split == "train" else "test"  # whatever the set calls it
-        wanted = found.keys() - {"count"} if part == "train" and not signs else _OF_GIVEN_LABELS
-        result |= {f"{part}_{key}": found[key] for key in wanted}
-    return Evaluation(**result)
+    def __init__(self, accelerator: Accelerator, network: torch.nn.Module, data: Data, capture: bool) -> None:
+        """network: the bare one. Its DDP wrapper communicates in each forward, and would hang where the processes have
+        different numbers of batches. capture: count as a CUDA graph."""
+        self._accelerator, self._network, self._data = accelerator, network, data
+        self._count = Captured(self._counts) if capture else self._counts
+
+    def splits(self, stopped: Callable[[int], bool]) -> Evaluation | None:
+        """Evaluate on the training set and on the test set.
+
+        Without a test split, the test set's fields are None. With signs for labels, they and all that compares with
+        true labels are None. stopped: is asked with the numbers of batches, the same ones in all processes; where it
+        says so, there is no evaluation.
+        """
+        # DDP would spread batch-norm statistics at the next training forward, which is after this evaluation.
+        if self._accelerator.num_processes > 1:
+            for buffer in self._network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        result: dict[str, float | None] = {}
+        data, signs = self._data, self._data.spec.labels.signs
+        for split, stored in data.baked.splits.items():
+            if signs and split != "train":
+                continue  # its labels are classes
+            with closing(data.evaluation(split)) as batches:
+                # The last batch may be too small for all processes to have a part of it.
+                asked = _until(batches, stored.samples // data.eval_batch_size, stopped)
+                try:
+                    found = self.measure(asked)
+                except _Stopped:
+                    return None
+            assert found["count"] == stored.samples, f"{found['count']} of {stored.samples} {split} samples evaluated"
+            part = "train" if split == "train" else "test"  # whatever the set calls it
+            wanted = found.keys() - {"count"} if part == "train" and not signs else _OF_GIVEN_LABELS
+            result |= {f"{part}_{key}": found[key] for key in wanted}
+        return Evaluation(**result)
+
+    @torch.inference_mode()
+    def measure(self, batches: Iterable[Batch]) -> dict[str, float | None]:
+        """Evaluate this process's shard, add up over the processes, and return the same numbers on each of them.
+
+        Returns count (samples) and, in percent but for the loss, the fields of `Evaluation` without their split.
+        """
+        was_training = self._network.training
+        self._network.eval()
+        sums = torch.zeros(8, dtype=torch.float64, device=self._accelerator.device)
+        try:
+            for batch in batches:
+                sums += self._count(batch.images, batch.index, batch.label, batch.clean_label)[0]
+        finally:
+            self._network.train(was_training)
+        totals = self._accelerator.reduce(sums, "sum")
+        count, loss, top1, top5, true, corrupted, top1_corrupted, true_corrupted = totals.tolist()
+
+        def percent(part: float, whole: float) -> float | None:
+            return 100.0 * part / whole if whole else None
+
+        return {
+            "count": int(count),
+            "loss": loss / count,
+            "top1": percent(top1, count),
+            "top5": percent(top5, count),
+            "top1_true_labels": percent(true, count),
+            "top1_clean_part": percent(top1 - top1_corrupted, count - corrupted),
+            "top1_corrupted_part": percent(top1_corrupted, corrupted),
+            "top1_corrupted_part_true_labels": percent(true_corrupted, corrupted),
+        }
+
+    def _counts(
+        self, images: torch.Tensor, index: torch.Tensor, label: torch.Tensor, clean_label: torch.Tensor
+    ) -> tuple[torch.Tensor]:
+        """A batch's sums: float64 (8,)."""
+        with self._accelerator.autocast():
+            logits = logits_of(self._network(self._data.prepare_eval(images, index)))
+        logits = logits.float()
+        best = logits.topk(min(5, logits.shape[1])).indices
+        hit = best[:, 0] == label
+        hit_true = best[:, 0] == clean_label
+        changed = label != clean_label
+        sums = [
+            torch.ones_like(label).sum(),
+            F.cross_entropy(logits, label, reduction="sum").double(),
+            hit.sum(),
+            (best == label[:, None]).any(1).sum(),
+            hit_true.sum(),
+            changed.sum(),
+            (hit & changed).sum(),
+            (hit_true & changed).sum(),
+        ]
+        return (torch.stack([each.double() for each in sums]),)
 
 
 def _until(batches: Iterable[Batch], number: int, stopped: Callable[[int], bool]) -> Iterator[Batch]:
@@ -56,61 +118,3 @@ def _until(batches: Iterable[Batch], number: int, stopped: Callable[[int], bool]
         if at < number and stopped(at):
             raise _Stopped
         yield batch
-
-
-@torch.inference_mode()
-def evaluate(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    batches: Iterable[Batch],
-    prepare: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> dict[str, float | None]:
-    """Evaluate this process's shard, add up over the processes, and return the same numbers on each of them.
-
-    model: the network itself. Its DDP wrapper communicates in each forward, and would hang where the processes have
-    different numbers of batches. prepare: (images uint8, sample index) -> network input.
-
-    Returns count (samples) and, in percent but for the loss, the fields of `Evaluation` without their split.
-    """
-    was_training = model.training
-    model.eval()
-    sums = torch.zeros(8, dtype=torch.float64, device=accelerator.device)
-    try:
-        for batch in batches:
-            with accelerator.autocast():
-                logits = logits_of(model(prepare(batch.images, batch.index)))
-            logits = logits.float()
-            best = logits.topk(min(5, logits.shape[1])).indices
-            hit = best[:, 0] == batch.label
-            hit_true = best[:, 0] == batch.clean_label
-            changed = batch.label != batch.clean_label
-            sums += torch.stack(
-                [
-                    torch.full_like(sums[0], len(batch.label)),
-                    F.cross_entropy(logits, batch.label, reduction="sum").double(),
-                    hit.sum(),
-                    (best == batch.label[:, None]).any(1).sum(),
-                    hit_true.sum(),
-                    changed.sum(),
-                    (hit & changed).sum(),
-                    (hit_true & changed).sum(),
-                ]
-            )
-    finally:
-        model.train(was_training)
-    totals = accelerator.reduce(sums, "sum")
-    count, loss, top1, top5, true, corrupted, top1_corrupted, true_corrupted = totals.tolist()
-
-    def percent(part: float, whole: float) -> float | None:
-        return 100.0 * part / whole if whole else None
-
-    return {
-        "count": int(count),
-        "loss": loss / count,
-        "top1": percent(top1, count),
-        "top5": percent(top5, count),
-        "top1_true_labels": percent(true, count),
-        "top1_clean_part": percent(top1 - top1_corrupted, count - corrupted),
-        "top1_corrupted_part": percent(top1_corrupted, corrupted),
-        "top1_corrupted_part_true_labels": percent(true_corrupted, corrupted),
-    }

@@ -12,7 +12,13 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+    set_seed,
+)
 from torch.distributed import distributed_c10d
 
 from fastgen.errors import LostProcess
@@ -71,7 +77,12 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             mixed_precision="no" if precision == "fp32" else precision,
             log_with="wandb" if recipe.track.wandb != "off" else None,
             step_scheduler_with_optimizer=False,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.train.startup_minutes))],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.train.startup_minutes)),
+                # Each process's batch norm keeps statistics of its own, and evaluations and checkpoints are of the
+                # first one's: it would only overwrite those of the others, with a message in each step.
+                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            ],
         )
     if accelerator.num_processes > 1:
         accelerator.wait_for_everyone()  # who is lost by now is not waited for any longer than that
@@ -89,6 +100,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     # On a CPU in any case: accelerate's launcher sets OMP_NUM_THREADS=1, which would leave all cores but one idle.
     if threads := recipe.train.threads or (0 if gpu else share_of_cores()):
         torch.set_num_threads(threads)
+    if gpu:
+        torch.backends.cudnn.benchmark = True  # inputs have few different shapes: try its algorithms once for each
     set_seed(recipe.seed)  # the same in all processes, as their initial weights must agree
     return accelerator
 

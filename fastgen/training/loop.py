@@ -13,11 +13,8 @@ from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import PACKAGES, RunLock
 from fastgen.runs.summary import FINISHED, INTERRUPTED, Summary
 from fastgen.training import checkpoints
-from fastgen.training.evaluation import evaluate_splits
 from fastgen.training.launch import CHECKPOINT, CONTINUE, STOP, noticing_lost_processes
 from fastgen.training.network import parameter_count
-from fastgen.training.objective import logits_of, training_loss
-from fastgen.training.optimization import adding_gradients, clip_gradients
 from fastgen.training.position import CROSSINGS
 from fastgen.training.prepare import Training, prepare
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAIT, advice
@@ -83,27 +80,22 @@ def steps(run: Training) -> Generator[Step]:
 
 def update(run: Training, step: Step) -> None:
     """One optimizer step over one global batch, in micro-batches."""
-    recipe, data, clock, accelerator = run.recipe, run.data, run.clock, run.accelerator
-    for group in run.optimizer.param_groups:
-        group["lr"] = step.learning_rate
-    for micro in range(recipe.train.accumulate):
-        clock.enter(WAIT)
-        transferred = data.transfer_seconds
-        batch = next(step.batches)
-        clock.enter(AUGMENT)
-        clock.move(data.transfer_seconds - transferred, WAIT, HOST_TO_DEVICE)
-        images = data.prepare(batch.images, batch.index, step.epoch)
-        clock.enter(STEP)
-        with adding_gradients(accelerator, run.network, last=micro == recipe.train.accumulate - 1):
-            output = run.network(images)
-            loss = training_loss(output, batch.label, recipe.train)
-            accelerator.backward(loss)
+    learner, clock, micro_batches = run.learner, run.clock, run.recipe.train.accumulate
+    learner.set_rate(step.learning_rate)
+    for micro in range(micro_batches):
+        batch = next_batch(run, step)
+        if run.captured is not None:
+            clock.enter(STEP)
+            logits, loss = run.captured(batch.images, batch.index, step.epoch, batch.label)
+        else:
+            clock.enter(AUGMENT)
+            images = run.data.prepare(batch.images, batch.index, step.epoch)
+            clock.enter(STEP)
+            logits, loss = learner.gradients(images, batch.label, last=micro == micro_batches - 1)
         for watcher in run.watchers:
-            watcher.batch(batch, logits_of(output).detach(), loss.detach())
-    if recipe.optim.clip is not None:
-        clip_gradients(accelerator, run.bare, run.optimizer, recipe.optim.clip)
-    run.take_step()
-    run.bare.zero_grad()
+            watcher.batch(batch, logits, loss)
+    if run.captured is None:
+        learner.step()
     if run.average:
         run.average.update(run.bare)
     run.position.step += 1
@@ -112,6 +104,15 @@ def update(run: Training, step: Step) -> None:
 
 
 # ------------------------------------------------------------ what the lines of the loop do
+
+
+def next_batch(run: Training, step: Step) -> Batch:
+    """The stream's next micro-batch, on the device."""
+    run.clock.enter(WAIT)
+    transferred = run.data.transfer_seconds
+    batch = next(step.batches)
+    run.clock.move(run.data.transfer_seconds - transferred, WAIT, HOST_TO_DEVICE)
+    return batch
 
 
 @contextmanager
@@ -188,7 +189,7 @@ def evaluate(run: Training) -> None:
     def stopped(batch: int) -> bool:
         return run.agreement.reach(STOP if run.signal.received else CONTINUE, batch) == STOP
 
-    evaluation = evaluate_splits(run.accelerator, run.measured, run.data, stopped)
+    evaluation = run.evaluator.splits(stopped)
     if evaluation is None:
         run.decision = STOP
     else:

@@ -2,16 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 
-from fastgen.optim.optimizers import make_optimizer
 from fastgen.recipe.schema import Recipe
 from fastgen.runs import folder as run_folder
 from fastgen.runs.folder import RunLock
@@ -19,12 +17,14 @@ from fastgen.runs.metrics import MetricsFile
 from fastgen.sets import draw_samples
 from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
+from fastgen.training.capture import Captured, wants_capture
 from fastgen.training.checkpoints import Stateful
 from fastgen.training.data import Data, open_data
+from fastgen.training.evaluation import Evaluator
 from fastgen.training.launch import CONTINUE, Agreement, draw_apart, make_accelerator, noticing_lost_processes, on_main
 from fastgen.training.meter import Meter
 from fastgen.training.network import make_network, wants_compilation
-from fastgen.training.optimization import step_of
+from fastgen.training.optimization import Learner
 from fastgen.training.position import Position
 from fastgen.training.recorder import Recorder
 from fastgen.training.stages import Clock
@@ -38,9 +38,9 @@ from pipelines.errors import UserError
 class Training:
     """A training on this process.
 
-    bare: the network itself. network: the same as accelerate wraps it for several processes. measured: the network to
-    evaluate, `average`'s or `bare`. position: the only counter. metrics: the main process's file, None in the others.
-    started: time.perf_counter() at the start, less the seconds before a resume.
+    bare: the network itself. captured: a whole step, (images uint8, index, epoch, labels) -> (logits, loss), as a CUDA
+    graph; None where steps are made of their parts. position: the only counter. metrics: the main process's file, None
+    in the others. started: time.perf_counter() at the start, less the seconds before a resume.
     """
 
     recipe: Recipe
@@ -48,11 +48,10 @@ class Training:
     folder: Path
     data: Data
     bare: torch.nn.Module
-    network: torch.nn.Module
-    measured: torch.nn.Module
-    optimizer: AcceleratedOptimizer
-    take_step: Callable[[], object]
+    learner: Learner
+    captured: Captured | None
     average: WeightAverage | None
+    evaluator: Evaluator
     states: dict[str, Stateful]
     position: Position
     total_steps: int
@@ -104,10 +103,11 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         for each in {bare, measured}:
             each.compile()
         data.compile()
-    network, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe.optim))
+    capture = wants_capture(recipe, accelerator)
+    learner = Learner(accelerator, bare, recipe.optim, recipe.train, capture)
     draw_apart(accelerator, recipe.seed)
     recorder = Recorder(accelerator, data, folder) if recipe.train.dynamics else None
-    kept = {"optimizer": optimizer, "average": average, "dynamics": recorder, "scaler": accelerator.scaler}
+    kept = {"optimizer": learner.optimizer, "average": average, "dynamics": recorder, "scaler": accelerator.scaler}
     states: dict[str, Stateful] = {name: state for name, state in kept.items() if state is not None}
 
     # ------------------------------------------------------------ resume
@@ -132,6 +132,12 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         recorder.start(position.epoch)
     metrics = MetricsFile(folder, position.step, position.evaluated_step == position.step) if main else None
     start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
+
+    def whole_step(
+        images: torch.Tensor, index: torch.Tensor, epoch: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return learner.learn(data.prepare(images, index, epoch), labels)
+
     meter, clock = Meter(accelerator, position.running), Clock(recipe.data.batch_size)
     display = Display(main, total_steps, position.step)
     return Training(
@@ -140,11 +146,10 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         folder=folder,
         data=data,
         bare=bare,
-        network=network,
-        measured=measured,
-        optimizer=optimizer,
-        take_step=step_of(accelerator, optimizer),
+        learner=learner,
+        captured=Captured(whole_step) if capture else None,
         average=average,
+        evaluator=Evaluator(accelerator, measured, data, capture),
         states=states,
         position=position,
         total_steps=total_steps,
