@@ -1,17 +1,31 @@
 #!/bin/sh
-# Every figure that needs a GPU, those that others depend on first; each in a log of its own, with a limit of its own.
-# A step that fails or runs out of time does not keep the others from running.
+# Every figure that needs a GPU, those that others depend on first; each step in under eight minutes on an H100.
+# A part that fails or runs out of time does not keep the others from running.
 #
 #   FASTGEN_DATA=... sh benchmarks/on_a_gpu.sh OUTPUT [STEP ...]       steps: see the end; without any, all of them
 #
 # Wants CIFAR-10, MNIST and imagenet_sample under FASTGEN_DATA, fastgen importable, and DALI and FFCV where they can be
-# had. What comes out belongs under benchmarks/results/, and into docs/gpu.md.
+# had. OUTPUT/figures.tar.gz, made anew after each step, has all that is worth keeping: logs, figures, pages, and the
+# runs without their checkpoints. It belongs under benchmarks/results/, and into docs/gpu.md; the runs in
+# OUTPUT/paper/runs are what `fastgen reproduce` finds, and benchmarks/record_runs.py records.
+# ON_A_GPU_DRY=1: everything at a scale that says nothing, to see that the commands run.
 set -u
-output=$1
+output=$(realpath -m "$1")
 shift
 mkdir -p "$output"
+python=${PYTHON:-python}
+bench_train="--steps 400 --repeats 2" bench_large="--steps 60 --samples 16640 --repeats 1" bench_loaders="--batch 256"
+bench_loaders="$bench_loaders --samples 8192 --repeats 2" bench_peers="--repeats 2" scale="" epochs="train.epochs=4"
+study="" filters="kernel.filters=32000"
+if [ "${ON_A_GPU_DRY:-}" ]; then
+    bench_train="--steps 2 --repeats 1 data.limit=256 data.limit_test=64" bench_large="--steps 1 --samples 96 --repeats 1"
+    bench_loaders="--batch 8 --samples 48 --repeats 1" bench_peers="--steps 2 --repeats 1" scale="--scale smoke"
+    epochs="train.epochs=1 data.limit=256 data.limit_test=64 train.stop_at_interpolation=false"
+    study="data.limit=300 data.limit_test=100" filters="kernel.filters=16"
+fi
 
-step() { # NAME SECONDS COMMAND...
+
+part() { # NAME SECONDS COMMAND...
     name=$1 limit=$2
     shift 2
     echo "== $name: $*"
@@ -19,53 +33,79 @@ step() { # NAME SECONDS COMMAND...
     timeout "$limit" "$@" >"$output/$name.log" 2>&1
     code=$?
     echo "   exit code $code after $(($(date +%s) - began)) s; the end of $output/$name.log:"
-    tail -n 25 "$output/$name.log"
+    tail -n "${LINES_SHOWN:-25}" "$output/$name.log"
 }
 
-bench() { # NAME SECONDS ARGUMENTS OF fastgen bench ...
+fastgen() { # NAME SECONDS ARGUMENTS...
     name=$1 limit=$2
     shift 2
-    step "$name" "$limit" python -m fastgen.cli bench "$@" --output "$output/$name"
+    part "$name" "$limit" "$python" -m fastgen.cli "$@"
 }
 
-tests() { step tests 300 python -m pytest -q -m gpu; }
+bench() { # NAME SECONDS ARGUMENTS...
+    name=$1 limit=$2
+    shift 2
+    fastgen "$name" "$limit" bench "$@" --output "$output/$name"
+}
 
-# Small Inception on random labels to 100 %: wanted under 60 seconds.
+reproduce() { # NAME SECONDS ARGUMENTS...
+    name=$1 limit=$2
+    shift 2
+    fastgen "$name" "$limit" reproduce "$@" --output "$output/paper"
+}
+
+tests() { part tests 300 "$python" -m pytest -q -m gpu -n 4 --no-cov; }
+
+# What one GPU makes of the paper's headline: small Inception on random labels to 100 %; wanted in under 60 seconds.
 overfit() {
-    step overfit 300 python -m fastgen.cli train recipe=cifar10_inception_random "run.dir=$output/overfit" \
-        run.checkpoint_minutes=60
+    fastgen overfit 300 sweep recipe=cifar10_inception_random --output "$output/paper/runs" \
+        ${ON_A_GPU_DRY:+train.epochs=1 data.limit=256 data.limit_test=64}
 }
 
-small() { bench small 300 train --only "inception;alexnet;mlp_1x512;mlp_3x512" --steps 400; }
+# Three at a time share the GPU, while one of them starts or compiles.
+table1() { reproduce table1 470 table1 --jobs 3 $scale; }
+figures() { for each in fig1a fig1b fig1c table4; do reproduce $each 300 $each --jobs 3 $scale; done; }
+
+small() { bench small 300 train --only "inception;mlp_1x512" $bench_train; }
 
 # Inception V3, 299 pixels: training from baked files wanted at 0.98 of the synthetic limit, stalled for under 1 %. An
 # epoch as long as the measurement: ImageNet's are longer.
 large() {
-    for workload in "inception_v3 299 dali" "inception_v3 299 ffcv" "resnet50 224 dali" "resnet50 224 ffcv"; do
-        bench "large_$(echo "$workload" | tr ' ' _)" 400 train --steps 60 --samples 16640 --repeats 1 --only "$workload"
+    for workload in "inception_v3 299 dali" "resnet50 224 dali" "resnet50 224 ffcv"; do
+        bench "large_$(echo "$workload" | tr ' ' _)" 300 train --only "$workload" $bench_large
     done
 }
 
 loaders() {
-    for size in 224 299; do
-        bench "loaders_$size" 580 loaders --size $size --batch 256 --samples 8192 --repeats 1 \
-            --only "fastgen dali;DALI;fastgen ffcv;FFCV;fastgen dali, small;fastgen ffcv, small;timm;torchvision, PIL"
+    bench loaders 400 loaders --size 224 $bench_loaders \
+        --only "fastgen dali;DALI;fastgen ffcv;FFCV;fastgen dali, small;fastgen ffcv, small;timm;torchvision, PIL"
+}
+
+peers() { bench peers 200 peers --precision bf16 $bench_peers; }
+
+# What CUDA graphs gain, in turn.
+graphs() {
+    for choice in off auto off auto; do
+        bench "graphs_$choice" 120 train recipe=cifar10_mlp_1x512_random recipe=cifar10_inception_random \
+            $bench_train --repeats 1 train.cuda_graphs=$choice train.evaluate_epochs=1000
     done
 }
 
-peers() { bench peers 200 peers --precision bf16; }
-
 # How many runs at a time raise the total throughput of one GPU, and by how much.
 jobs() {
-    step jobs 580 python benchmarks/jobs.py --jobs 1,2,4,8 --points 8 --repeats 1 --recipe cifar10_inception_random \
-        --json "$output/jobs.json" train.epochs=4 train.evaluate_epochs=4
+    part jobs 400 "$python" benchmarks/jobs.py --jobs 1,3 --points 3 --repeats 1 --recipe cifar10_inception_random \
+        --json "$output/jobs.json" $epochs train.evaluate_epochs=4
 }
 
-table1() { step table1 580 python -m fastgen.cli reproduce table1 --output "$output/table1"; }
+kernels() {
+    reproduce kernels 300 table3 $study $filters
+    reproduce bandwidth 300 table3_bandwidth --models cifar10,cifar10_convnet $study
+    reproduce minnorm 300 minnorm $study
+}
 
-kernels() { step kernels 300 python -m fastgen.cli reproduce table3 --models mnist --output "$output/table3"; }
-
-[ $# -gt 0 ] || set -- tests overfit small large loaders peers jobs kernels table1
+[ $# -gt 0 ] || set -- tests overfit small graphs table1 large loaders kernels peers jobs figures
 for each in "$@"; do
     $each
+    (cd "$output" && find . -path ./figures.tar.gz -prune -o -name checkpoints -prune -o -type f -print |
+        tar -czf figures.tar.gz -T -)
 done
