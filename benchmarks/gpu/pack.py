@@ -156,7 +156,7 @@ def dali(packages: Packages, capability: int, tree: Path) -> None:
 
 
 def blank_other_gpus(library: Path, capability: int) -> None:
-    """Zeros the code for other GPUs: two thirds of DALI once compressed. Only the part chosen for a GPU is read."""
+    """Zeros code for other GPUs, more than half of DALI as packed. A GPU is given the part that fits it alone."""
     if library.stat().st_size < 1 << 20:
         return
     with library.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
