@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from test_augment import ALL, INDEX, UINT8
 from whole_runs import SMALL, fresh_accelerate, lines, weights  # noqa: F401
 
@@ -15,7 +16,7 @@ from fastgen.recipe.load import load
 from fastgen.theory.kernels import KernelSpec, kernel_machine
 from fastgen.training import capture
 from fastgen.training.loop import train
-from pipelines.errors import UserError
+from pipelines.errors import Note, UserError
 from pipelines.view.augment import Preprocess
 from pipelines.view.preparation import NORMALIZATIONS, NormalizeSpec
 
@@ -82,14 +83,11 @@ def test_cuda_graphs_are_used_where_they_can_be(settings, where, missing):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("settings", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_a_run_is_the_same_as_on_the_cpu(settings, tmp_path, monkeypatch, request):
+def test_a_run_is_the_same_as_on_the_cpu(settings, tmp_path, monkeypatch):
     found = run(tmp_path / "gpu", *settings)
     assert found[0].device == "cuda"
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: False)
-        request.getfixturevalue("fresh_accelerate")
-        from accelerate.state import AcceleratorState
-
         AcceleratorState._reset_state(True)
         expected = run(tmp_path / "cpu", *settings)
     assert expected[0].device == "cpu"
@@ -102,8 +100,6 @@ def test_a_run_is_the_same_as_on_the_cpu(settings, tmp_path, monkeypatch, reques
 def test_cuda_graphs_compute_the_same(settings, compiled, tmp_path):
     settings = [*settings, f"train.compile={compiled}"]
     with_graphs = run(tmp_path / "on", "train.cuda_graphs=on", *settings)
-    from accelerate.state import AcceleratorState
-
     AcceleratorState._reset_state(True)
     assert_same(with_graphs, run(tmp_path / "off", "train.cuda_graphs=off", *settings), rtol=1e-4)
 
@@ -112,8 +108,6 @@ def test_cuda_graphs_compute_the_same(settings, compiled, tmp_path):
 @pytest.mark.parametrize("cuda_graphs", ["on", "off"])
 def test_a_resumed_run_is_its_twin(cuda_graphs, tmp_path):
     """With dropout, whose random numbers are the GPU's, and stopped in the middle of an epoch."""
-    from accelerate.state import AcceleratorState
-
     settings = ["model.dropout=0.3", f"train.cuda_graphs={cuda_graphs}", "schedule.kind=constant"]
     whole = run(tmp_path / "whole", *settings)
     AcceleratorState._reset_state(True)
@@ -124,11 +118,16 @@ def test_a_resumed_run_is_its_twin(cuda_graphs, tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_network_that_waits_for_the_gpu_is_refused(tmp_path, monkeypatch):
+def test_a_network_that_waits_for_the_gpu(tmp_path, monkeypatch):
     forward = MLP.forward
     monkeypatch.setattr(MLP, "forward", lambda self, x: forward(self, x * (1 + 0 * x.sum().item())))
-    with pytest.raises(UserError, match="train.cuda_graphs=off"):
-        run(tmp_path, "train.cuda_graphs=on")
+    with pytest.raises(UserError, match="whole_step cannot be recorded .*: set train.cuda_graphs=off"):
+        run(tmp_path / "on", "train.cuda_graphs=on", "model.dropout=0.3")
+    AcceleratorState._reset_state(True)
+    with pytest.warns(Note, match="whole_step cannot be recorded"):
+        found = run(tmp_path / "auto", "model.dropout=0.3")
+    AcceleratorState._reset_state(True)
+    assert_same(found, run(tmp_path / "off", "train.cuda_graphs=off", "model.dropout=0.3"), rtol=1e-4)
 
 
 @pytest.mark.gpu
@@ -136,6 +135,7 @@ def test_a_network_that_waits_for_the_gpu_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize("compiled", ["true", "false"])
 def test_every_precision_learns(precision, compiled, tmp_path):
     settings = ["model.dropout=0", f"train.precision={precision}", f"train.compile={compiled}", "train.epochs=20"]
+    settings += ["data.labels.kind=true"]
     summary = train(load("quickstart", [*settings, f"run.dir={tmp_path}", "train.evaluate_epochs=20"]))
     assert summary.train_top1 > 90 and math.isfinite(summary.test_loss)
 

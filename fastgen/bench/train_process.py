@@ -77,7 +77,11 @@ def compute(recipe: Recipe, steps: int) -> Measurement:
         learner.step()
 
     learner.set_rate(recipe.optim.lr)
-    step = Captured(lambda: learner.learn(images, labels)) if capture else in_parts
+
+    def at_once() -> tuple[torch.Tensor, torch.Tensor]:
+        return learner.learn(images, labels)
+
+    step = Captured(at_once, needed=False) if capture else in_parts
     rate = recipe.data.batch_size / seconds_each(step, steps, accelerator.device)
     precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
     product = product_rate(accelerator.device, precision)

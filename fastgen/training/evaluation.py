@@ -23,11 +23,13 @@ class _Stopped(Exception):
 class Evaluator:
     """Measures a network on whole splits."""
 
-    def __init__(self, accelerator: Accelerator, network: torch.nn.Module, data: Data, capture: bool) -> None:
+    def __init__(
+        self, accelerator: Accelerator, network: torch.nn.Module, data: Data, capture: bool, needed: bool = False
+    ) -> None:
         """network: the bare one. Its DDP wrapper communicates in each forward, and would hang where the processes have
-        different numbers of batches. capture: count as a CUDA graph."""
+        different numbers of batches. capture, needed: count as a CUDA graph (`Captured`)."""
         self._accelerator, self._network, self._data = accelerator, network, data
-        self._count = Captured(self._counts) if capture else self._counts
+        self._count = Captured(self._counts, needed) if capture else self._counts
 
     def splits(self, stopped: Callable[[int], bool]) -> Evaluation | None:
         """Evaluate on the training set and on the test set.

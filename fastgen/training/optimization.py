@@ -53,8 +53,11 @@ class Learner:
 
     def learn(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A whole step on one batch. images: the network's input. Returns as `gradients`."""
-        found = self.gradients(images, labels)
-        self.step()
+        try:
+            found = self.gradients(images, labels)
+            self.step()
+        finally:
+            self.bare.zero_grad()  # also where it failed, so that a step can follow
         return found
 
     def _sharing(self, last: bool) -> AbstractContextManager[None]:

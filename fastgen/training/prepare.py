@@ -103,7 +103,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         for each in {bare, measured}:
             each.compile()
         data.compile()
-    capture = wants_capture(recipe, accelerator)
+    capture, needed = wants_capture(recipe, accelerator), recipe.train.cuda_graphs == "on"
     learner = Learner(accelerator, bare, recipe.optim, recipe.train, capture)
     draw_apart(accelerator, recipe.seed)
     recorder = Recorder(accelerator, data, folder) if recipe.train.dynamics else None
@@ -147,9 +147,9 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         data=data,
         bare=bare,
         learner=learner,
-        captured=Captured(whole_step) if capture else None,
+        captured=Captured(whole_step, needed) if capture else None,
         average=average,
-        evaluator=Evaluator(accelerator, measured, data, capture),
+        evaluator=Evaluator(accelerator, measured, data, capture, needed),
         states=states,
         position=position,
         total_steps=total_steps,
