@@ -68,7 +68,8 @@ def evaluate(
     """Evaluate this process's shard, add up over the processes, and return the same numbers on each of them.
 
     model: the network itself. Its DDP wrapper communicates in each forward, and would hang where the processes have
-    different numbers of batches. prepare: (images uint8, sample index) -> network input.
+    different numbers of batches. prepare: (images uint8, sample index) -> network input, of which the rows after the
+    batch's are not counted.
 
     Returns count (samples) and, in percent but for the loss, the fields of `Evaluation` without their split.
     """
@@ -79,7 +80,7 @@ def evaluate(
         for batch in batches:
             with accelerator.autocast():
                 logits = logits_of(model(prepare(batch.images, batch.index)))
-            logits = logits.float()
+            logits = logits[: len(batch.label)].float()
             best = logits.topk(min(5, logits.shape[1])).indices
             hit = best[:, 0] == batch.label
             hit_true = best[:, 0] == batch.clean_label

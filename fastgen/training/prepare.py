@@ -23,7 +23,7 @@ from fastgen.training.checkpoints import Stateful
 from fastgen.training.data import Data, open_data
 from fastgen.training.launch import CONTINUE, Agreement, draw_apart, make_accelerator, noticing_lost_processes, on_main
 from fastgen.training.meter import Meter
-from fastgen.training.network import make_network, wants_compilation
+from fastgen.training.network import compile_for_each_size, make_network, wants_compilation
 from fastgen.training.optimization import step_of
 from fastgen.training.position import Position
 from fastgen.training.recorder import Recorder
@@ -101,8 +101,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
     average = WeightAverage(bare, recipe.train.ema) if recipe.train.ema else None
     measured = average.network if average else bare
     if wants_compilation(recipe, accelerator.device):
-        for each in {bare, measured}:
-            each.compile()
+        compile_for_each_size({bare, measured}, recipe.data.progressive.sizes(data.image_size))
         data.compile()
     network, optimizer = accelerator.prepare(bare, make_optimizer(bare, recipe.optim))
     draw_apart(accelerator, recipe.seed)
