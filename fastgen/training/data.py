@@ -58,7 +58,8 @@ class Data:
         rows, plain = -(-largest // self.sampler.world_size), self.prepare_eval
 
         def filled(images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-            return F.pad(plain(images, index), (0, 0) * 3 + (0, rows - len(images)))
+            prepared, missing = plain(images, index), rows - len(images)
+            return F.pad(prepared, (0, 0) * 3 + (0, missing)) if missing else prepared  # of nothing, it would copy
 
         self.prepare_eval = filled
 
