@@ -1,6 +1,8 @@
 """Each operator against torchvision's with the same parameters; whitening against TensorFlow's formula. Colours have
 tests of their own, in test_color.py."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -139,6 +141,19 @@ def test_it_compiles_into_one_graph(augment, kind):
                 torch.testing.assert_close(
                     compiled(images, INDEX, epoch), prepare(images, INDEX, epoch), atol=1e-4, rtol=0
                 )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("augment", [AugmentSpec(), ALL, replace(ALL, color_order=None)])
+def test_on_the_gpu(augment):
+    """Compiled (Philox's 32-bit products in Triton's arithmetic) or not, it gives what a CPU does."""
+    device, index, epoch = torch.device("cuda"), INDEX + (1 << 33), torch.tensor(5)
+    expected = Preprocess(28, augment, NormalizeSpec(), seed=3, train=True)(UINT8, index, epoch)
+    prepare = Preprocess(28, augment, NormalizeSpec(), seed=3, train=True, device=device)
+    for do in (prepare, torch.compile(prepare, dynamic=False, fullgraph=True)):
+        found = do(UINT8.to(device), index.to(device), epoch.to(device))
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found.cpu(), expected, atol=2e-3, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])

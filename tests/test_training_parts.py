@@ -198,8 +198,10 @@ def test_sizes_grow_linearly_in_steps_of_32():
     spec = ProgressiveSpec(start_size=160, start_epoch=16, end_epoch=30)
     sizes = [spec.size(epoch, 299) for epoch in range(40)]
     assert sizes[:17] == [160] * 17 and sizes[30:] == [299] * 10
-    assert sizes == sorted(sizes) and set(sizes) <= {160, 192, 224, 256, 288, 299}
-    assert ProgressiveSpec().size(0, 224) == 224
+    assert sizes == sorted(sizes) and set(sizes) <= set(spec.sizes(299))
+    assert spec.sizes(299) == [160, 192, 224, 256, 288, 299]
+    assert ProgressiveSpec().size(0, 224) == 224 and ProgressiveSpec().sizes(224) == [224]
+    assert ProgressiveSpec(start_size=8, end_epoch=10**12).sizes(96) == [32, 64, 96]
 
 
 @pytest.fixture

@@ -33,7 +33,11 @@ class ProgressiveSpec:
         if self.start_size is None or epoch >= self.end_epoch:
             return full
         passed = max(0, epoch - self.start_epoch) / (self.end_epoch - self.start_epoch)
-        return min(full, int((self.start_size + passed * (full - self.start_size)) / 32 + 0.5) * 32)
+        return min(full, max(1, int((self.start_size + passed * (full - self.start_size)) / 32 + 0.5)) * 32)
+
+    def sizes(self, full: int) -> list[int]:
+        """All sides that `size` can give, growing."""
+        return [*range(self.size(0, full), full, 32), full]
 
 
 @dataclass

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 
 from fastgen.recipe.schema import DataSpec, Recipe
@@ -27,7 +28,7 @@ class Data:
 
     image_size: side of the network's input in pixels (the largest, with data.progressive). sampler: of the training
     set. prepare, prepare_eval: (images uint8, index[, epoch, int64 scalar]) -> network input, for training and
-    evaluation.
+    evaluation; compiled, prepare_eval adds black images to a smaller batch.
     """
 
     baked: BakedSet | Export
@@ -36,7 +37,7 @@ class Data:
     image_size: int
     sampler: Sampler
     prepare: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-    prepare_eval: Preprocess
+    prepare_eval: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
     @property
     def classes(self) -> int:
@@ -50,9 +51,17 @@ class Data:
         return self.engines["train"].batches(self.sampler, self.spec.labels.column_name, view)
 
     def compile(self) -> None:
-        """Fuse the preparation of training batches into few kernels, anew for each image size (torch.compile allows
-        eight)."""
+        """Fuse the preparation of training batches into few kernels, anew for each image size. Evaluation's batches,
+        the last ones as well, get one size, as the network is compiled for each that it is given."""
         self.prepare = torch.compile(self.prepare, dynamic=False)
+        largest = min(self.eval_batch_size, max(stored.samples for stored in self.baked.splits.values()))
+        rows, plain = -(-largest // self.sampler.world_size), self.prepare_eval
+
+        def filled(images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+            prepared, missing = plain(images, index), rows - len(images)
+            return F.pad(prepared, (0, 0) * 3 + (0, missing)) if missing else prepared  # of nothing, it would copy
+
+        self.prepare_eval = filled
 
     @property
     def transfer_seconds(self) -> float:

@@ -97,7 +97,7 @@ class Evaluator:
         """A batch's sums: float64 (8,)."""
         with self._accelerator.autocast():
             logits = logits_of(self._network(self._data.prepare_eval(images, index)))
-        logits = logits.float()
+        logits = logits[: len(label)].float()  # some images may only fill the batch
         best = logits.topk(min(5, logits.shape[1])).indices
         hit = best[:, 0] == label
         hit_true = best[:, 0] == clean_label

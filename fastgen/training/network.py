@@ -1,5 +1,6 @@
 """The network of a recipe, one of timm's or the paper's, laid out and compiled for its device."""
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from fastgen import models
 from fastgen.recipe.schema import Recipe
 from fastgen.training.objective import logits_of
 from pipelines.errors import UserError
+
+_OTHER_GRAPHS = 8  # beside those of each size of training images: evaluation's, and what a network itself lets vary
 
 
 def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, device: torch.device) -> torch.nn.Module:
@@ -57,6 +60,19 @@ def _make_by_timm(name: str, *, img_size: int, **arguments: Any) -> torch.nn.Mod
 def wants_compilation(recipe: Recipe, device: torch.device) -> bool:
     """torch.compile: by default for a GPU only, as on a CPU its start-up costs more than small networks gain."""
     return device.type == "cuda" if recipe.train.compile is None else recipe.train.compile
+
+
+def compile_for_each_size(networks: Iterable[torch.nn.Module], sizes: Collection[int]) -> None:
+    """torch.compile, anew for each of the sizes of images: kernels for any size are slower.
+
+    PyTorch stops compiling at so many graphs of a function, and computes without. It may count the network and the
+    preparation of its images as one function, and it counts for the process: what an earlier run compiled is dropped.
+    """
+    torch.compiler.reset()
+    wanted = 2 * len(sizes) + _OTHER_GRAPHS
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, wanted)
+    for network in networks:
+        network.compile(dynamic=False)
 
 
 def parameter_count(network: torch.nn.Module) -> int:

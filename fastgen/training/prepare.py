@@ -23,7 +23,7 @@ from fastgen.training.data import Data, open_data
 from fastgen.training.evaluation import Evaluator
 from fastgen.training.launch import CONTINUE, Agreement, draw_apart, make_accelerator, noticing_lost_processes, on_main
 from fastgen.training.meter import Meter
-from fastgen.training.network import make_network, wants_compilation
+from fastgen.training.network import compile_for_each_size, make_network, wants_compilation
 from fastgen.training.optimization import Learner
 from fastgen.training.position import Position
 from fastgen.training.recorder import Recorder
@@ -100,8 +100,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
     average = WeightAverage(bare, recipe.train.ema) if recipe.train.ema else None
     measured = average.network if average else bare
     if wants_compilation(recipe, accelerator.device):
-        for each in {bare, measured}:
-            each.compile()
+        compile_for_each_size({bare, measured}, recipe.data.progressive.sizes(data.image_size))
         data.compile()
     capture, needed = wants_capture(recipe, accelerator), recipe.train.cuda_graphs == "on"
     learner = Learner(accelerator, bare, recipe.optim, recipe.train, capture)
