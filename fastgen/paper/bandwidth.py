@@ -22,9 +22,9 @@ GAMMAS = {
     "mnist": (0.005, 0.01, 0.02, 0.04, 0.08),
     "mnist_gabor": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0),
     "cifar10": (0.0025, 0.005, 0.01, 0.02, 0.04),
-    "cifar10_convnet": (0.25, 0.5, 1.0, 2.0, 4.0),  # in units of 1 / mean squared distance
+    "cifar10_convnet": (0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0),  # in units of 1 / mean squared distance
 }
-RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+RIDGES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def choose_gamma(gammas: tuple[float, ...], mistakes: list[set[int]]) -> int:
