@@ -1,6 +1,7 @@
 """What the GPU computes is what the CPU computes; and steps as CUDA graphs are the steps that they replace."""
 
 import math
+import time
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from fastgen.models.mlp import MLP
 from fastgen.recipe.load import load
 from fastgen.theory.kernels import KernelSpec, kernel_machine
 from fastgen.training import capture
+from fastgen.training.gaps import Gaps
 from fastgen.training.loop import train
 from pipelines.errors import Note, UserError
 from pipelines.view.augment import Preprocess
@@ -178,3 +180,19 @@ def test_kernel_machines_are_those_of_the_cpu(solver):
     assert found["cuda"].mistakes == found["cpu"].mistakes
     assert found["cuda"].norm == pytest.approx(found["cpu"].norm, rel=1e-6)
     assert found["cuda"].residual < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("late", [False, True])
+def test_the_gpu_stands_still_where_a_batch_comes_late(late):
+    """Steps of some 20 ms of the GPU's time, launched at once; batches that come at once, or after 50 ms."""
+    gaps = Gaps()
+    for _ in range(6):
+        if late:
+            torch.cuda.synchronize()
+            time.sleep(0.05)
+        gaps.begin()
+        torch.cuda._sleep(30_000_000)
+        gaps.end()
+    torch.cuda.synchronize()
+    assert 0.2 < gaps.seconds < 0.5 if late else gaps.seconds < 0.02

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.bench.subprocesses import values
-from fastgen.report.outcome import finish, machine
+from fastgen.report.outcome import finish
 from fastgen.report.page import Page
 from fastgen.report.plots import bars
 from fastgen.runs.folder import PACKAGES
+from fastgen.runs.machine import machine
 from pipelines.durable import write_atomically
 from pipelines.provenance import made_by
 

@@ -8,7 +8,15 @@ import torch
 
 from fastgen.paper.settings import Settings
 from fastgen.paper.studies import Case, Numbers, Row, Study, Tell
-from fastgen.paper.table3 import MODELS, compute_device, layer_spec, model_features, model_points, refuse_iterative
+from fastgen.paper.table3 import (
+    FILTERS,
+    MODELS,
+    compute_device,
+    layer_spec,
+    model_features,
+    model_points,
+    refuse_iterative,
+)
 from fastgen.theory.kernels import KernelResult, KernelSpec, kernel_machine
 from fastgen.theory.points import Points
 from fastgen.theory.random_features import FeatureProducts
@@ -22,7 +30,20 @@ GAMMAS = {
     "mnist": (0.005, 0.01, 0.02, 0.04, 0.08),
     "mnist_gabor": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0),
     "cifar10": (0.0025, 0.005, 0.01, 0.02, 0.04),
-    "cifar10_convnet": (0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0),  # in units of 1 / mean squared distance
+    "cifar10_convnet": (
+        0.002,
+        0.004,
+        0.008,
+        0.016,
+        0.03,
+        0.06,
+        0.125,
+        0.25,
+        0.5,
+        1.0,
+        2.0,
+        4.0,
+    ),  # in units of 1 / mean squared distance
 }
 RIDGES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -126,6 +147,8 @@ def _cases(models: list[str] | None) -> list[Case]:
         ridges = RIDGES if model == "cifar10_convnet" else ()
         rows = [Row({"row": model}) for _ in (*GAMMAS[model], *ridges)]
         described = {"model": model, "gammas": GAMMAS[model], "ridges": ridges, "samples": _SAMPLES, "rule": "paired"}
+        if ridges:
+            described["filters"] = FILTERS
         cases.append(Case(model, rows, described, partial(_run, model)))
     return cases
 

@@ -1,6 +1,7 @@
 """fastgen reproduce: run what is missing of the paper's experiments, and show the paper's numbers beside ours."""
 
 import statistics
+from collections import Counter
 from pathlib import Path
 
 from fastgen.paper.comparison import Result, comparison
@@ -118,6 +119,9 @@ def _show(name: str, results: list[Result], root: Path, command: str, smoke: boo
         f"Each run: its whole recipe, metrics and manifest are in {root / 'runs'}; minutes are those of one run, of "
         "which several may have shared the machine."
     )
+    summaries = [job.summary for result in results for job in result.jobs if job.summary is not None]
+    where = Counter(summary.made_by.get("machine", summary.device) for summary in summaries)
+    page.text("Run on: " + "; ".join(f"{name} ({count} runs)" for name, count in where.most_common()) + ".")
     finish(page, root / f"{name}.html")
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from fastgen.paper.experiments import STUDIES
 from fastgen.paper.settings import Settings
 from fastgen.report.page import Page
+from fastgen.runs.machine import machine
 from fastgen.terminal import console
 from pipelines.durable import write_atomically
 from pipelines.errors import UserError
@@ -78,6 +79,7 @@ def run_study(
         if not override.startswith(study.keys):
             raise UserError(f"{name} does not use {override}; its settings are {'*, '.join(study.keys)}*")
     rows: list[tuple[Row, Numbers]] = []
+    machines: set[str] = set()
     for case in study.cases(models):
         path = case_file(name, case, settings, root)
         if not path.is_file():
@@ -89,10 +91,13 @@ def run_study(
             document = {
                 **json.loads(_all_of(case, settings)),
                 "seconds": time.perf_counter() - started,
+                "machine": machine(),
                 "measured": computed,
             }
             write_atomically(path, json.dumps(document, indent=1) + "\n")
-        found = zip(case.rows, json.loads(path.read_text())["measured"], strict=True)
+        document = json.loads(path.read_text())
+        machines.add(document.get("machine", "a machine that was not noted"))
+        found = zip(case.rows, document["measured"], strict=True)
         rows += [(row, numbers) for row, numbers in found if numbers is not None]
     if not rows:
         raise UserError(f"nothing of {name} with these settings is in {root}; leave --show out to compute it")
@@ -106,6 +111,7 @@ def run_study(
     for title, figure in study.figures(rows):
         page.figure(f"{name}-{len(page.figures)}" if page.figures else name, figure, title)
     page.code(command)
+    page.text(f"Computed on: {'; '.join(sorted(machines))}.")
     return page
 
 

@@ -60,7 +60,7 @@ class Summary(Evaluation):
     training sample classified as labelled, None if there was none; fitted_epoch: with at least fitted_at percent of
     them; first_epoch_at: with 99, 99.9 and 100 percent. rademacher_complexity: of random signs, this draw's part of it
     (paper, section 2.2), else None. data_stall_fraction: of the loop's time, spent waiting for batches. time_fractions:
-    stage -> part of the counted time. made_by: versions of fastgen and of what it computes with.
+    stage -> part of the counted time. made_by: versions of fastgen and of what it computes with, and the machine.
     """
 
     status: str

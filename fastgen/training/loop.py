@@ -11,6 +11,7 @@ import torch
 from fastgen.optim.schedules import learning_rate
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import PACKAGES, RunLock
+from fastgen.runs.machine import machine
 from fastgen.runs.summary import FINISHED, INTERRUPTED, Summary
 from fastgen.training import checkpoints
 from fastgen.training.launch import CHECKPOINT, CONTINUE, STOP, noticing_lost_processes
@@ -262,7 +263,7 @@ def finish(run: Training) -> Summary:
         device=run.accelerator.device.type,
         manifest_sha256=run.data.baked.sha256,
         run_dir=str(run.folder),
-        made_by=made_by(*PACKAGES),
+        made_by={**made_by(*PACKAGES), "machine": machine()},
     )
     if run.metrics is not None:
         summary.write(run.folder)

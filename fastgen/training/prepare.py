@@ -137,7 +137,10 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return learner.learn(data.prepare(images, index, epoch), labels)
 
-    meter, clock = Meter(accelerator, position.running), Clock(recipe.data.batch_size)
+    meter, clock = (
+        Meter(accelerator, position.running),
+        Clock(recipe.data.batch_size, accelerator.device.type == "cuda"),
+    )
     display = Display(main, total_steps, position.step)
     return Training(
         recipe=recipe,

@@ -2,6 +2,7 @@
 
 import time
 
+from fastgen.training.gaps import Gaps
 from fastgen.training.position import Position
 from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
@@ -19,14 +20,15 @@ class Clock(Watcher):
     """This process's seconds in each stage. Entering a stage ends the one before.
 
     The count begins after the first step, which compiles and allocates. A GPU works behind the process: its time
-    appears where the process waits for it, in `log` (which reads the metrics) or in `waiting` (where a loader reuses
-    memory), while `augment` and `step` hold the time that launching the work took.
+    appears where the process waits for it, in `log` (which reads the metrics) or in `waiting` (where a loader is as far
+    ahead as it may be), while `augment` and `step` hold the time that launching the work took.
 
     samples: trained on since the count began, by all processes.
     """
 
-    def __init__(self, batch_size: int) -> None:
-        """batch_size: global, over all processes."""
+    def __init__(self, batch_size: int, gpu: bool = False) -> None:
+        """batch_size: global, over all processes. gpu: the steps' work is done by one, whose gaps are the stalls."""
+        self._gaps = Gaps() if gpu else None
         self.seconds = dict.fromkeys(_STAGES, 0.0)
         self.samples = 0
         self._batch_size, self._first = batch_size, True
@@ -38,6 +40,13 @@ class Clock(Watcher):
         now = time.perf_counter()
         if self._stage is not None:
             self.seconds[self._stage] += now - self._mark
+        if self._gaps is not None:
+            if self._stage == STEP and stage == WAIT:
+                self._gaps.end()
+            elif self._stage == WAIT and stage in (AUGMENT, STEP):
+                self._gaps.begin()
+            elif stage in (EVALUATE, LOG, SAVE, None):
+                self._gaps.interrupt()
         self._stage, self._mark = stage, now
 
     def move(self, seconds: float, before: str, after: str) -> None:
@@ -48,6 +57,7 @@ class Clock(Watcher):
     def step(self, position: Position) -> None:
         if self._first:
             self.seconds, self._mark, self._first = dict.fromkeys(_STAGES, 0.0), time.perf_counter(), False
+            self._gaps = Gaps() if self._gaps is not None else None
         else:
             self.samples += self._batch_size
 
@@ -60,12 +70,16 @@ class Clock(Watcher):
     @property
     def images_per_second(self) -> float:
         """Of all processes together, evaluations and checkpoints left out."""
-        return self.samples / self._loop_seconds if self.samples else 0.0
+        return self.samples / self._loop_seconds if self._loop_seconds else 0.0
 
     @property
     def stall_fraction(self) -> float:
-        """The part of the loop's time in which the step waited for a batch."""
-        return (self.seconds[WAIT] + self.seconds[HOST_TO_DEVICE]) / self._loop_seconds if self.samples else 0.0
+        """The part of the loop's time in which the step waited for a batch; of a GPU, in which it stood still between
+        steps."""
+        if not self._loop_seconds:
+            return 0.0
+        waited = self.seconds[WAIT] + self.seconds[HOST_TO_DEVICE] if self._gaps is None else self._gaps.seconds
+        return waited / self._loop_seconds
 
     @property
     def _loop_seconds(self) -> float:
@@ -75,16 +89,14 @@ class Clock(Watcher):
 def advice(clock: Clock, backend: str, device: str) -> str:
     """One sentence: what bounds this training, and the remedy."""
     seconds, fractions = clock.seconds, clock.fractions
-    loop = seconds[WAIT] + seconds[HOST_TO_DEVICE] + seconds[AUGMENT] + seconds[STEP]
-    if not fractions or not clock.samples or not loop:
+    rate, stalled = clock.images_per_second, clock.stall_fraction
+    if not fractions or not rate:
         return "too short to say what bounds it"
-    rate = clock.samples / loop
-    computing = seconds[AUGMENT] + seconds[STEP] + seconds[LOG]
-    if seconds[WAIT] > _STALLED * loop:
-        told = f"the loader delivers {rate:,.0f} images/s, the {device} takes {clock.samples / computing:,.0f}"
+    if stalled > _STALLED and seconds[WAIT] >= seconds[HOST_TO_DEVICE]:
+        told = f"the loader delivers {rate:,.0f} images/s, the {device} takes {rate / (1 - stalled):,.0f}"
         return f"{told}: {BACKENDS[backend].when_slow}"
-    if seconds[HOST_TO_DEVICE] > _STALLED * loop:
-        share = 100 * seconds[HOST_TO_DEVICE] / loop
+    if stalled > _STALLED:
+        share = 100 * stalled
         others = " or ".join(name for name, other in BACKENDS.items() if other.decodes_on_gpu)
         return f"copying batches to the {device} takes {share:.0f} % of the loop: data.backend={others} decodes on it"
     for stage, remedy in ((EVALUATE, "raise train.evaluate_epochs"), (SAVE, "raise run.checkpoint_minutes")):
