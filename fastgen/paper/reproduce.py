@@ -121,7 +121,9 @@ def _show(name: str, results: list[Result], root: Path, command: str, smoke: boo
     )
     summaries = [job.summary for result in results for job in result.jobs if job.summary is not None]
     where = Counter(summary.made_by.get("machine", summary.device) for summary in summaries)
-    page.text("Run on: " + "; ".join(f"{name} ({count} runs)" for name, count in where.most_common()) + ".")
+    page.text(
+        "Run on: " + "; ".join(f"{name} ({count} run{'s' * (count > 1)})" for name, count in where.most_common()) + "."
+    )
     finish(page, root / f"{name}.html")
 
 
