@@ -29,7 +29,8 @@ from nvidia.dali import Pipeline, fn, types
 from fastgen.bench.photographs import repeated
 from fastgen.bench.results import write_figures
 from pipelines.backends.dali import DALIEngine
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
 from pipelines.baked.export import export
 from pipelines.baked.shards import Export
 from pipelines.corruptions import LabelSpec, PixelSpec

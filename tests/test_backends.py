@@ -11,8 +11,9 @@ from PIL import Image
 from whole_runs import importorskip_backend
 
 from pipelines.backends import BACKENDS, open_engine
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
 from pipelines.baked.beton import JPEG, RAW, Beton
+from pipelines.baked.encoding import BakeSpec
 from pipelines.baked.writer import Writer
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError

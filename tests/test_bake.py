@@ -15,9 +15,11 @@ from PIL import Image
 
 from pipelines.baked import bake as bake_module
 from pipelines.baked import beton as beton_module
+from pipelines.baked import encoding
 from pipelines.baked import writer as writer_module
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
 from pipelines.baked.beton import JPEG, RAW
+from pipelines.baked.encoding import BakeSpec
 from pipelines.baked.manifest import BakedSet, Manifest
 from pipelines.baked.writer import Writer
 from pipelines.corruptions import PIXELS, LabelSpec, PixelSpec
@@ -100,7 +102,7 @@ def test_pixels_permuted_within_what_is_shown(tmp_path):
 
 def test_another_labelling_does_not_encode_again(tmp_path, monkeypatch):
     before = bake(SYNTHETIC, TRUE, NONE, BakeSpec("jpeg"), tmp_path)
-    monkeypatch.setattr(bake_module, "_encode", None)  # would raise if called
+    monkeypatch.setattr(encoding, "_encode", None)  # would raise if called
     more = BakeSpec("jpeg", columns=[LabelSpec("partial", p / 10) for p in range(11)])
     after = bake(SYNTHETIC, LabelSpec("pair", 0.3), NONE, more, tmp_path)
     assert after.path == before.path and len(after.splits["train"].names) == 3 + 12
@@ -156,8 +158,8 @@ def test_a_death_while_adding_a_column_loses_nothing(tmp_path, monkeypatch, stop
 
 
 def _bake_slowly(folder: Path) -> None:
-    encode = bake_module._encode
-    bake_module._encode = lambda *a: (time.sleep(0.01), encode(*a))[1]
+    encode = encoding._encode
+    encoding._encode = lambda *a: (time.sleep(0.01), encode(*a))[1]
     bake(SYNTHETIC, TRUE, NONE, BakeSpec(workers=1), folder)
 
 
@@ -181,14 +183,14 @@ LARGE = SourceSpec("synthetic", synthetic=SyntheticSpec(samples=20_000, test_sam
 
 def _bake_large(folder: Path) -> None:
     """Says on the disk which samples it encodes."""
-    encode = bake_module._encode
+    encode = encoding._encode
     with open(folder / "encoded", "ab", buffering=0) as file:
 
         def noted(source, index, *rest):
             file.write(index.to_bytes(4, "little"))
             return encode(source, index, *rest)
 
-        bake_module._encode = noted
+        encoding._encode = noted
         bake(LARGE, RANDOM, NONE, BakeSpec(), folder)
 
 

@@ -20,9 +20,10 @@ from PIL import Image
 from fastgen import cli
 from pipelines.baked import bake as bake_module
 from pipelines.baked import beton as beton_module
-from pipelines.baked import notes
+from pipelines.baked import encoding, notes
 from pipelines.baked import writer as writer_module
-from pipelines.baked.bake import BakeSpec, bake, lock_of
+from pipelines.baked.bake import bake, lock_of
+from pipelines.baked.encoding import BakeSpec
 from pipelines.baked.export import export
 from pipelines.baked.manifest import BakedSet
 from pipelines.baked.shards import Export
@@ -249,7 +250,7 @@ def test_a_source_that_changes_under_a_bake(tmp_path, monkeypatch):
         path = tmp_path / "set" / f"class{number % 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
-    spec, encode = SourceSpec("imagefolder", str(tmp_path / "set")), bake_module._encode
+    spec, encode = SourceSpec("imagefolder", str(tmp_path / "set")), encoding._encode
 
     def changing(change):
         def call(source, index, *rest):
@@ -259,10 +260,10 @@ def test_a_source_that_changes_under_a_bake(tmp_path, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(bake_module, "_encode", changing(lambda path: Image.new("RGB", (8, 8), "red").save(path)))
+    monkeypatch.setattr(encoding, "_encode", changing(lambda path: Image.new("RGB", (8, 8), "red").save(path)))
     with pytest.raises(UserError, match="train split of data.source=imagefolder changed while it was baked"):
         bake(spec, RANDOM, NONE, BakeSpec(workers=1), tmp_path)
-    monkeypatch.setattr(bake_module, "_encode", changing(lambda path: (path.unlink(), path.read_bytes())))
+    monkeypatch.setattr(encoding, "_encode", changing(lambda path: (path.unlink(), path.read_bytes())))
     with pytest.raises(UserError, match="0.png: No such file or directory; the bake goes on"):
         bake(spec, RANDOM, NONE, BakeSpec(workers=1), tmp_path)
     assert not [path for path in (tmp_path / "baked").iterdir() if path.is_dir()]

@@ -12,7 +12,8 @@ from fastgen.recipe.load import load
 from fastgen.training.loop import train
 from fastgen.training.stages import HOST_TO_DEVICE, STEP, WAIT, Clock, advice
 from pipelines.backends import BACKENDS, Backend
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
 from pipelines.corruptions import LABELS, PIXELS, LabelKind, LabelSpec, PixelKind, PixelSpec
 from pipelines.errors import UserError
 from pipelines.sources import SOURCES, SourceKind, SourceSpec, found_here, which_samples

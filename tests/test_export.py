@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from fastgen import cli
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
 from pipelines.baked.export import export
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError

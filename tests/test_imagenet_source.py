@@ -14,7 +14,8 @@ from conftest import real
 from PIL import Image
 from scipy.io import savemat
 
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
 from pipelines.sources import SourceSpec, imagenet, open_source

@@ -12,7 +12,8 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec, corrupt_labels
 from pipelines.errors import UserError
 from pipelines.sources import SourceSpec, SyntheticSpec, open_source

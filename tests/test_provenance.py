@@ -7,7 +7,8 @@ import pytest
 
 from fastgen.runs.folder import PACKAGES
 from pipelines import provenance
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.provenance import in_words, made_by
 from pipelines.sources import SourceSpec, SyntheticSpec

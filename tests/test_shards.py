@@ -12,7 +12,8 @@ from fastgen import cli
 from fastgen.recipe.load import load
 from fastgen.training.loop import train
 from pipelines.backends import open_engine
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
 from pipelines.baked.export import export
 from pipelines.baked.shards import Export
 from pipelines.corruptions import LabelSpec, PixelSpec

@@ -20,7 +20,8 @@ from fastgen.training.optimization import Learner
 from fastgen.training.position import Position
 from pipelines.backends import Batch
 from pipelines.baked import staging
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
 from pipelines.baked.manifest import BakedSet
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError

@@ -11,7 +11,7 @@ from fastgen.bench.contenders import default_workers
 from fastgen.bench.photographs import repeated
 from fastgen.bench.results import Table, conclude
 from fastgen.bench.subprocesses import Measurement, chosen, in_turn, measure, median_and_range, ratios, values
-from pipelines.baked.bake import BakeSpec
+from pipelines.baked.encoding import BakeSpec
 
 # What a user may choose, from the most faithful to the smallest, and raw pixels, which need no decoding. The pixels are
 # those of the longest side.

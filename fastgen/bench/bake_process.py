@@ -13,8 +13,9 @@ import torch
 from fastgen.bench.contenders import CONTENDERS, Work
 from fastgen.bench.loader_process import cpu_seconds, edges
 from fastgen.bench.subprocesses import Measurement, answer
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
 from pipelines.baked.beton import Beton
+from pipelines.baked.encoding import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.sources import SourceSpec
 

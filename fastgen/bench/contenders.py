@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from pipelines.backends import BACKENDS, open_engine
-from pipelines.baked.bake import BakeSpec
+from pipelines.baked.encoding import BakeSpec
 from pipelines.registry import Registry
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop

@@ -9,7 +9,7 @@ from fastgen.recipe.load import known_recipes
 from fastgen.recipe.schema import known_keys
 from fastgen.recipe.validation import PRECISIONS, TRACKING
 from pipelines.backends import BACKENDS
-from pipelines.baked.bake import ENCODINGS
+from pipelines.baked.encoding import ENCODINGS
 from pipelines.corruptions import LABELS, PIXELS
 from pipelines.sources import SOURCES
 from pipelines.view.preparation import NORMALIZATIONS

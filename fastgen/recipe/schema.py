@@ -10,7 +10,7 @@ import yaml
 
 from fastgen.optim.optimizers import OptimSpec
 from fastgen.optim.schedules import ScheduleSpec
-from pipelines.baked.bake import BakeSpec
+from pipelines.baked.encoding import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.sources import SourceSpec
 from pipelines.view.preparation import AugmentSpec, NormalizeSpec

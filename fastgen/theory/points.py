@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
 from pipelines.sources import SourceSpec

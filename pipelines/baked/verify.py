@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipelines.baked.bake import BakeSpec, baked_again, file_order, statistics_for
+from pipelines.baked.bake import file_order
+from pipelines.baked.encoding import BakeSpec, baked_again, statistics_for
 from pipelines.baked.manifest import BakedSet, Manifest
 from pipelines.baked.notes import parsed
 from pipelines.baked.shards import Export

@@ -39,7 +39,8 @@ from fastgen.runs.run import Run
 from fastgen.training import checkpoints
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.position import Position
-from pipelines.baked.bake import BakeSpec, bake
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
 from pipelines.baked.manifest import BakedSet
 from pipelines.baked.shards import Export
 from pipelines.corruptions import LabelSpec, PixelSpec, corrupt_labels
@@ -374,7 +375,7 @@ def _make_notes(folder: Path) -> None:
     if child == 0:
         from pipelines.baked import bake as module
 
-        encoded = module._encoded
+        encoded = module.encoded
 
         def stops(source: Any, *rest: Any) -> Any:
             for number, one in enumerate(encoded(source, *rest)):
@@ -382,7 +383,7 @@ def _make_notes(folder: Path) -> None:
                     os._exit(0)
                 yield one
 
-        module._encoded = stops
+        module.encoded = stops
         _bake(folder)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
