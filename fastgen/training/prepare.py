@@ -131,16 +131,8 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         recorder.start(position.epoch)
     metrics = MetricsFile(folder, position.step, position.evaluated_step == position.step) if main else None
     start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
-
-    def whole_step(
-        images: torch.Tensor, index: torch.Tensor, epoch: torch.Tensor, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return learner.learn(data.prepare(images, index, epoch), labels)
-
-    meter, clock = (
-        Meter(accelerator, position.running),
-        Clock(recipe.data.batch_size, accelerator.device.type == "cuda"),
-    )
+    meter = Meter(accelerator, position.running)
+    clock = Clock(recipe.data.batch_size, gpu=accelerator.device.type == "cuda")
     display = Display(main, total_steps, position.step)
     return Training(
         recipe=recipe,
@@ -149,7 +141,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         data=data,
         bare=bare,
         learner=learner,
-        captured=Captured(whole_step, needed) if capture else None,
+        captured=_captured(learner, data, needed) if capture else None,
         average=average,
         evaluator=Evaluator(accelerator, measured, data, capture, needed),
         states=states,
@@ -164,3 +156,12 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         agreement=Agreement(accelerator),
         started=started - position.seconds,
     )
+
+
+def _captured(learner: Learner, data: Data, needed: bool) -> Captured:
+    def whole_step(
+        images: torch.Tensor, index: torch.Tensor, epoch: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return learner.learn(data.prepare(images, index, epoch), labels)
+
+    return Captured(whole_step, needed)
