@@ -25,6 +25,7 @@ from fastgen import cli
 from fastgen.optim.schedules import SCHEDULES, learning_rate
 from fastgen.recipe.load import load
 from fastgen.runs.metrics import read_metrics
+from fastgen.runs.run import Run
 from fastgen.runs.summary import Summary
 from fastgen.training import checkpoints
 from fastgen.training.data import Data
@@ -538,3 +539,18 @@ def test_metrics_have_units_and_survive_a_cut(tmp_path):
     assert all(key in counted or key.endswith(units) for line in whole for key in line)
     path.write_bytes(path.read_bytes()[:-20])
     assert read_metrics(path.parent) == whole[:-1]
+
+
+def test_the_training_set_can_be_evaluated_seldom(tmp_path):
+    seldom = [*SMALL, *EVERY_EPOCH, "train.evaluate_train_epochs=3", "train.epochs=5"]
+    summary = train(load("quickstart", [*seldom, f"run.dir={tmp_path / 'run'}"]))
+    steps = 100 // 30
+    assert list(lines(tmp_path / "run", "test_top1_percent")) == [steps * epoch for epoch in range(1, 6)]
+    found = {step: value for step, value in lines(tmp_path / "run", "train_top1_percent").items() if value is not None}
+    assert list(found) == [3 * steps, 5 * steps]  # and at the end
+    assert summary.train_top1 == found[5 * steps]
+    assert Run(tmp_path / "run").last_line("train_top1_percent")["epoch"] == 5
+    AcceleratorState._reset_state(True)
+    alone = [*seldom, "data.labels.kind=rademacher", "train.epochs=2"]  # signs have no test set
+    train(load("quickstart", [*alone, f"run.dir={tmp_path / 'signs'}"]))
+    assert list(lines(tmp_path / "signs", "train_top1_percent")) == [steps, 2 * steps]

@@ -82,6 +82,7 @@ class TrainSpec:
     stop_at_interpolation: bool = False  # end when the training set is fitted
     fitted_at: float = 100.0  # percent of the training set: from this accuracy on it counts as fitted
     evaluate_epochs: int = 1  # evaluate every this many epochs
+    evaluate_train_epochs: int | None = None  # the training set, too, only every this many (None: each time)
     checks_per_epoch: int = (
         1  # with stop_at_interpolation, evaluations in an epoch once the training set is nearly fitted
     )

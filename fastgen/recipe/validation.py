@@ -22,7 +22,8 @@ _AT_LEAST = {
     1: (
         "data.batch_size", "data.eval_batch_size", "data.workers", "data.image_size", "data.limit", "data.limit_test",
         "data.eval_size", "data.progressive.start_size", "schedule.every_samples", "train.epochs", "train.max_steps",
-        "train.evaluate_epochs", "train.checks_per_epoch", "train.accumulate", "train.threads", "run.keep_checkpoints",
+        "train.evaluate_epochs", "train.evaluate_train_epochs", "train.checks_per_epoch", "train.accumulate",
+        "train.threads", "run.keep_checkpoints",
         "track.log_steps",
     ),
     0: (

@@ -108,8 +108,8 @@ class Run:
         return {metric("train_top1"): "training, random signs"} if self.labels.signs else PARTS
 
     def last_line(self, key: str) -> dict[str, Any] | None:
-        """The newest line of metrics.jsonl that has `key`."""
-        return next((line for line in reversed(self.lines) if key in line), None)
+        """The newest line of metrics.jsonl that has a value for `key`."""
+        return next((line for line in reversed(self.lines) if line.get(key) is not None), None)
 
     def curve(self, key: str, against: str) -> Curve:
         """A logged key against "step" or "epoch"."""

@@ -131,7 +131,7 @@ class LiveTable:
             return ["", "", "", ""]
         return [
             f"{epoch:g}",
-            f"{train:.2f} %",
+            "" if train is None else f"{train:.2f} %",
             "" if test is None else f"{test:.2f} %",
             f"{fitted:g}" if fitted else "",
         ]

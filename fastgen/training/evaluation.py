@@ -31,12 +31,12 @@ class Evaluator:
         self._accelerator, self._network, self._data = accelerator, network, data
         self._count = Captured(self._counts, needed) if capture else self._counts
 
-    def splits(self, stopped: Callable[[int], bool]) -> Evaluation | None:
+    def splits(self, stopped: Callable[[int], bool], train: bool = True) -> Evaluation | None:
         """Evaluate on the training set and on the test set.
 
-        Without a test split, the test set's fields are None. With signs for labels, they and all that compares with
-        true labels are None. stopped: is asked with the numbers of batches, the same ones in all processes; where it
-        says so, there is no evaluation.
+        Without a test split, the test set's fields are None; without `train`, where there is one, the training set's.
+        With signs for labels, the test set's and all that compares with true labels are None. stopped: is asked with
+        the numbers of batches, the same ones in all processes; where it says so, there is no evaluation.
         """
         # DDP would spread batch-norm statistics at the next training forward, which is after this evaluation.
         if self._accelerator.num_processes > 1:
@@ -47,6 +47,8 @@ class Evaluator:
         for split, stored in data.baked.splits.items():
             if signs and split != "train":
                 continue  # its labels are classes
+            if split == "train" and not (train or signs or len(data.baked.splits) == 1):
+                continue
             with closing(data.evaluation(split)) as batches:
                 # The last batch may be too small for all processes to have a part of it.
                 asked = _until(batches, stored.samples // data.eval_batch_size, stopped)

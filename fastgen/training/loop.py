@@ -183,6 +183,13 @@ def evaluation_is_due(run: Training) -> bool:
     return position.nearly and position.step_in_epoch % steps_per_check == 0
 
 
+def evaluation_takes_in_training(run: Training) -> bool:
+    """Whether the training set is evaluated as well, which takes long where it is large."""
+    position, seldom = run.position, run.recipe.train.evaluate_train_epochs
+    last = position.step >= run.total_steps
+    return seldom is None or last or position.nearly or position.epoch % seldom == 0
+
+
 def evaluate(run: Training) -> None:
     """Evaluate, and log the result. A signal meanwhile stops the run: its continuation begins with this evaluation."""
     run.clock.enter(EVALUATE)
@@ -190,7 +197,7 @@ def evaluate(run: Training) -> None:
     def stopped(batch: int) -> bool:
         return run.agreement.reach(STOP if run.signal.received else CONTINUE, batch) == STOP
 
-    evaluation = run.evaluator.splits(stopped)
+    evaluation = run.evaluator.splits(stopped, train=evaluation_takes_in_training(run))
     if evaluation is None:
         run.decision = STOP
     else:

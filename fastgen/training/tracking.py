@@ -114,7 +114,9 @@ class Display(Watcher):
 
     def evaluated(self, position: Position) -> None:
         found = position.evaluation
-        parts = [f"epoch {position.epochs:g}", f"train loss {found.train_loss:.4f} accuracy {found.train_top1:.2f} %"]
+        parts = [f"epoch {position.epochs:g}"]
+        if found.train_top1 is not None:
+            parts.append(f"train loss {found.train_loss:.4f} accuracy {found.train_top1:.2f} %")
         if found.train_top1_corrupted_part is not None:
             parts.append(f"on corrupted labels {found.train_top1_corrupted_part:.2f} %")
         if found.test_top1 is not None:
