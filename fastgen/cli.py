@@ -42,7 +42,7 @@ def _one_line(error: typer.TyperException) -> str:
 
 
 class _WithKeys(TyperCommand):
-    """A command whose help ends with all recipes, keys and defaults."""
+    """A command whose help ends with all recipes, keys and defaults; `fastgen keys` tells what they mean."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         from fastgen.recipe.load import known_recipes
@@ -129,6 +129,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from pipelines.provenance import in_words
+
+        print(in_words())
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
 bench = typer.Typer(help="Measure loaders, bakes and trainings beside others.")
 app.add_typer(bench, name="bench")
 
@@ -143,6 +162,45 @@ def train(settings: Settings, only_print: Print = False) -> None:
     from fastgen.training.loop import train
 
     train(recipe)
+
+
+@app.command()
+def resume(named: Annotated[list[str], _settings("RUN_DIR key=value")]) -> None:
+    """Go on with a run from its last checkpoint.
+
+    With the recipe that lies in it, and keys that are given. By default the newest run below runs/ that has not
+    finished. On several devices: accelerate launch fastgen/train.py recipe=RUN_DIR/recipe.yaml run.dir=RUN_DIR
+    run.resume=true.
+    """
+    from fastgen.runs.folder import recipe_to_resume
+
+    recipe = recipe_to_resume(named)
+    from fastgen.training.loop import train
+
+    train(recipe)
+
+
+@app.command()
+def recipes() -> None:
+    """List the shipped recipes."""
+    from fastgen.recipe.load import described_recipes
+
+    for name, sentence in described_recipes():
+        print(f"{name:<40} {sentence}")
+
+
+@app.command()
+def keys(
+    pattern: Annotated[str | None, typer.Argument(metavar="PATTERN", hidden=True)] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As the table of docs/keys.md.")] = False,
+) -> None:
+    """Tell what each key of a recipe means.
+
+    PATTERN: a part of their names (batch), a shell's pattern (data.*), or a word of what they mean.
+    """
+    from fastgen.recipe.keys import find, told
+
+    print(told(find(pattern), markdown))
 
 
 @app.command()

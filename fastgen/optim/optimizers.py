@@ -27,13 +27,13 @@ class OptimSpec:
     """
 
     name: str = "sgd"  # sgd, adamw, or rmsprop as TensorFlow defines it
-    lr: float = 0.1
+    lr: float = 0.1  # learning rate, which the schedule multiplies
     momentum: float = 0.9  # of sgd and rmsprop
-    nesterov: bool = False
+    nesterov: bool = False  # Nesterov's momentum, of sgd
     decay: float = 0.9  # of rmsprop's running mean of squared gradients
     eps: float = 1.0  # of rmsprop, under the root
-    weight_decay: float = 0.0
-    decay_on: str = "all"  # what weight decay shrinks, one of DECAYED
+    weight_decay: float = 0.0  # what is added to a gradient for each unit of its weight (adamw: taken off the weight)
+    decay_on: str = "all"  # what weight decay shrinks: all, weights (no biases), hidden (linear layers but the last)
     clip: float | None = None  # largest norm of the gradient
 
     def validate(self) -> None:

@@ -16,8 +16,8 @@ class ScheduleSpec:
     makes the epochs shorter. warmup_samples: the rate grows linearly from 0 over this many.
     """
 
-    kind: str = "exponential"
-    factor: float = 0.95
+    kind: str = "exponential"  # constant, exponential (the paper's) or cosine (to 0 at the run's end)
+    factor: float = 0.95  # of exponential: the rate is multiplied with it after each period
     every_samples: int | None = None
     warmup_samples: int = 0
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 from fastgen.models import INCEPTION_V3, NETWORKS
-from fastgen.optim.optimizers import OPTIMIZERS
+from fastgen.optim.optimizers import DECAYED, OPTIMIZERS
 from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.load import known_recipes
 from fastgen.recipe.schema import known_keys
-from fastgen.recipe.validation import PRECISIONS, TRACKING
+from fastgen.recipe.validation import CUDA_GRAPHS, PRECISIONS, TRACKING
 from pipelines.backends import BACKENDS
 from pipelines.baked.encoding import ENCODINGS
 from pipelines.corruptions import LABELS, PIXELS
@@ -25,8 +25,10 @@ _NAMES: dict[str, Iterable[str]] = {
     "bake.encoding": ENCODINGS,
     "model.name": (*NETWORKS, INCEPTION_V3),  # timm's others take seconds to list
     "optim.name": OPTIMIZERS,
+    "optim.decay_on": DECAYED,
     "schedule.kind": SCHEDULES,
     "train.precision": PRECISIONS,
+    "train.cuda_graphs": CUDA_GRAPHS,
     "track.wandb": TRACKING,
 }
 
@@ -40,15 +42,15 @@ def completions(setting: str) -> list[str]:
     key, equals, value = setting.partition("=")
     if equals:
         before = value[: value.rfind(",") + 1]
-        return [found for name in _values(key) if (found := f"{key}={before}{name}").startswith(setting)]
+        return [found for name in values_of(key) if (found := f"{key}={before}{name}").startswith(setting)]
     keys = [known for known in ("recipe", *known_keys()) if known.startswith(setting)]
     if len(keys) != 1:
         return [f"{key}=" for key in keys]
     default = known_keys().get(keys[0])
-    return [f"{keys[0]}={value}" for value in _values(keys[0]) or ["", "null" if default is None else default]]
+    return [f"{keys[0]}={value}" for value in values_of(keys[0]) or ["", "null" if default is None else default]]
 
 
-def _values(key: str) -> list[str]:
+def values_of(key: str) -> list[str]:
     if key == "recipe":
         return known_recipes()
     if isinstance(known_keys().get(key), bool):

@@ -1,5 +1,6 @@
 """Recipes as files: YAML with inheritance, dotted overrides, and errors that name the remedy."""
 
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +19,17 @@ from pipelines.durable import read_regular
 from pipelines.errors import UserError, did_you_mean
 
 _KNOWN = known_keys()
+# What other tools call it: the last part of a key -> ours.
+_SYNONYMS = {
+    "learning_rate": "optim.lr", "optimizer": "optim.name", "wd": "optim.weight_decay", "decay": "optim.weight_decay",
+    "scheduler": "schedule.kind", "lr_scheduler": "schedule.kind", "warmup": "schedule.warmup_samples",
+    "batch": "data.batch_size", "bs": "data.batch_size", "dataset": "data.source", "loader": "data.backend",
+    "num_workers": "data.workers", "subset": "data.limit", "noise": "data.labels.p", "img_size": "data.image_size",
+    "arch": "model.name", "architecture": "model.name", "network": "model.name", "drop_rate": "model.dropout",
+    "num_epochs": "train.epochs", "max_epochs": "train.epochs", "steps": "train.max_steps", "amp": "train.precision",
+    "mixed_precision": "train.precision", "grad_accum": "train.accumulate", "clip_grad": "optim.clip",
+    "output_dir": "run.dir", "out_dir": "run.dir", "log_interval": "track.log_steps",
+}  # fmt: skip
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _MOST_BASES = 100  # of a recipe
 _MOST_VALUES = 10_000  # in a recipe: more are aliases of aliases, without end
@@ -31,6 +43,12 @@ def recipes_folder() -> Path:
 
 def known_recipes() -> list[str]:
     return sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+
+
+def described_recipes() -> list[tuple[str, str]]:
+    """Name and first sentence of each shipped recipe."""
+    texts = ((name, (recipes_folder() / f"{name}.yaml").read_text()) for name in known_recipes())
+    return [(name, text.partition("\n")[0].removeprefix("# ")) for name, text in texts]
 
 
 def load(name: str, overrides: list[str] | None = None) -> Recipe:
@@ -82,7 +100,7 @@ def parse(arguments: list[str]) -> Recipe:
     others = [a for a in arguments if not a.startswith("recipe=")]
     if len(names) != 1:
         found = "no recipe" if not names else f"{len(names)} recipes"
-        raise UserError(f"{found} given; write recipe=NAME with one of: {', '.join(known_recipes())}")
+        raise UserError(f"{found} given; write recipe=NAME; `fastgen recipes` lists them")
     return load(names[0], others)
 
 
@@ -94,7 +112,9 @@ def _find(name: str) -> Path:
         return path
     path = recipes_folder() / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"unknown recipe '{name}': {did_you_mean(name, known_recipes())}")
+        near = difflib.get_close_matches(name, known_recipes(), n=3, cutoff=0.3)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(f"unknown recipe '{name}': {meant}`fastgen recipes` lists all")
     return path
 
 
@@ -187,8 +207,7 @@ def _set(config: Any, key: str, value: Any, origin: str) -> None:
     if key not in _KNOWN and not key.startswith("model.options."):
         if _is_group(key):
             raise UserError(f"{origin}: {key} is a group of keys, set one of them: {key}.*=...")
-        near = did_you_mean(key, _KNOWN).partition("known:")[0]
-        raise UserError(f"{origin}: unknown key '{key}'; {near}`fastgen train --help` lists all keys")
+        raise UserError(f"{origin}: unknown key '{key}'; {_near(key)}`fastgen keys` lists all, with their meaning")
     if key.startswith("model.options"):  # timm's keys: the schema does not know their types
         value = _plain(value)
     elif key == "bake.columns":
@@ -199,6 +218,16 @@ def _set(config: Any, key: str, value: Any, origin: str) -> None:
         OmegaConf.update(config, key, value, merge=False)
     except OmegaConfBaseException as error:
         raise UserError(f"{origin}: {key}={value}: {_first_line(error)}") from None
+
+
+def _near(key: str) -> str:
+    """What may be meant by an unknown key: of another group, by another tool's name, or nearly spelt so."""
+    last = key.rpartition(".")[2]
+    meant = [known for known in _KNOWN if known.rpartition(".")[2] == last]
+    meant = meant or ([_SYNONYMS[last]] if last in _SYNONYMS else [])
+    if meant:
+        return f"did you mean {' or '.join(repr(each) for each in meant)}? "
+    return did_you_mean(key, _KNOWN).partition("known:")[0]
 
 
 def _null(value: Any) -> Any:

@@ -25,8 +25,8 @@ class ProgressiveSpec:
     """
 
     start_size: int | None = None  # None: the same size throughout
-    start_epoch: int = 0
-    end_epoch: int = 0
+    start_epoch: int = 0  # the first epoch, from 0, with larger images
+    end_epoch: int = 0  # the first epoch, from 0, with the full size
 
     def size(self, epoch: int, full: int) -> int:
         """Side of the input in pixels."""
@@ -44,7 +44,7 @@ class ProgressiveSpec:
 class DataSpec(SourceSpec):
     """Which samples, how they are corrupted, streamed and prepared (data.*)."""
 
-    backend: str = "resident"
+    backend: str = "resident"  # what streams the batches: resident (the set on the device), ffcv, dali
     image_size: int | None = None  # pixels, side of the network's input (None: as baked)
     eval_size: int | None = None  # pixels, the same for evaluation (None: image_size)
     batch_size: int = 128  # global: over all processes and accumulation steps
@@ -68,7 +68,7 @@ class DataSpec(SourceSpec):
 class ModelSpec:
     """Any name that timm.create_model knows (model.*); `import fastgen` adds the paper's."""
 
-    name: str = "fastgen_mlp_1x512"
+    name: str = "fastgen_mlp_1x512"  # the network
     dropout: float = 0.0  # probability of dropping a unit before the classifier
     options: dict[str, Any] = field(default_factory=dict)  # further keyword arguments of timm.create_model
 
@@ -77,7 +77,7 @@ class ModelSpec:
 class TrainSpec:
     """The training loop (train.*)."""
 
-    epochs: int = 100
+    epochs: int = 100  # passes over the training set
     max_steps: int | None = None  # optimizer steps: the run ends there, if before its last epoch
     stop_at_interpolation: bool = False  # end when the training set is fitted
     fitted_at: float = 100.0  # percent of the training set: from this accuracy on it counts as fitted
@@ -91,7 +91,7 @@ class TrainSpec:
     cuda_graphs: str = "auto"  # auto: a step is one launch where that can be (on: or the run is refused), off
     channels_last: bool | None = None  # memory format of convolutions (None: on)
     accumulate: int = 1  # micro-batches per optimizer step
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # part of a label's probability that all classes share
     aux_weight: float = 0.0  # of an auxiliary classifier's loss (model.options.aux_logits=true)
     ema: float = 0.0  # decay of a moving average of the weights, which evaluations then use (0: none)
     dynamics: bool = False  # record every training sample in every epoch, into RUN_DIR/dynamics
@@ -107,7 +107,7 @@ class RunSpec:
     dir: str | None = None  # None: runs/RECIPE-NNN, a new number for each run
     resume: bool = False  # continue from the last checkpoint in run.dir (None: in the newest folder)
     checkpoint_minutes: float = 5.0  # between checkpoints; the end of the run and a signal make one in any case
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # the latest so many are kept
     need_checkpoints: bool = True  # end where one cannot be written (false: say so, and try again with the next)
 
 
@@ -116,11 +116,11 @@ class TrackSpec:
     """Weights & Biases (track.*). metrics.jsonl and summary.json are always written."""
 
     wandb: str = "off"  # online, offline or off
-    project: str = "fastgen"
-    entity: str | None = None
+    project: str = "fastgen"  # of W&B
+    entity: str | None = None  # of W&B: a user or a team (None: the default one)
     group: str | None = None  # None: the recipe's name
     job_type: str | None = None  # None: the label corruption
-    tags: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)  # of W&B, beside network, source and pixel corruption
     log_steps: int = 50  # steps between lines of metrics
 
 
@@ -129,7 +129,7 @@ class Recipe:
     """One experiment, complete."""
 
     recipe: str = ""
-    seed: int = 0
+    seed: int = 0  # of initial weights, order of samples, random changes of images, dropout
     data: DataSpec = field(default_factory=DataSpec)
     bake: BakeSpec = field(default_factory=BakeSpec)
     model: ModelSpec = field(default_factory=ModelSpec)

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
-from fastgen.runs.summary import SUMMARY
+from fastgen.runs.summary import FINISHED, SUMMARY, Summary
 from pipelines.backends import BACKENDS
 from pipelines.baked.manifest import MANIFEST, Manifest
 from pipelines.baked.notes import parsed
@@ -60,6 +60,29 @@ class RunLock:
                 self._lock.acquire(timeout=0)
         except Timeout:
             raise UserError(f"another process is training in {folder}; wait for it, or name another run.dir") from None
+
+
+def recipe_to_resume(named: list[str]) -> Recipe:
+    """The recipe of a run, which says that it goes on. named: its folder, else the newest below runs/ that has not
+    finished is taken, and key=value.
+
+    Raises UserError where there is none.
+    """
+    settings = [word for word in named if "=" in word]
+    folders = [Path(word) for word in named if "=" not in word]
+    if len(folders) > 1:
+        raise UserError(f"{len(folders)} run directories given, and one is resumed at a time")
+    if not folders:
+        runs = [path.parent for path in _RUNS.glob(f"*/{RECIPE}")]
+        open_ones = [run for run in runs if (found := Summary.read(run)) is None or found.status != FINISHED]
+        folders = sorted(open_ones, key=lambda run: (run / RECIPE).stat().st_mtime)[-1:]
+        if not folders:
+            raise UserError(f"no run below {_RUNS}/ is left to resume; name another one: fastgen resume RUN_DIR")
+    (folder,) = folders
+    if not (folder / RECIPE).is_file():
+        raise UserError(f"there is no run to resume in {folder}")
+    print(f"resuming {folder}", flush=True)
+    return load(str(folder / RECIPE), [*settings, f"run.dir={folder}", "run.resume=true"])
 
 
 def choose(recipe: Recipe, lock: RunLock) -> Path:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import SAMPLES, WANDB_ID
 from fastgen.runs.metrics import read_metrics
-from fastgen.runs.summary import SUMMARY, Summary
+from fastgen.runs.summary import INTERRUPTED, SUMMARY, Summary
 from fastgen.terminal import console
 from fastgen.training.position import Position
 from fastgen.training.watching import Watcher
@@ -130,6 +130,9 @@ class Display(Watcher):
             f"{summary.status} after {summary.epochs:g} epochs, {fit}, {summary.images_per_second:,.0f} images/s, "
             f"waiting for data {100 * summary.data_stall_fraction:.1f} %: {summary.run_dir}/{SUMMARY}"
         )
+        if summary.status == INTERRUPTED:
+            several = f"the same command with run.resume=true run.dir={summary.run_dir}"
+            self.say(f"to go on: {f'fastgen resume {summary.run_dir}' if summary.processes == 1 else several}")
         if shares := summary.time_fractions:
             parts = ", ".join(f"{stage} {100 * share:.1f} %" for stage, share in shares.items() if share)
             self.say(f"time: {parts}; {summary.advice}")

@@ -35,7 +35,7 @@ class BakeSpec:
 
     encoding: str = "raw"
     resolution: int | None = None
-    square: bool = False
+    square: bool = False  # the central square, resized to exactly bake.resolution
     quality: int = 90
     columns: list[LabelSpec] = field(default_factory=list)
     workers: int | None = None

@@ -33,9 +33,9 @@ class LabelSpec:
 
     kind: str = "true"
     p: float | None = None
-    seed: int = 0
-    file: str | None = None
-    column: str | None = None
+    seed: int = 0  # of which samples are corrupted, and to which class
+    file: str | None = None  # with kind=table: the file of the given labels
+    column: str | None = None  # with kind=table: its column (None: the only one)
 
     def resolved(self) -> "LabelSpec":
         """With the level filled in and one spelling for each labelling. Raises UserError on a contradiction."""

@@ -31,7 +31,7 @@ class PixelSpec:
     """
 
     kind: str = "none"
-    seed: int = 0
+    seed: int = 0  # of permutations and noise
     patch: int = 4  # pixels, the side of a patch
     before_crop: bool = True
     window: int | None = None

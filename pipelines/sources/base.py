@@ -20,11 +20,11 @@ _HASH_WHOLE_BYTES = 1 << 30  # of a set's files: a larger set is told apart by n
 class SyntheticSpec:
     """Size of the synthetic source (data.synthetic.*)."""
 
-    samples: int = 1000
-    test_samples: int = 200
+    samples: int = 1000  # of the training set
+    test_samples: int = 200  # of the test set
     size: int = 32  # pixels, the side of the square images
-    classes: int = 10
-    channels: int = 3
+    classes: int = 10  # how many labels there are
+    channels: int = 3  # 3, or 1 for grey images
     jpeg: bool = False  # yield JPEG files instead of pixels
 
 
@@ -32,8 +32,8 @@ class SyntheticSpec:
 class SourceSpec:
     """Which samples (data.source, data.root, data.split_*, data.*_column, data.limit*, data.synthetic.*)."""
 
-    source: str = "digits"
-    root: str | None = None
+    source: str = "digits"  # the data set
+    root: str | None = None  # the data set's folder or file (None: its place below FASTGEN_DATA)
     limit: int | None = None  # the first n training samples
     limit_test: int | None = None  # the first n test samples
     synthetic: SyntheticSpec = field(default_factory=SyntheticSpec)

@@ -24,7 +24,7 @@ class AugmentSpec:
     """
 
     random_crop: bool = False
-    crop_padding: int = 0
+    crop_padding: int = 0  # zero pixels around an image before a random crop
     flip: bool = False
     rotate: float = 0.0
     color: bool = False
@@ -74,9 +74,9 @@ class NormalizeSpec:
     with ImageNet's numbers. scale: pixel / 255.
     """
 
-    kind: str = "whiten"
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    kind: str = "whiten"  # whiten (each image by its own mean and deviation), channel, scale (to 0..1)
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])  # with kind=channel: of pixels / 255
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])  # the same
 
     def validate(self, channels: int) -> None:
         if self.kind not in NORMALIZATIONS:

@@ -1,0 +1,7 @@
+"""python -m fastgen."""
+
+import sys
+
+from fastgen.cli import main
+
+sys.exit(main())
