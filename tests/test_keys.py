@@ -49,7 +49,7 @@ def test_what_other_tools_call_a_key_leads_to_ours(capsys):
         assert f"did you mean {meant}" in (said := capsys.readouterr().err) or meant in said
     assert cli.main(["train", "recipe=cifar_inception_rand"]) == 2
     said = capsys.readouterr().err
-    assert "did you mean cifar10_inception_random or" in said and len(said) < 250 and "`fastgen recipes`" in said
+    assert "did you mean 'cifar10_inception_random' or" in said and len(said) < 250 and "`fastgen recipes`" in said
     assert cli.main(["keys", "zebra"]) == 2 and "no key is like 'zebra'" in capsys.readouterr().err
 
 

@@ -113,7 +113,7 @@ def _find(name: str) -> Path:
     path = recipes_folder() / f"{name}.yaml"
     if not path.is_file():
         near = difflib.get_close_matches(name, known_recipes(), n=3, cutoff=0.3)
-        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
         raise UserError(f"unknown recipe '{name}': {meant}`fastgen recipes` lists all")
     return path
 
