@@ -169,8 +169,7 @@ def resume(named: Annotated[list[str], _settings("RUN_DIR key=value")]) -> None:
     """Go on with a run from its last checkpoint.
 
     With the recipe that lies in it, and keys that are given. By default the newest run below runs/ that has not
-    finished. On several devices: accelerate launch fastgen/train.py recipe=RUN_DIR/recipe.yaml run.dir=RUN_DIR
-    run.resume=true.
+    finished. On several devices: accelerate's command of before, with run.resume and run.dir.
     """
     from fastgen.runs.folder import recipe_to_resume
 
