@@ -1,12 +1,15 @@
 """What is carried to a GPU machine without a network comes out there as it was; what was damaged is named."""
 
+import os
 import runpy
 import struct
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+from conftest import real
 
 ROOT = Path(__file__).parent.parent
 LIMIT = 40_000
@@ -92,3 +95,17 @@ def test_only_one_gpus_code_stays_in_a_library(pack, tmp_path):
     kept = [code if key == (2, 90) else code[:64] + bytes(800) for key, code in parts.items()]
     expected = fatbin[:16] + b"".join(kept)
     assert library.read_bytes() == host + expected + host + expected
+
+
+@pytest.mark.slow
+def test_a_step_for_a_gpu_runs_at_a_scale_that_says_nothing(data_folder, tmp_path):
+    """What comes back of it: logs, figures and runs, without their checkpoints."""
+    real(data_folder, "cifar10")
+    environment = {**os.environ, "PYTHON": sys.executable, "ON_A_GPU_DRY": "1", "PYTHONPATH": str(ROOT)}
+    command = ["sh", "benchmarks/on_a_gpu.sh", str(tmp_path / "out"), "overfit"]
+    said = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    assert "exit code 0" in said
+    with tarfile.open(tmp_path / "out" / "figures.tar.gz") as archive:
+        names = archive.getnames()
+    assert "./overfit.log" in names and any(name.endswith("/summary.json") for name in names)
+    assert not any("checkpoints" in name for name in names) and list((tmp_path / "out").rglob("model.safetensors"))
