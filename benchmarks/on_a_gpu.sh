@@ -83,13 +83,8 @@ loaders() {
 
 peers() { bench peers 200 peers --precision bf16 $bench_peers; }
 
-# What CUDA graphs gain, in turn.
-graphs() {
-    for choice in off auto off auto; do
-        bench "graphs_$choice" 120 train recipe=cifar10_mlp_1x512_random recipe=cifar10_inception_random \
-            $bench_train --repeats 1 train.cuda_graphs=$choice train.evaluate_epochs=1000
-    done
-}
+# What CUDA graphs gain, in turn. Without a GPU there are none.
+graphs() { part graphs 300 "$python" benchmarks/cuda_graphs.py ${ON_A_GPU_DRY:+--help} --json "$output/cuda_graphs.json"; }
 
 # How many runs at a time raise the total throughput of one GPU, and by how much.
 jobs() {
