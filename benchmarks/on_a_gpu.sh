@@ -16,7 +16,7 @@ mkdir -p "$output"
 python=${PYTHON:-python}
 bench_train="--steps 400 --repeats 2" bench_large="--steps 60 --samples 16640 --repeats 1" bench_loaders="--batch 256"
 bench_loaders="$bench_loaders --samples 8192 --repeats 2" bench_peers="--repeats 2" scale="" epochs="train.epochs=4"
-study="" filters="kernel.filters=32000"
+study="" filters=""
 if [ "${ON_A_GPU_DRY:-}" ]; then
     bench_train="--steps 2 --repeats 1 data.limit=256 data.limit_test=64" bench_large="--steps 1 --samples 96 --repeats 1"
     bench_loaders="--batch 8 --samples 48 --repeats 1" bench_peers="--steps 2 --repeats 1" scale="--scale smoke"
