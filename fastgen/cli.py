@@ -296,14 +296,26 @@ def sweep(
     wandb_file: Annotated[
         Path | None, _path("--wandb-file", "FILE.yaml", "Train nothing: write the sweep for W&B's agents.")
     ] = None,
+    on: Annotated[
+        Literal["local", "slurm", "submitit"],
+        typer.Option("--on", help="This machine, SLURM's jobs, or submitit's processes here, to try the like of jobs."),
+    ] = "local",
+    slurm: Annotated[
+        list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="An option of sbatch; time in minutes.")
+    ] = None,
 ) -> None:
     """Train all combinations of some keys' values.
 
-    Finished ones are not repeated. `fastgen train --help` lists recipes and keys.
+    Finished ones are not repeated. `fastgen train --help` lists recipes and keys. With --on slurm each is a job of an
+    array, --slurm partition=gpu --slurm gpus-per-node=1 are its options, and --jobs says how many run at a time. One
+    whose time is over leaves a checkpoint, is queued again and goes on.
     """
+    if on == "local" and slurm:
+        raise UserError("--slurm is for --on slurm")
+    from fastgen.sweeps.cluster import Cluster
     from fastgen.sweeps.sweep import sweep
 
-    sweep(settings, jobs, output, wandb_file)
+    sweep(settings, jobs, output, wandb_file, None if on == "local" else Cluster.parse(on, slurm or []))
 
 
 @app.command()

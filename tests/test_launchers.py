@@ -19,9 +19,10 @@ from whole_runs import SMALL, fresh_accelerate, same_weights, weights  # noqa: F
 from fastgen.recipe.load import load
 from fastgen.sweeps.executor import DONE, run_points
 from fastgen.sweeps.grid import Point
-from fastgen.sweeps.launchers import Launcher
+from fastgen.sweeps.launchers import Launcher, LocalLauncher, Training
 from fastgen.training.loop import train
 
+CORES = tuple(sorted(os.sched_getaffinity(0)))
 MODULES = ["fastgen.training.loop", "torch._dynamo"]
 
 
@@ -55,11 +56,11 @@ def wait_for(path: Path) -> None:
         time.sleep(0.05)
 
 
-def starter(launcher: Launcher, tmp_path: Path, cores: tuple[int, ...] = tuple(sorted(os.sched_getaffinity(0)))):
+def starter(launcher: Launcher, tmp_path: Path):
     def start(name: str, *settings: str) -> Path:
-        folder, log = tmp_path / name, tmp_path / f"{name}.txt"
+        log = tmp_path / f"{name}.txt"
         log.write_text("before\n")
-        launcher.start(name, ["recipe=quickstart", *SMALL, f"run.dir={folder}", *settings], log, cores)
+        launcher.start(Training(("recipe=quickstart", *SMALL, *settings), tmp_path / name, log))
         return log
 
     return start
@@ -73,7 +74,7 @@ def lock(tmp_path):
 
 
 def test_started_trainings_are_what_they_are_on_their_own(tmp_path, lock, capfd):
-    with Launcher(MODULES, lock) as launcher:
+    with LocalLauncher(MODULES, lock, [CORES] * 4) as launcher:
         start = starter(launcher, tmp_path)
         logs = {name: start(name) for name in ("first", "second")}
         logs["mistaken"] = start("mistaken", "data.sorce=digits")
@@ -93,6 +94,7 @@ def test_started_trainings_are_what_they_are_on_their_own(tmp_path, lock, capfd)
         torch.set_num_threads(threads)
         assert all(same_weights(weights(tmp_path / name), weights(tmp_path / "own")) for name in ("first", "second"))
         capfd.readouterr()
+        assert launcher.takes_more and not launcher.running  # each gave its cores back
 
         start("long", "train.epochs=100000")
         wait_for(tmp_path / "long" / "metrics.jsonl")
@@ -106,10 +108,10 @@ def test_started_trainings_are_what_they_are_on_their_own(tmp_path, lock, capfd)
 
 def test_a_training_has_its_own_cores_environment_and_session(tmp_path, lock, monkeypatch):
     core = min(os.sched_getaffinity(0))
-    with Launcher(MODULES, lock) as launcher:
+    with LocalLauncher(MODULES, lock, [(core,), (core,)]) as launcher:
         for name in ("one", "another"):  # the second one's environment is newer than the forkserver
             monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path / f"cache_of_{name}"))
-            starter(launcher, tmp_path, (core,))(name, "train.epochs=100000")
+            starter(launcher, tmp_path)(name, "train.epochs=100000")
             wait_for(tmp_path / name / "metrics.jsonl")
             assert list((tmp_path / f"cache_of_{name}").iterdir())
         pids = [child.pid for child in multiprocessing.active_children()]
@@ -118,14 +120,14 @@ def test_a_training_has_its_own_cores_environment_and_session(tmp_path, lock, mo
 
 
 def test_what_cannot_be_imported_is_told(tmp_path, lock, monkeypatch, capfd):
-    with Launcher(["no_such_module"], lock) as launcher:
+    with LocalLauncher(["no_such_module"], lock, [CORES]) as launcher:
         log = starter(launcher, tmp_path)("run")
         assert ended(launcher, 1) == {"run": 1}
         assert "No module named 'no_such_module'" in log.read_text()
     _forkserver._stop()
     (tmp_path / "broken.py").write_text("raise OSError('a library is missing')")
     monkeypatch.syspath_prepend(tmp_path)
-    with Launcher(["broken"], lock) as launcher, pytest.raises(RuntimeError, match="has ended"):
+    with LocalLauncher(["broken"], lock, [CORES]) as launcher, pytest.raises(RuntimeError, match="has ended"):
         starter(launcher, tmp_path)("other")
     assert "OSError: a library is missing" in capfd.readouterr().err
 

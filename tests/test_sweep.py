@@ -73,7 +73,7 @@ def test_equal_experiments_are_one_point():
         (["recipe=quickstart", "sed=0,1"], "did you mean 'seed'"),
         (["recipe=quickstart", "optim.name=sgd,adm"], "did you mean 'adamw'"),
         (["recipe=quickstart", "seed=0,1", "--jobs", "0"], "Invalid value for '--jobs'"),
-        (["recipe=quickstart", "seed=0,1", "--job", "2"], "did you mean --jobs?"),
+        (["recipe=quickstart", "seed=0,1", "--job", "2"], "did you mean --jobs or --on?"),
         (["recipe=quickstart", "seed=0,1", "--output"], "Option '--output' requires an argument"),
     ],
 )

@@ -11,7 +11,7 @@ from fastgen.paper.figures import FIGURES
 from fastgen.paper.studies import find_study, run_study
 from fastgen.report.outcome import finish
 from fastgen.report.page import Page
-from fastgen.sweeps.executor import Job, default_jobs, found_jobs, run_points
+from fastgen.sweeps.executor import Job, found_jobs, run_points
 from fastgen.sweeps.grid import Point
 from fastgen.sweeps.sweep import LiveTable, tell_failures
 from pipelines.errors import UserError, did_you_mean
@@ -102,7 +102,7 @@ def _all_studies(settings: list[str], root: Path, command: str, only_show: bool)
 
 def _run(points: list[Point], root: Path, jobs: int | None) -> list[Job]:
     with LiveTable(["run"], lambda job: [" ".join((job.point.recipe, *job.point.settings))]) as live:
-        return run_points(points, root / "runs", jobs or default_jobs(), live.show)
+        return run_points(points, root / "runs", jobs, live.show)
 
 
 def _show(name: str, results: list[Result], root: Path, command: str, smoke: bool) -> None:

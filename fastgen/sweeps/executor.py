@@ -1,4 +1,4 @@
-"""Runs points on this machine, one after another or several at a time, and goes on where it was stopped.
+"""Runs points, on this machine or on a cluster, and goes on where it was stopped.
 
 Each point is a training in a process and a run directory of its own, named after what it is: a finished one is never
 run again, an interrupted one continues from its checkpoint, a failing one is noted and the others go on.
@@ -6,7 +6,6 @@ run again, an interrupted one continues from its checkpoint, a failing one is no
 
 import fcntl
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,15 +16,16 @@ from fastgen.models import NETWORKS
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import RECIPE, decisive_settings
 from fastgen.runs.run import Run
-from fastgen.runs.summary import Summary
+from fastgen.runs.summary import INTERRUPTED, Summary
+from fastgen.sweeps.cluster import Cluster, ClusterLauncher
 from fastgen.sweeps.grid import Point
-from fastgen.sweeps.launchers import Launcher
+from fastgen.sweeps.launchers import Launcher, LocalLauncher, Training
 from fastgen.training.stopping import StopSignal
 from pipelines.baked.bake import bake
 from pipelines.corruptions import LabelSpec
 from pipelines.errors import UserError
 
-WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
+WAITING, QUEUED, RUNNING, DONE, FAILED = "waiting", "queued", "running", "done", "failed"
 _POLL_SECONDS, _WATCH_SECONDS = 0.2, 1.0
 _LOCK_SECONDS = 20  # in which trainings that a killed sweep left behind should have ended
 
@@ -38,7 +38,6 @@ class Job:
     folder: Path
     state: str = WAITING
     problem: str = ""
-    cores: tuple[int, ...] = ()
 
     @property
     def log(self) -> Path:
@@ -81,20 +80,23 @@ def _is_of(point: Point, run: Run) -> bool:
 
 
 def run_points(
-    points: Iterable[Point], root: Path, jobs: int, watch: Callable[[list[Job]], None] = lambda jobs: None
+    points: Iterable[Point],
+    root: Path,
+    jobs: int | None,
+    watch: Callable[[list[Job]], None] = lambda jobs: None,
+    cluster: Cluster | None = None,
 ) -> list[Job]:
     """Run all points that are not finished yet in folders below `root`; returns a job for each point.
 
-    jobs: trainings at a time; each has its share of the cores. watch: called often with all jobs. What the points
-    share (images, all their label columns) is baked first, once. Ctrl-C and SIGTERM let the running ones write
-    their checkpoints, and end with SystemExit. Raises UserError when another process works in `root`, or for
-    mistakes that can be known before any training.
+    jobs: trainings at a time (None: on this machine `default_jobs`, each with its share of the cores; on a cluster as
+    many as it runs). watch: called often with all jobs. What the points share (images, all their label columns) is
+    baked first, once. Ctrl-C and SIGTERM let the running ones of this machine write their checkpoints, leave those of
+    a cluster, and end with SystemExit. Raises UserError when another process works in `root`, or for mistakes that can
+    be known before any training.
     """
     points = list(points)
     root.mkdir(parents=True, exist_ok=True)
     (root / "logs").mkdir(exist_ok=True)
-    cores = sorted(os.sched_getaffinity(0))
-    jobs = max(1, min(jobs, len(points)))
     with ExitStack() as stack:
         lock = stack.enter_context(_locked(root))
         all_jobs = found_jobs(points, root)
@@ -104,32 +106,46 @@ def run_points(
         if not waiting:
             watch(all_jobs)
             return all_jobs
-        free = [tuple(cores[i::jobs]) or tuple(cores) for i in range(jobs)]
         stop = stack.enter_context(StopSignal())
-        running: dict[str, Job] = {}
-        watched = 0.0
+        if cluster is None:
+            launcher: Launcher = _local(waiting, jobs or default_jobs(), lock)
+        else:
+            launcher = ClusterLauncher(cluster, root, jobs)
         try:
-            with Launcher(_modules(waiting), lock) as launcher:
-                while (waiting or running) and stop.received is None:
-                    if time.monotonic() - watched > _WATCH_SECONDS:
-                        watch(all_jobs)
-                        watched = time.monotonic()
-                    while waiting and free and stop.received is None:
-                        job = waiting.pop(0)
-                        _start(job, free.pop(0), launcher)
-                        running[job.folder.name] = job
-                    for name, code in launcher.ended():
-                        job = running.pop(name)
-                        free.append(job.cores)
-                        _finish(job, code)
-                    time.sleep(_POLL_SECONDS if running and stop.received is None else 0)
+            with launcher:
+                _run_all(waiting, launcher, stop, lambda: watch(all_jobs))
         finally:
-            for job in running.values():
-                job.state = WAITING
+            for job in all_jobs:
+                job.state = WAITING if job.state in (RUNNING, QUEUED) else job.state
         watch(all_jobs)
         if stop.received is not None:
             raise SystemExit(128 + stop.received)
     return all_jobs
+
+
+def _local(waiting: list[Job], jobs: int, lock: Path) -> LocalLauncher:
+    cores = sorted(os.sched_getaffinity(0))
+    jobs = min(jobs, len(waiting))
+    return LocalLauncher(_modules(waiting), lock, [tuple(cores[i::jobs]) or tuple(cores) for i in range(jobs)])
+
+
+def _run_all(jobs: list[Job], launcher: Launcher, stop: StopSignal, watch: Callable[[], None]) -> None:
+    """Until all have ended, or a signal has come."""
+    unfinished = {job.folder.name: job for job in jobs}
+    waiting = [job for name, job in unfinished.items() if name not in launcher.running]
+    watched = 0.0
+    while unfinished and stop.received is None:
+        while waiting and launcher.takes_more and stop.received is None:
+            launcher.start(_training(waiting.pop(0)))
+        for name, code in launcher.ended():
+            if name in unfinished:  # and no other point's, which an earlier sweep left to the cluster
+                _finish(unfinished.pop(name), code)
+        for name in launcher.running & unfinished.keys():
+            unfinished[name].state = QUEUED if name in launcher.queued else RUNNING
+        if time.monotonic() - watched > _WATCH_SECONDS:
+            watch()
+            watched = time.monotonic()
+        time.sleep(_POLL_SECONDS if unfinished and stop.received is None else 0)
 
 
 def bake_together(jobs: list[Job]) -> None:
@@ -185,13 +201,8 @@ def _modules(jobs: list[Job]) -> list[str]:
     return ["fastgen.training.loop", "torch._dynamo", *(["timm"] if of_timm else [])]
 
 
-def _start(job: Job, cores: tuple[int, ...], launcher: Launcher) -> None:
-    resume = (job.folder / RECIPE).is_file()
-    if not resume and job.folder.exists():
-        shutil.rmtree(job.folder)  # it died before it had begun
-    settings = [*job.point.settings, f"run.dir={job.folder}", *(["run.resume=true"] if resume else [])]
-    launcher.start(job.folder.name, [f"recipe={job.point.recipe}", *settings], job.log, cores)
-    job.state, job.cores = RUNNING, cores
+def _training(job: Job) -> Training:
+    return Training((f"recipe={job.point.recipe}", *job.point.settings), job.folder, job.log)
 
 
 def _finish(job: Job, code: int) -> None:
@@ -201,3 +212,5 @@ def _finish(job: Job, code: int) -> None:
     job.state = FAILED
     lines = job.log.read_text(errors="replace").strip().splitlines() if job.log.exists() else []
     job.problem = lines[-1] if lines else f"exit code {code}"
+    if code > 128 and job.run.state == INTERRUPTED:
+        job.problem = "it was stopped, and left a checkpoint"

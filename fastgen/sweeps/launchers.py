@@ -1,10 +1,11 @@
-"""Starts trainings as copies of a process that has imported what they need: multiprocessing's forkserver.
+"""Who starts trainings: what the executor asks of a launcher, and the launcher of this machine.
 
-Importing PyTorch, its compiler (which its optimizers ask for) and the rest takes about four seconds of a core. A copy
-of a process that has done so, a fork, begins at once and shares its memory. What cannot be copied is a device in use
-and threads at work, so the forkserver only imports. For all else a training is as if it had been started on its own:
-its log, cores, environment, signals, exit code, and what it computes, bit for bit. (NumPy's linear algebra, which
-trainings hardly use, keeps as many threads as the forkserver has cores.)
+That one starts them as copies of a process that has imported what they need: multiprocessing's forkserver. Importing
+PyTorch, its compiler (which its optimizers ask for) and the rest takes about four seconds of a core. A copy of a
+process that has done so, a fork, begins at once and shares its memory. What cannot be copied is a device in use and
+threads at work, so the forkserver only imports. For all else a training is as if it had been started on its own: its
+log, cores, environment, signals, exit code, and what it computes, bit for bit. (NumPy's linear algebra, which trainings
+hardly use, keeps as many threads as the forkserver has cores.)
 
 A process has one forkserver, as long as it lives: what the first sweep preloads stays, and a later one that needs more
 imports it in each training. joblib's loky would import everything anew in each, or train several in one process.
@@ -15,35 +16,91 @@ import fcntl
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import Protocol, Self
 
 from fastgen.errors import exit_code
+from fastgen.runs.folder import RECIPE
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
 # What a terminal or a cluster sends to all processes at once: the sweep alone should hear it, and stop its trainings.
 _GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
-class Launcher:
-    """A context manager: within it trainings can be started; at its end those that still run are stopped.
+@dataclass(frozen=True)
+class Training:
+    """`fastgen train ARGUMENTS` in a run directory, which goes on where it was. What it says is added to `log`."""
+
+    arguments: tuple[str, ...]
+    folder: Path
+    log: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def begin(self) -> list[str]:
+        """All arguments, to be asked for when it begins, and not when it is submitted: what died before it had written
+        its recipe leaves a folder that is removed here."""
+        arguments = [*self.arguments, f"run.dir={self.folder}"]
+        if (self.folder / RECIPE).is_file():
+            return [*arguments, "run.resume=true"]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return arguments
+
+
+class Launcher(Protocol):
+    """A context manager, within which trainings can be started. Each has a name of its own."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def running(self) -> frozenset[str]:
+        """Names of those that were started, by this sweep or one before, and whose end has not been told."""
+
+    @property
+    def queued(self) -> frozenset[str]:
+        """Names of those among them that wait for a machine."""
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether `start` may be called now."""
+
+    def start(self, training: Training) -> None: ...
+
+    def ended(self) -> list[tuple[str, int]]:
+        """Name and exit code (negative: the signal that killed it) of each training that ended since the last call."""
+
+
+class LocalLauncher:
+    """Trainings on this machine, which are stopped at its end.
 
     modules: names of what is imported beforehand. lock: a file on which each training holds a shared lock as long as it
-    lives, whatever becomes of this process; nobody may hold an exclusive one meanwhile.
+    lives, whatever becomes of this process; nobody may hold an exclusive one meanwhile. cores: of each of the trainings
+    that run at a time.
     """
 
-    def __init__(self, modules: list[str], lock: Path) -> None:
-        self._modules, self._lock = modules, lock
-        self._running: dict[str, BaseProcess] = {}
+    queued: frozenset[str] = frozenset()
 
-    def __enter__(self) -> "Launcher":
+    def __init__(self, modules: list[str], lock: Path, cores: list[tuple[int, ...]]) -> None:
+        self._modules, self._lock, self._free = modules, lock, list(cores)
+        self._running: dict[str, tuple[BaseProcess, tuple[int, ...]]] = {}
+
+    def __enter__(self) -> Self:
         _FORKSERVER.set_forkserver_preload(self._modules)
         resource_tracker.ensure_running()  # which the forkserver needs, and whose start unblocks signals
         former = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)  # in the forkserver, too, for all its life
@@ -54,31 +111,35 @@ class Launcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self._running.values():
+        for process, _ in self._running.values():
             process.terminate()  # SIGTERM, upon which it leaves a checkpoint
-        for process in self._running.values():
+        for process, _ in self._running.values():
             process.join()
 
-    def start(self, name: str, arguments: list[str], log: Path, cores: tuple[int, ...]) -> None:
-        """Start `fastgen train ARGUMENTS` on these cores; what it says is added to `log`. name: for `ended`.
+    @property
+    def running(self) -> frozenset[str]:
+        return frozenset(self._running)
 
-        The first call returns once the forkserver has imported everything. Raises RuntimeError if it has ended.
-        """
-        work = (arguments, log, cores, dict(os.environ), self._modules, self._lock)
-        process = _FORKSERVER.Process(target=_train, args=work, name=name)
+    @property
+    def takes_more(self) -> bool:
+        return bool(self._free)
+
+    def start(self, training: Training) -> None:
+        """The first call returns once the forkserver has imported everything. Raises RuntimeError if it has ended."""
+        cores = self._free.pop(0)
+        work = (training, cores, dict(os.environ), self._modules, self._lock)
+        process = _FORKSERVER.Process(target=_train, args=work, name=training.name)
         try:
             with _no_main_module():
                 process.start()
         except (EOFError, ConnectionError):
             raise RuntimeError("the process that starts trainings has ended; what it said is above") from None
-        self._running[name] = process
+        self._running[training.name] = process, cores
 
     def ended(self) -> list[tuple[str, int]]:
-        """Name and exit code (negative: the signal that killed it) of each training that ended since the last call."""
-        codes = [(name, process.exitcode) for name, process in self._running.items()]
+        codes = [(name, process.exitcode) for name, (process, _) in self._running.items()]
         found = [(name, code) for name, code in codes if code is not None]
-        for name, _ in found:
-            del self._running[name]
+        self._free += [self._running.pop(name)[1] for name, _ in found]
         return found
 
 
@@ -93,11 +154,11 @@ def _no_main_module() -> Iterator[None]:
 
 
 def _train(
-    arguments: list[str], log: Path, cores: tuple[int, ...], environment: dict[str, str], modules: list[str], lock: Path
+    training: Training, cores: tuple[int, ...], environment: dict[str, str], modules: list[str], lock: Path
 ) -> None:
     os.setpgrp()  # the terminal's signals reach the sweep alone; a session of its own would have its own priority
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
-    with open(log, "ab") as file:
+    with open(training.log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     fcntl.flock(os.open(lock, os.O_RDWR), fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -114,6 +175,7 @@ def _train(
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(cores))  # which it counts when it is imported
+    arguments = training.begin()
     sys.argv = ["fastgen", "train", *arguments]
     try:
         sys.exit(exit_code(lambda: train(parse(arguments))))

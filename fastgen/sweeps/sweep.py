@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 from fastgen.runs.summary import metric
-from fastgen.sweeps.executor import DONE, FAILED, RUNNING, Job, default_jobs, run_points
+from fastgen.sweeps.cluster import Cluster
+from fastgen.sweeps.executor import DONE, FAILED, RUNNING, Job, run_points
 from fastgen.sweeps.grid import Grid
 from fastgen.terminal import console
 from pipelines.durable import write_atomically
@@ -21,11 +22,16 @@ _RESULTS = ("train_top1", "test_top1", "interpolation_epoch", "fitted_epoch", "e
 
 
 def sweep(
-    settings: list[str], jobs: int | None = None, output: Path | None = None, wandb_file: Path | None = None
+    settings: list[str],
+    jobs: int | None = None,
+    output: Path | None = None,
+    wandb_file: Path | None = None,
+    cluster: Cluster | None = None,
 ) -> None:
-    """Train all points of a grid. settings: recipe=NAME key=value key=a,b,c ... jobs: trainings at a time (None:
-    `default_jobs`). output: a folder (None: named after the points). wandb_file: write the grid there as a W&B sweep,
-    and train nothing. Raises UserError for mistakes, and SystemExit(1) at the end when points failed.
+    """Train all points of a grid. settings: recipe=NAME key=value key=a,b,c ... jobs: trainings at a time (None: as
+    `run_points` has it). output: a folder (None: named after the points). wandb_file: write the grid there as a W&B
+    sweep, and train nothing. cluster: where to train (None: on this machine). Raises UserError for mistakes, and
+    SystemExit(1) at the end when points failed.
     """
     grid = Grid.parse(settings)
     points = grid.points
@@ -36,7 +42,7 @@ def sweep(
     names = hashlib.sha256(" ".join(point.folder_name for point in points).encode()).hexdigest()[:6]
     root = output or Path(f"sweeps/{Path(grid.recipe).stem}-{names}")
     with LiveTable(list(grid.varied), lambda job: list(grid.label(job.point).values())) as live:
-        done = run_points(points, root, jobs or default_jobs(), live.show)
+        done = run_points(points, root, jobs, live.show, cluster)
     write_atomically(root / "results.csv", results_csv(grid, done))
     print(f"{root}: {sum(job.state == DONE for job in done)} of {len(done)} points done; {root / 'results.csv'}")
     tell_failures(done)

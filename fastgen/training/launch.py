@@ -53,8 +53,10 @@ def _end_with_launcher() -> None:
 
 
 def share_of_cores() -> int:
-    """How many cores each process of this machine has."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    """How many cores each process of this machine has. Not every SLURM keeps a job to those that it was given."""
+    cores = len(os.sched_getaffinity(0))
+    given = int(os.environ.get("SLURM_CPUS_PER_TASK", cores))
+    return max(1, min(cores, given) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:

@@ -128,6 +128,10 @@ def running(run: Training) -> Iterator[None]:
             f"{run.recipe.recipe} in {run.folder}: {run.recipe.model.name}, {parameter_count(run.bare):,} parameters, "
             f"{run.data.baked.path.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
         )
+        if run.accelerator.num_processes > 1:  # NCCL can end a process that has lost another before it says so
+            run.display.say(
+                f"if a process is lost, run.resume=true run.dir={run.folder} goes on, on any number of them"
+            )
         run.bare.train()
         yield
 
