@@ -43,7 +43,16 @@ def real(folder: Path, name: str) -> Path:
 
 
 # These start many processes. They come first, so that the workers end together (make test keeps this order).
-_LONG = ("test_stopping", "test_processes", "test_ffcv", "test_sweep", "test_packaging", "test_train", "test_cli")
+_LONG = (
+    "test_nullcuda",
+    "test_stopping",
+    "test_processes",
+    "test_ffcv",
+    "test_sweep",
+    "test_packaging",
+    "test_train",
+    "test_cli",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 from sklearn.gaussian_process.kernels import RBF
 
-from fastgen.theory import cholesky
+from fastgen.theory import cholesky, features
 from fastgen.theory.conjugate_gradient import conjugate_gradient, nystrom
 from fastgen.theory.features import ConvolutionSpec, GaborSpec, RandomConvolution, gabor, gabor_bank, pixels
 from fastgen.theory.kernels import Gaussian, KernelSpec, kernel_machine, needed_bytes
@@ -172,6 +172,20 @@ def test_gabor_features_are_moduli_of_convolutions():
     lowpass = (images[1, :, :, 0] / 255.0).reshape(3, 4, 3, 4).mean((1, 3)).ravel()
     expected.append(lowpass / np.linalg.norm(lowpass))
     assert np.allclose(found[1], np.concatenate(expected), atol=1e-5)
+
+
+def test_no_feature_is_computed_in_tf32(monkeypatch):
+    allowed, convolved, cudnn = [], features.F.conv2d, torch.backends.cudnn
+
+    def conv2d(*arguments, **more):
+        allowed.append((cudnn.allow_tf32, cudnn.enabled))
+        return convolved(*arguments, **more)
+
+    monkeypatch.setattr(features.F, "conv2d", conv2d)
+    images = np.random.default_rng(1).integers(0, 256, (30, 12, 12, 1), dtype=np.uint8)
+    gabor(images, GaborSpec(wavelengths=(3.0,), orientations=2), CPU)
+    list(RandomConvolution(images, ConvolutionSpec(filters=2, patch=3), CPU).blocks(images, 2))
+    assert set(allowed) == {(False, True)} and (cudnn.allow_tf32, cudnn.enabled) == (True, True)
 
 
 def test_random_convolution_is_whitened_patches_against_filters():

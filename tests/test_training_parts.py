@@ -1,6 +1,7 @@
 """The parts that ImageNet's recipes use, against their formulas: average, optimizer, loss, sizes, staging."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fastgen import models
 from fastgen.optim.optimizers import OptimSpec, add_clipped_decay, make_optimizer
 from fastgen.recipe.schema import ProgressiveSpec, TrainSpec
 from fastgen.runs.summary import Evaluation
+from fastgen.training import launch
 from fastgen.training.averaging import WeightAverage
 from fastgen.training.meter import Meter
 from fastgen.training.objective import logits_of, training_loss
@@ -22,7 +24,7 @@ from pipelines.backends import Batch
 from pipelines.baked import staging
 from pipelines.baked.bake import bake
 from pipelines.baked.encoding import BakeSpec
-from pipelines.baked.manifest import BakedSet
+from pipelines.baked.manifest import STAMP, BakedSet
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
 from pipelines.sources import SourceSpec, SyntheticSpec
@@ -195,6 +197,30 @@ def test_the_auxiliary_loss_is_added_with_its_weight():
     assert logits_of((main, side)) is main and logits_of(main) is main
 
 
+def test_without_a_weight_the_auxiliary_head_has_gradients_of_zero():
+    """Several processes wait for a gradient of each parameter, of a head that does not count as well."""
+    main, side = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5, requires_grad=True)
+    training_loss((main, side), torch.arange(6) % 5, TrainSpec()).backward()
+    assert main.grad is not None and main.grad.any() and side.grad is not None and not side.grad.any()
+
+
+@pytest.mark.parametrize(
+    "cores, share",
+    [
+        ([("here", {0, 1, 2, 3})], 4),
+        ([("here", {0, 1, 2, 3}), ("here", {0, 1, 2, 3}), ("there", {0, 1, 2, 3})], 2),
+        ([("here", {0, 1, 2, 3}), ("here", {4, 5, 6, 7})], 4),  # each bound to its own
+        ([("here", {0, 1, 2}), ("here", {0, 1, 2}), ("here", {0, 1, 2}), ("here", {3, 4, 5})], 1),
+        ([("here", {0}), ("here", {0})], 1),
+    ],
+)
+def test_a_process_has_its_share_of_the_cores_that_it_may_use(cores, share, monkeypatch):
+    monkeypatch.setattr(launch.platform, "node", lambda: "here")
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda process: cores[0][1])
+    monkeypatch.setattr(launch, "gather_object", lambda mine: cores)
+    assert launch.share_of_cores(SimpleNamespace(num_processes=len(cores))) == share
+
+
 def test_sizes_grow_linearly_in_steps_of_32():
     spec = ProgressiveSpec(start_size=160, start_epoch=16, end_epoch=30)
     sizes = [spec.size(epoch, 299) for epoch in range(40)]
@@ -213,12 +239,15 @@ def baked(tmp_path):
 
 def test_a_set_is_staged_once_and_again_when_it_has_changed(baked, tmp_path):
     local = tmp_path / "local"
-    threads = [threading.Thread(target=staging.staged, args=(baked.path, local)) for _ in range(4)]
+    hashed = []
+    check = lambda path: hashed.append(BakedSet.open(path).path)  # noqa: E731
+    threads = [threading.Thread(target=staging.staged, args=(baked.path, local, check)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     copy = staging.staged(baked.path, local)
+    assert hashed == [copy] and (copy / STAMP).is_file()  # which says that opening it need not hash it again
     assert BakedSet.open(copy, full=True).sha256 == baked.sha256
     made = (copy / "train.beton").stat().st_mtime_ns
     assert (staging.staged(baked.path, local) / "train.beton").stat().st_mtime_ns == made

@@ -86,7 +86,7 @@ class TrainSpec:
     checks_per_epoch: int = (
         1  # with stop_at_interpolation, evaluations in an epoch once the training set is nearly fitted
     )
-    precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
+    precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32. With fp16, steps of rmsprop wait for it
     compile: bool | None = None  # torch.compile (None: on a GPU)
     cuda_graphs: str = "auto"  # auto: a step is one launch where that can be (on: or the run is refused), off
     channels_last: bool | None = None  # memory format of convolutions (None: on)

@@ -70,7 +70,7 @@ def gabor(images: np.ndarray, spec: GaborSpec, device: torch.device) -> torch.Te
     for start in range(0, len(images), _IMAGES_AT_ONCE):
         x = torch.from_numpy(np.ascontiguousarray(images[start : start + _IMAGES_AT_ONCE])).to(device)
         x = x.permute(0, 3, 1, 2).float().mean(1, keepdim=True).div(255)
-        real, imaginary = F.conv2d(x, bank, padding=radius).unflatten(1, (-1, 2)).unbind(2)
+        real, imaginary = _convolved(x, bank, padding=radius).unflatten(1, (-1, 2)).unbind(2)
         moduli = F.avg_pool2d((real.square() + imaginary.square()).sqrt(), spec.pool)
         parts = [*moduli.unflatten(1, (len(spec.wavelengths), -1)).unbind(1), F.avg_pool2d(x, spec.pool)]
         out.append(torch.cat([F.normalize(part.flatten(1)) for part in parts], 1))
@@ -155,11 +155,19 @@ class RandomConvolution:
         square = F.avg_pool2d(x.square().mean(1, keepdim=True), side, 1)
         spread = _spread((square - mean.square()).clamp_min_(0))
         filters = self._filters[chosen].contiguous(memory_format=torch.channels_last)
-        z = F.conv2d(x, filters).div_(spread).add_(self._offset[chosen, None, None])
+        z = _convolved(x, filters).div_(spread).add_(self._offset[chosen, None, None])
         over = F.softshrink(z, self.spec.threshold)  # what exceeds the threshold, on either side
         both = F.adaptive_avg_pool2d(over, self.spec.regions).flatten(1)
         above = F.adaptive_avg_pool2d(over.relu_(), self.spec.regions).flatten(1)
         return torch.cat([above, above - both], 1)
+
+
+def _convolved(images: torch.Tensor, filters: torch.Tensor, padding: int = 0) -> torch.Tensor:
+    """In float32 throughout: cuDNN otherwise rounds both to TF32, which has 10 bits of mantissa."""
+    cudnn = torch.backends.cudnn
+    kept = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    with cudnn.flags(**kept, allow_tf32=False):
+        return F.conv2d(images, filters, padding=padding)
 
 
 def _spread(variance: torch.Tensor) -> torch.Tensor:

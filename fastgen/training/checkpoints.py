@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from fastgen.training.generators import generator_states, set_generator_states
 from fastgen.training.position import Position
-from fastgen.training.states import read_state, tensor_bytes, write_state
+from fastgen.training.states import on_the_host, read_state, tensor_bytes, write_state
 from pipelines.baked.notes import Count, Sha256, parsed
 from pipelines.durable import check_room, read_regular, share, sync_folder, write_durably
 from pipelines.errors import UserError
@@ -111,8 +111,7 @@ def _write(
         if main:
             for name, state in collected.items():
                 write_state(to / f"{name}.safetensors", state)
-            weights = {name: value.contiguous().cpu().clone() for name, value in network.state_dict().items()}
-            save_file(weights, to / _MODEL)
+            save_file(on_the_host(network.state_dict()), to / _MODEL)
     with _together(accelerator, folder):
         if main:
             for path in to.iterdir():

@@ -112,7 +112,7 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     path, identity = on_main(accelerator, path_and_identity)
     opened: Callable[..., BakedSet | Export] = BakedSet.open if data.shards is None else Export.open
     stage = Path(data.stage) if data.stage else None
-    baked = everywhere(accelerator, lambda: opened(staged(path, stage) if stage else path, expect=identity))
+    baked = everywhere(accelerator, lambda: opened(staged(path, stage, opened) if stage else path, expect=identity))
     image_size, crop = _sizes(baked, data)
     data.normalize.validate(baked.manifest.channels)
     sampler = Sampler(
@@ -124,7 +124,7 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
         micro_batches=recipe.train.accumulate,
     )
     device: torch.device = accelerator.device
-    workers = data.workers or share_of_cores()
+    workers = data.workers or share_of_cores(accelerator)
     return Data(
         baked=baked,
         engines={

@@ -3,11 +3,14 @@
 import ctypes
 import hashlib
 import os
+import platform
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
+from fractions import Fraction
 from typing import TypeVar
 
 import torch
@@ -52,11 +55,18 @@ def _end_with_launcher() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def share_of_cores() -> int:
-    """How many cores each process of this machine has. Not every SLURM keeps a job to those that it was given."""
-    cores = len(os.sched_getaffinity(0))
-    given = int(os.environ.get("SLURM_CPUS_PER_TASK", cores))
-    return max(1, min(cores, given) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+def share_of_cores(accelerator: Accelerator) -> int:
+    """How many cores this process has, beside the run's others on its machine; every process must ask.
+
+    They may run on the same cores, or each be bound to some of its own (numactl, accelerate's --enable_cpu_affinity).
+    """
+    mine, machine = os.sched_getaffinity(0), platform.node()
+    everyone = gather_object([(machine, mine)]) if accelerator.num_processes > 1 else [(machine, mine)]
+    here = [cores for where, cores in everyone if where == machine]
+    users = Counter(core for cores in here for core in cores)
+    share = int(sum(Fraction(1, users[core]) for core in mine))
+    given = os.environ.get("SLURM_CPUS_PER_TASK")  # not every SLURM keeps a job to those that it was given
+    return max(1, share if given is None else min(share, int(given) // len(here)))
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -100,7 +110,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             "launch with one of recipes/accelerate/*.yaml"
         )
     # On a CPU in any case: accelerate's launcher sets OMP_NUM_THREADS=1, which would leave all cores but one idle.
-    if threads := recipe.train.threads or (0 if gpu else share_of_cores()):
+    if threads := recipe.train.threads or (0 if gpu else share_of_cores(accelerator)):
         torch.set_num_threads(threads)
     if gpu:
         torch.backends.cudnn.benchmark = True  # inputs have few different shapes: try its algorithms once for each

@@ -20,6 +20,7 @@ def training_loss(output: Output, labels: torch.Tensor, spec: TrainSpec) -> torc
     labels: int64 (B,).
     """
     loss = F.cross_entropy(logits_of(output), labels, label_smoothing=spec.label_smoothing)
-    if spec.aux_weight and not isinstance(output, torch.Tensor):
+    # Also with the weight 0: processes that share gradients need one for every parameter.
+    if not isinstance(output, torch.Tensor):
         loss = loss + spec.aux_weight * F.cross_entropy(output[1], labels, label_smoothing=spec.label_smoothing)
     return loss

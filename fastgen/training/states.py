@@ -4,6 +4,7 @@ Tensors are the file's tensors. All else, down to where each tensor belongs, is 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,23 @@ def write_state(path: Path, state: Any) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     text = json.dumps(_taken_apart(state, tensors))
-    save_file(tensors, path, {_KEY: text})
+    save_file(on_the_host(tensors), path, {_KEY: text})
 
 
 def read_state(path: Path) -> Any:
     """What `write_state` was given, on the CPU. Other files raise OSError, ValueError, KeyError or SafetensorError."""
     with safe_open(path, "pt") as file:
         return _put_together(json.loads(file.metadata()[_KEY]), file)
+
+
+def on_the_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies in the CPU's memory, row by row, as a file has them. Waits for a GPU once, not for each tensor."""
+    copies = {
+        name: tensor.detach().contiguous().to("cpu", non_blocking=True, copy=True) for name, tensor in tensors.items()
+    }
+    if any(tensor.is_cuda for tensor in tensors.values()):
+        torch.cuda.current_stream().synchronize()
+    return copies
 
 
 def tensor_bytes(state: Any) -> int:
@@ -44,7 +55,7 @@ def _taken_apart(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         name, value = str(len(tensors)), value.detach()
         order = sorted(range(value.dim()), key=value.stride, reverse=True)
         # A file's tensors lie row by row: this one is turned so that it does, without changing its order in memory.
-        tensors[name] = value.permute(order).contiguous().cpu().clone()
+        tensors[name] = value.permute(order)
         return {_TENSOR: [name, order]}
     if isinstance(value, dict):
         return {_MAPPING: [[key, _taken_apart(item, tensors)] for key, item in value.items()]}

@@ -1,18 +1,19 @@
 """A copy of a baked set on a disk of this machine, for files that lie on a slow shared one."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from pipelines.baked.manifest import MANIFEST
+from pipelines.baked.manifest import MANIFEST, BakedSet
 from pipelines.durable import Refused, check_room, one_at_a_time, refusals, sync_folder
 
 
-def staged(baked: Path, folder: Path) -> Path:
+def staged(baked: Path, folder: Path, check: Callable[[Path], object] = BakedSet.open) -> Path:
     """The copy of the baked set `baked` in `folder`, made now if it is not there yet or the set has changed.
 
-    Safe to call from several processes of a machine: one copies, the others wait. The copy is written aside and
-    renamed; `BakedSet.open` hashes it when it is opened first. A copy that is there is used even where the folder
-    cannot be written. Raises UserError where the disk is too small, or the folder or the set cannot be used.
+    Safe to call from several processes of a machine: one copies and opens the copy with `check`, which hashes it, and
+    the others wait. The copy is written aside and renamed. One that is there is used even where the folder cannot be
+    written. Raises UserError where the disk is too small, or the folder or the set cannot be used.
     """
     target, remedy = folder / baked.name, "leave data.stage out, or name a folder that can be written, on a larger disk"
     with refusals(folder, remedy):
@@ -23,6 +24,7 @@ def staged(baked: Path, folder: Path) -> Path:
             if refusal is not None:
                 raise Refused(f"{folder} cannot be written ({refusal.strerror}); {remedy}")
             _copy(baked, target, remedy)
+            check(target)
     return target
 
 
