@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "fastgen": {  # imports pipelines wherever it likes
         "train": "cli",
+        "__main__": "cli",
         "cli": "quickstart doctor paper bench sweeps report training sets runs recipe",
         "quickstart": "runs",
         "doctor": "",

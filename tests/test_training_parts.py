@@ -218,7 +218,11 @@ def test_a_process_has_its_share_of_the_cores_that_it_may_use(cores, share, monk
     monkeypatch.setattr(launch.platform, "node", lambda: "here")
     monkeypatch.setattr(launch.os, "sched_getaffinity", lambda process: cores[0][1])
     monkeypatch.setattr(launch, "gather_object", lambda mine: cores)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     assert launch.share_of_cores(SimpleNamespace(num_processes=len(cores))) == share
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "2")  # of a node's launcher, for all that it starts
+    processes = sum(where == "here" for where, _ in cores)
+    assert launch.share_of_cores(SimpleNamespace(num_processes=len(cores))) == max(1, min(share, 2 // processes))
 
 
 def test_sizes_grow_linearly_in_steps_of_32():
