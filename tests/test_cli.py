@@ -58,7 +58,7 @@ def test_help_names_all_there_is(capsys):
         (["bench", "loader"], "Did you mean 'loaders'?"),
         (["bench"], "Missing command (see `fastgen bench --help`)"),
         (["--hlep"], "did you mean --help?"),
-        (["sweep", "recipe=quickstart", "--job=2"], "No such option: --job, did you mean --jobs?"),
+        (["sweep", "recipe=quickstart", "--job=2"], "No such option: --job, did you mean --jobs or --on?"),
         (
             ["sweep", "recipe=quickstart", "--jobs", "two"],
             "Invalid value for '--jobs': Input should be a valid integer",
