@@ -9,7 +9,6 @@ import hashlib
 import logging
 import os
 import platform
-import shlex
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,15 +18,15 @@ from pipelines.locations import cache_root
 
 log = logging.getLogger(__name__)
 
+_REMEDY = "apt-get install gcc libc6-dev libjpeg-dev"
 _SOURCE = Path(__file__).with_suffix(".c")
-_SECONDS = 120  # in which a compiler that works has long ended
 
 
 def library() -> ctypes.CDLL | None:
     """What has `fastgen_jpeg_region` (its source says what it takes), or None, and a log line, where it cannot be
     compiled."""
-    command = [*shlex.split(os.environ.get("CC", "cc")), "-O2", "-shared", "-fPIC", str(_SOURCE)]
-    made_of = repr((_SOURCE.read_bytes(), platform.machine(), command[:-1])).encode()
+    command = [*os.environ.get("CC", "cc").split(), "-O2", "-shared", "-fPIC"]
+    made_of = repr((_SOURCE.read_bytes(), platform.machine(), command)).encode()
     path = cache_root() / "compiled" / f"{_SOURCE.stem}.{hashlib.sha256(made_of).hexdigest()[:32]}.so"
     if kept(path) is not None:
         try:
@@ -38,16 +37,12 @@ def library() -> ctypes.CDLL | None:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / path.name
             # The library behind what needs it, as linkers want it.
-            subprocess.run(
-                [*command, "-o", made, "-ljpeg"], check=True, capture_output=True, text=True, timeout=_SECONDS
-            )
+            command += [str(_SOURCE), "-o", str(made), "-ljpeg"]
+            subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=60)
             found = ctypes.CDLL(str(made))
             keep(path, made.read_bytes())
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[0]
-        log.warning(
-            "JPEGs are decoded whole, which takes 1.3 to 1.5 times as long as the regions that are shown: %s "
-            "(apt-get install gcc libjpeg-dev)", said
-        )  # fmt: skip
+        reason = (getattr(error, "stderr", None) or str(error)).splitlines()[0]
+        log.warning("JPEGs are decoded whole, which takes longer than their shown regions (%s): %s", reason, _REMEDY)
         return None
     return found
