@@ -1,7 +1,7 @@
 """FFCV's compiled decoder over a baked file, run by threads of our own, in our sampler's order.
 
 A batch is decoded in pieces by the engine's threads, some batches ahead of the receiver, into memory of its own, which
-then belongs to the receiver. `ffcv_kernels` decodes (of a JPEG what a region needs) and resizes; labels and indices come from the file's columns.
+then belongs to the receiver. `ffcv_kernels` decodes and resizes; labels and indices come from the file's columns.
 
 FFCV's own loader is not used: its batches are views of buffers that it overwrites, an exception in its thread leaves
 the consumer waiting for ever, an epoch left early leaks the thread, its order depends on seed + epoch, its shards are
