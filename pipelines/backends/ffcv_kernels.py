@@ -1,4 +1,4 @@
-"""The machine code that decodes images: our loops around the C functions of FFCV's library, cached on disk.
+"""The machine code that decodes images: our loops around C functions, of FFCV's library and our own, cached on disk.
 
 Threads of Python run them over some images at a time, without the interpreter lock. numba's own threads would be
 libgomp's, as PyTorch's are. Where both together are more than the cores, libgomp's threads no longer wait busily, and a
@@ -21,6 +21,7 @@ import numba
 import numpy as np
 from numba import types
 
+from pipelines.backends import jpeg_region
 from pipelines.backends.kernel_cache import cached
 
 
@@ -34,8 +35,12 @@ def _library() -> ctypes.CDLL:
 
 
 _lib = _library()
+_regions = jpeg_region.library()
 # Names of our own, so that no other library's symbol of the same name can be taken for them.
-for _name, _function in (("fastgen_ffcv_imdecode", _lib.imdecode), ("fastgen_ffcv_memcpy", _lib.my_memcpy)):
+_functions = {"fastgen_ffcv_imdecode": _lib.imdecode, "fastgen_ffcv_memcpy": _lib.my_memcpy}
+if _regions is not None:
+    _functions["fastgen_jpeg_region"] = _regions.fastgen_jpeg_region
+for _name, _function in _functions.items():
     llvmlite.binding.add_symbol(_name, ctypes.cast(_function, ctypes.c_void_p).value)
 _I8, _U4, _U8 = types.int64, types.uint32, types.uint64
 # int imdecode(in, size, source height, width, out, crop height, width, offset x, y, scale num, denom, crop, flip)
@@ -44,6 +49,8 @@ _imdecode = types.ExternalFunction(
     types.int32(_I8, _U8, _U4, _U4, _I8, _U4, _U4, _U4, _U4, _U4, _U4, types.boolean, types.boolean),
 )
 _memcpy = types.ExternalFunction("fastgen_ffcv_memcpy", types.void(_I8, _I8, _U8))
+# int fastgen_jpeg_region(in, size, height, width, top, left, rows, columns, out)
+_region = types.ExternalFunction("fastgen_jpeg_region", types.int32(_I8, _U8, _U4, _U4, _U4, _U4, _U4, _U4, _I8))
 _JPEG = 0  # ffcv.fields.rgb_image.IMAGE_MODES
 
 
@@ -96,20 +103,23 @@ def _filter(before, after, starts, weights):  # type: ignore[no-untyped-def]
 
 @_arithmetic
 def _across(line, starts, weights, most, out):  # type: ignore[no-untyped-def]
-    """Resize one row of RGB pixels, float32 (3 * pixels,). Reads up to `most` pixels behind its end, with weight 0.
+    """Resize one row of RGB pixels, float32 (3 * pixels,), to out, which has one value more behind its pixels. Reads up
+    to `most` pixels behind the row's end, with weight 0.
 
-    Unsigned indices spare the check for negative ones, and so let the compiler use vectors.
+    Unsigned indices spare the check for negative ones, and so let the compiler use vectors, which hold four values: the
+    fourth is the next pixel's to overwrite.
     """
     for x in range(len(starts)):
         at, to = np.uintp(3 * starts[x]), np.uintp(3 * x)
-        red = green = blue = _F(0)
+        red = green = blue = more = _F(0)
         for k in range(most):
             weight = weights[x, k]
             red += weight * line[at]
             green += weight * line[at + np.uintp(1)]
             blue += weight * line[at + np.uintp(2)]
+            more += weight * line[at + np.uintp(3)]
             at += np.uintp(3)
-        out[to], out[to + np.uintp(1)], out[to + np.uintp(2)] = red, green, blue
+        out[to], out[to + np.uintp(1)], out[to + np.uintp(2)], out[to + np.uintp(3)] = red, green, blue, more
 
 
 @_arithmetic
@@ -127,7 +137,7 @@ def resize(image, top, left, height, width, out):  # type: ignore[no-untyped-def
     row_most = _filter(height, rows, row_starts, row_weights)
     column_most = _filter(width, columns, column_starts, column_weights)
     line = np.zeros(3 * (width + reach), np.float32)
-    wide = np.zeros((2, 3 * columns), np.float32)
+    wide = np.zeros((2, 3 * columns + 1), np.float32)
     if height <= rows:
         done = -1  # the last row that is in `wide`, at its parity
         for y in range(rows):
@@ -161,6 +171,21 @@ def resize(image, top, left, height, width, out):  # type: ignore[no-untyped-def
             target[j] = np.uint8(np.int32(above[j] + _F(0.5)))
 
 
+if _regions is not None:
+
+    @_arithmetic
+    def _decode_region(source, size, height, width, region, image):  # type: ignore[no-untyped-def]
+        """Decode at least the region, int32 (4,), to where it lies in memory of the whole image. 0: no complaint."""
+        top, left, rows, columns = region
+        return _region(source, size, height, width, top, left, rows, columns, image)
+
+else:
+
+    @_arithmetic
+    def _decode_region(source, size, height, width, region, image):  # type: ignore[no-untyped-def]
+        return _imdecode(source, size, height, width, image, height, width, 0, 0, 1, 1, False, False)
+
+
 def decode_regions(rows, data, records, sizes, regions, images, fine):  # type: ignore[no-untyped-def]
     """Decode images of any size, and resize a region of each: uint8 (n, size, size, 3).
 
@@ -175,9 +200,8 @@ def decode_regions(rows, data, records, sizes, regions, images, fine):  # type: 
         begin, height, width = types.int64(record["ptr"]), types.int64(record["height"]), types.int64(record["width"])
         fine[i] = True
         if record["mode"] == _JPEG:
-            pixels, h, w = scratch, types.uint32(height), types.uint32(width)
-            source = data.ctypes.data + begin
-            fine[i] = _imdecode(source, size, h, w, pixels.ctypes.data, h, w, 0, 0, 1, 1, False, False) == 0
+            pixels, source = scratch, data.ctypes.data + begin
+            fine[i] = _decode_region(source, size, height, width, regions[i], pixels.ctypes.data) == 0
         else:
             pixels = data[begin:]
         top, left, region_height, region_width = regions[i]
@@ -186,4 +210,4 @@ def decode_regions(rows, data, records, sizes, regions, images, fine):  # type: 
 
 
 decode_fixed_kernel = cached(decode_fixed)
-decode_regions_kernel = cached(decode_regions)
+decode_regions_kernel = cached(decode_regions, _regions is not None)
