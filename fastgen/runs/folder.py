@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
+from fastgen.runs.machine import machine
 from fastgen.runs.summary import FINISHED, SUMMARY, Summary
 from pipelines.backends import BACKENDS
 from pipelines.baked.manifest import MANIFEST, Manifest
@@ -124,7 +125,7 @@ def begin(folder: Path, recipe: Recipe, data: Path, step: int) -> None:
     path = folder / MADE_BY
     try:
         before = parsed(list[dict[str, Any]], json.loads(read_regular(path))) if path.exists() else []
-        entries = [*before, {"after_step": step, **made_by(*PACKAGES)}]
+        entries = [*before, {"after_step": step, **made_by(*PACKAGES), "machine": machine()}]
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it or delete it, then resume the run") from None
     write_durably(path, json.dumps(entries, indent=1) + "\n")

@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import signal
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -83,6 +84,8 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
         precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if precision == "fp16" and not gpu:
         raise UserError("train.precision=fp16 needs a GPU; use fp32 or bf16")
+    # PyTorch 2.15's new name of that setting of DDP does less, and is not accelerate's yet.
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     with _gathering(recipe.train.startup_minutes):
         accelerator = Accelerator(
             cpu=not gpu,
