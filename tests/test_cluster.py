@@ -15,7 +15,6 @@ from whole_runs import ROOT
 from fastgen import cli
 from fastgen.runs.metrics import read_metrics
 from fastgen.sweeps.grid import Grid
-from fastgen.training.launch import share_of_cores
 
 LONG = [
     "recipe=quickstart", "data.limit=64", "data.limit_test=22", "data.batch_size=32", "model.name=fastgen_mlp_1x512",
@@ -50,19 +49,6 @@ def test_a_missing_submitit_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert cli.main(["sweep", "recipe=quickstart", "seed=0,1", "--on", "slurm"]) == 2
     assert "pip install 'fastgen[slurm]'" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("given", "local", "share"), [(None, 1, 8), ("2", 1, 2), ("6", 2, 3), ("96", 2, 4), ("1", 4, 1)]
-)
-def test_a_process_uses_the_cores_that_slurm_gave(given, local, share, monkeypatch):
-    """Also where SLURM confines nobody to them."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    if given:
-        monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
-    assert share_of_cores() == share
 
 
 @pytest.mark.slow
