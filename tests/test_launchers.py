@@ -51,8 +51,9 @@ def is_free(lock: Path) -> bool:
         return True
 
 
-def wait_for(path: Path) -> None:
-    while not path.is_file():
+def wait_for_steps(folder: Path) -> None:
+    """Until the training in `folder` has logged one: signals are caught by then (the file alone is there before)."""
+    while not ((folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").stat().st_size):
         time.sleep(0.05)
 
 
@@ -97,7 +98,7 @@ def test_started_trainings_are_what_they_are_on_their_own(tmp_path, lock, capfd)
         assert launcher.takes_more and not launcher.running  # each gave its cores back
 
         start("long", "train.epochs=100000")
-        wait_for(tmp_path / "long" / "metrics.jsonl")
+        wait_for_steps(tmp_path / "long")
         assert not is_free(lock)
     # Leaving it has stopped what still ran, in good order; nothing holds the lock any more.
     summary = json.loads((tmp_path / "long" / "summary.json").read_text())
@@ -112,7 +113,7 @@ def test_a_training_has_its_own_cores_environment_and_session(tmp_path, lock, mo
         for name in ("one", "another"):  # the second one's environment is newer than the forkserver
             monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path / f"cache_of_{name}"))
             starter(launcher, tmp_path)(name, "train.epochs=100000")
-            wait_for(tmp_path / name / "metrics.jsonl")
+            wait_for_steps(tmp_path / name)
             assert list((tmp_path / f"cache_of_{name}").iterdir())
         pids = [child.pid for child in multiprocessing.active_children()]
         assert len(pids) == 2
