@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from whole_runs import importorskip_backend
 
-from pipelines.backends import BACKENDS, open_engine
+from pipelines.backends import BACKENDS, DaliSpec, open_engine
 from pipelines.baked.bake import bake
 from pipelines.baked.beton import JPEG, RAW, Beton
 from pipelines.baked.encoding import BakeSpec
@@ -273,6 +273,36 @@ def test_a_damaged_photograph_is_named(backend, photographs, tmp_path):
     with pytest.raises(UserError, match=f"row 5, sample {photographs.columns['index'][5]}: cannot be decoded"):
         engine = open_engine(backend, Beton(copy), CPU)
         list(engine.batches(Sampler(64, 16, shuffle=False), "label_true", VIEWS["central"]))
+
+
+def test_dali_is_told_how_to_decode_on_a_gpu(tmp_path):
+    """DALI itself checks the names and types of these arguments when its graph is built, which needs no GPU."""
+    pytest.importorskip("nvidia.dali")
+    from nvidia.dali import Pipeline, fn
+
+    from pipelines.backends.dali import decoder_arguments
+
+    told = decoder_arguments(torch.device("cuda"), DaliSpec(0.25, 500, 400))
+    assert told == {
+        "device": "mixed",
+        "hw_decoder_load": 0.25,
+        "preallocate_width_hint": 500,
+        "preallocate_height_hint": 400,
+        "jpeg_fancy_upsampling": True,
+    }
+    assert decoder_arguments(CPU, DaliSpec()) == {"device": "cpu"}
+    with Pipeline(batch_size=1, num_threads=1, device_id=None):
+        files = fn.external_source(source=lambda: [], num_outputs=1, batch=True)
+        fn.decoders.image_slice(*files, **told)
+        with pytest.raises(KeyError, match="not defined for operator"):
+            fn.decoders.image_slice(*files, **told, chroma=True)
+
+
+@pytest.mark.parametrize("load", [0.0, 1.0])
+def test_dali_takes_its_keys(betons, load):
+    pytest.importorskip("nvidia.dali")
+    engine = open_engine("dali", betons["jpeg"], CPU, own=DaliSpec(load))
+    assert sum(len(batch.index) for batch in engine.batches(Sampler(N, 50), "one")) == N // 50 * 50
 
 
 def test_unknown_backend(betons):

@@ -176,6 +176,8 @@ def test_a_labelling_has_one_spelling_however_it_was_written():
         (["recipe=quickstart", f"seed={2**32}"], f"seed={2**32} must be at most {2**32 - 1}"),
         (["recipe=quickstart", r'run.dir="a\0b"'], "run.dir: 'a\\x00b' holds a null character"),
         (["recipe=~nobody-of-this-name/x.yaml"], "does not exist"),
+        (["recipe=quickstart", "data.dali.hw_decoder_load=65"], "hw_decoder_load=65.0 must be a share, from 0 to 1"),
+        (["recipe=quickstart", "data.dali.preallocate_width_hint=-1"], "width_hint=-1 must be a number of pixels"),
         (["recipe=quickstart", "data.shards=there"], "data.shards is read by data.backend=dali alone"),
     ],
 )

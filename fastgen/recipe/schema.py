@@ -10,6 +10,7 @@ import yaml
 
 from fastgen.optim.optimizers import OptimSpec
 from fastgen.optim.schedules import ScheduleSpec
+from pipelines.backends import DaliSpec
 from pipelines.baked.encoding import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.sources import SourceSpec
@@ -54,6 +55,7 @@ class DataSpec(SourceSpec):
     shards: str | None = None  # a folder that `fastgen export` wrote, to stream instead of baking (backend dali)
     labels: LabelSpec = field(default_factory=LabelSpec)
     pixels: PixelSpec = field(default_factory=PixelSpec)
+    dali: DaliSpec = field(default_factory=DaliSpec)
     view: ViewSpec = field(default_factory=ViewSpec)
     progressive: ProgressiveSpec = field(default_factory=ProgressiveSpec)
     augment: AugmentSpec = field(default_factory=AugmentSpec)

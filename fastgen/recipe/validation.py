@@ -58,6 +58,7 @@ def validate(recipe: Recipe) -> None:
     recipe.optim.validate()
     data.augment.validate()
     data.view.validate()
+    data.dali.validate()
     _check_sizes(data)
     _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
     if not 0 < train.fitted_at <= 100:

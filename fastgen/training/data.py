@@ -125,10 +125,11 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     )
     device: torch.device = accelerator.device
     workers = data.workers or share_of_cores(accelerator)
+    own = {"dali": data.dali}.get(data.backend)
     return Data(
         baked=baked,
         engines={
-            split: open_engine(data.backend, stored, device, baked.manifest.channels, workers)
+            split: open_engine(data.backend, stored, device, baked.manifest.channels, workers, own)
             for split, stored in baked.splits.items()
         },
         spec=data,

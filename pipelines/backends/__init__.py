@@ -37,8 +37,25 @@ class Batch:
     index: torch.Tensor
 
 
+@dataclass
+class DaliSpec:
+    """How the dali backend decodes JPEG on a GPU (data.dali.*), with the defaults of DALI's fn.decoders.image_slice."""
+
+    hw_decoder_load: float = 0.65  # share of a batch that the GPU's JPEG hardware decodes, 0..1; the cores do the rest
+    preallocate_width_hint: int = 0  # pixels: that hardware's memory is set apart for images so wide (0: as they come)
+    preallocate_height_hint: int = 0  # the same for their height
+
+    def validate(self) -> None:
+        if not 0 <= self.hw_decoder_load <= 1:
+            raise UserError(f"data.dali.hw_decoder_load={self.hw_decoder_load} must be a share, from 0 to 1")
+        for name in ("preallocate_width_hint", "preallocate_height_hint"):
+            if not 0 <= (pixels := getattr(self, name)) <= 65_535:
+                raise UserError(f"data.dali.{name}={pixels} must be a number of pixels, from 0 to 65535 (JPEG's most)")
+
+
 class Engine(Protocol):
-    """What a backend module's `open_engine(stored, device, channels, threads)` returns: its class, called."""
+    """What a backend module's `open_engine(stored, device, channels, threads)` returns: its class, called. One that has
+    keys of its own, data.BACKEND.*, takes them as a further argument that may be left out."""
 
     @property
     def transfer_seconds(self) -> float:
@@ -119,12 +136,18 @@ BACKENDS.add(
 
 
 def open_engine(
-    name: str, stored: Beton | Shards, device: torch.device, channels: int = 3, threads: int | None = None
+    name: str,
+    stored: Beton | Shards,
+    device: torch.device,
+    channels: int = 3,
+    threads: int | None = None,
+    own: DaliSpec | None = None,
 ) -> Engine:
     """Open a baked file, or a split of an export (for a backend that streams those), with the backend `name`.
 
     channels: 3, or 1 for sets baked from grayscale images (a .beton always stores three).
     threads: loader threads (None: the cores this process may use). Of all cores of a CPU, dali runs two on each.
+    own: the backend's own keys (None: their defaults, or it has none).
     Raises UserError for an unknown backend, one whose package is missing, or a file it cannot stream.
     """
     backend = BACKENDS[name]
@@ -136,5 +159,5 @@ def open_engine(
         raise UserError(
             f"data.backend={name} needs {backend.package}, which cannot be imported here ({error}): {backend.install}"
         ) from error
-    engine: Engine = module.open_engine(stored, device, channels, threads)
+    engine: Engine = module.open_engine(stored, device, channels, threads, *(() if own is None else (own,)))
     return engine

@@ -17,7 +17,7 @@ import torch
 from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.plugin.pytorch.torch_utils import to_torch_tensor
 
-from pipelines.backends import Batch, check_one_size
+from pipelines.backends import Batch, DaliSpec, check_one_size
 from pipelines.backends.columns import Columns
 from pipelines.baked.beton import Beton
 from pipelines.baked.shards import Shards
@@ -38,8 +38,16 @@ class DALIEngine:
 
     transfer_seconds = 0.0  # DALI copies the encoded images, in threads and streams of its own
 
-    def __init__(self, stored: Beton | Shards, device: torch.device, channels: int, threads: int | None) -> None:
+    def __init__(
+        self,
+        stored: Beton | Shards,
+        device: torch.device,
+        channels: int,
+        threads: int | None,
+        spec: DaliSpec | None = None,
+    ) -> None:
         self._stored, self.device, self._channels = stored, device, channels
+        self._decoder = decoder_arguments(device, spec or DaliSpec())
         self._raw = bool(stored.raw.all())
         if not self._raw and stored.raw.any():
             raise UserError(
@@ -110,7 +118,7 @@ class DALIEngine:
             else:
                 images = fn.decoders.image_slice(
                     stored,
-                    device="mixed" if gpu else "cpu",
+                    **self._decoder,
                     start=start,
                     shape=shape,
                     axes=[0, 1],
@@ -153,6 +161,14 @@ class DALIEngine:
         return RuntimeError(
             f"{self._stored.path}: DALI failed in the batch of samples {about}, ...: {' '.join(reason)[:500]}"
         )
+
+
+def decoder_arguments(device: torch.device, spec: DaliSpec) -> dict[str, Any]:
+    """What DALI's decoder is told for a device. On a GPU, too, chroma is interpolated: otherwise pixels would depend on
+    the device."""
+    if device.type != "cuda":
+        return {"device": "cpu"}
+    return {"device": "mixed", "jpeg_fancy_upsampling": True, **vars(spec)}
 
 
 open_engine = DALIEngine
