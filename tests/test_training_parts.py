@@ -225,6 +225,26 @@ def test_a_process_has_its_share_of_the_cores_that_it_may_use(cores, share, monk
     assert launch.share_of_cores(SimpleNamespace(num_processes=len(cores))) == max(1, min(share, 2 // processes))
 
 
+@pytest.mark.parametrize(
+    "wanted, gpu, environment, threads",
+    [
+        (None, False, {}, 6),
+        (3, False, {"OMP_NUM_THREADS": "2"}, 3),
+        (3, True, {}, 3),
+        (None, True, {}, None),
+        (None, False, {"OMP_NUM_THREADS": "1"}, None),
+        (None, False, {"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, 6),  # accelerate's own
+        (None, False, {"OMP_NUM_THREADS": "2", "ACCELERATE_MIXED_PRECISION": "no"}, None),
+    ],
+)
+def test_threads_that_the_user_has_set_are_respected(wanted, gpu, environment, threads, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert launch.compute_threads(wanted, 6, gpu) == threads
+
+
 def test_sizes_grow_linearly_in_steps_of_32():
     spec = ProgressiveSpec(start_size=160, start_epoch=16, end_epoch=30)
     sizes = [spec.size(epoch, 299) for epoch in range(40)]

@@ -70,6 +70,17 @@ def share_of_cores(accelerator: Accelerator) -> int:
     return max(1, share if given is None else min(share, int(given) // len(here)))
 
 
+def compute_threads(wanted: int | None, share: int, gpu: bool) -> int | None:
+    """How many threads PyTorch computes with, None: as many as it has chosen.
+
+    wanted: train.threads. Where that is not set, OMP_NUM_THREADS is respected; but a 1 may be accelerate's own, whose
+    launcher sets it where there is none: it would leave all cores but one idle. share: of the cores.
+    """
+    given = os.environ.get("OMP_NUM_THREADS")
+    is_set = given is not None and not (given == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ)
+    return wanted or (None if gpu or is_set else share)
+
+
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """The Accelerator of a recipe: its device, precision, accumulation and tracker.
 
@@ -112,8 +123,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             f"WORLD_SIZE={expected} processes were started, but {accelerator.num_processes} joined the run; "
             "launch with one of recipes/accelerate/*.yaml"
         )
-    # On a CPU in any case: accelerate's launcher sets OMP_NUM_THREADS=1, which would leave all cores but one idle.
-    if threads := recipe.train.threads or (0 if gpu else share_of_cores(accelerator)):
+    if threads := compute_threads(recipe.train.threads, share_of_cores(accelerator), gpu):
         torch.set_num_threads(threads)
     if gpu:
         torch.backends.cudnn.benchmark = True  # inputs have few different shapes: try its algorithms once for each
