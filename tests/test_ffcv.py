@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -85,22 +86,25 @@ def test_other_processes_find_the_kernels(path, tmp_path):
     assert [file.suffix for file in (tmp_path / "cache" / "numba").iterdir()] == [".kernel"]
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b[:2000] + bytes(5000) + b[7000:], lambda b: b""])
-def test_a_damaged_kernel_is_compiled_again(path, tmp_path, damage):
+DAMAGES = [lambda b: b[:100], lambda b: b[:2000] + bytes(5000) + b[7000:], lambda b: b""]
+
+
+def test_damaged_kernels_and_those_of_another_user_are_compiled_again(path, tmp_path):
     first = run(path, FASTGEN_CACHE=str(tmp_path / "cache"))
     (kernel,) = (tmp_path / "cache" / "numba").rglob("*.kernel")
-    kernel.write_bytes(damage(kernel.read_bytes()))
-    again = run(path, FASTGEN_CACHE=str(tmp_path / "cache"))
-    assert (again["hits"], again["misses"], again["total"]) == (0, 1, first["total"])
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
-def test_code_of_another_user_is_not_run(path, tmp_path):
-    run(path, FASTGEN_CACHE=str(tmp_path / "cache"))
-    (kernel,) = (tmp_path / "cache" / "numba").rglob("*.kernel")
-    os.chown(kernel, 12345, 12345)
-    again = run(path, FASTGEN_CACHE=str(tmp_path / "cache"))
-    assert (again["hits"], again["misses"]) == (0, 1) and kernel.stat().st_uid == 0
+    caches = []
+    for number, damage in enumerate(DAMAGES):
+        caches.append(tmp_path / f"damaged{number}")
+        shutil.copytree(tmp_path / "cache", caches[-1])
+        copy = caches[-1] / kernel.relative_to(tmp_path / "cache")
+        copy.write_bytes(damage(copy.read_bytes()))
+    if os.geteuid() == 0:  # only root can give a file to another user
+        caches.append(tmp_path / "cache")
+        os.chown(kernel, 12345, 12345)
+    for process in [start(path, FASTGEN_CACHE=str(cache)) for cache in caches]:
+        again = finish(process)
+        assert (again["hits"], again["misses"], again["total"]) == (0, 1, first["total"])
+    assert kernel.stat().st_uid == os.geteuid()
 
 
 def jpegs(tmp_path, damage):

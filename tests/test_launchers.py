@@ -51,9 +51,13 @@ def is_free(lock: Path) -> bool:
         return True
 
 
+def logged(folder: Path) -> bool:
+    """Whether the training in `folder` has logged a step: signals are caught by then (the file is there before)."""
+    return (folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").stat().st_size > 0
+
+
 def wait_for_steps(folder: Path) -> None:
-    """Until the training in `folder` has logged one: signals are caught by then (the file alone is there before)."""
-    while not ((folder / "metrics.jsonl").is_file() and (folder / "metrics.jsonl").stat().st_size):
+    while not logged(folder):
         time.sleep(0.05)
 
 
@@ -142,7 +146,7 @@ def test_signals_to_the_whole_group(moment, tmp_path):
 
     def has_come() -> bool:
         if moment == "training":
-            return bool(list((tmp_path / "sweep").glob("*/metrics.jsonl")))
+            return any(logged(folder) for folder in (tmp_path / "sweep").glob("*/"))
         return any("forkserver" in " ".join(child.cmdline()) for child in psutil.Process(sweep.pid).children())
 
     while not has_come():
