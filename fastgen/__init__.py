@@ -3,9 +3,14 @@
 Registering calls timm, and importing timm takes seconds, which commands that need no network should not spend. So the
 finder below adds the registration to timm's own import. wrapt's `when_imported` does the same, but importing wrapt
 takes several times as long as starting Python and importing fastgen (it imports asyncio).
+
+PyTorch's threads wait busily for their next work, by libgomp's default for milliseconds. Where other processes want the
+same cores, they take them from the thread that they wait for, and a small network trains at a tenth of its speed. They
+wait here as long as libgomp lets threads wait that outnumber the cores (benchmarks/threads.py).
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -34,6 +39,9 @@ class _TimmFinder:
             spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
 
+
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"  # read when PyTorch is imported; libgomp's own default is 300,000
 
 if sys.modules.get("timm"):
     importlib.import_module(_ENTRY_POINTS)

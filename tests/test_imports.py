@@ -146,3 +146,13 @@ def test_digits_are_those_of_scikit_learn():
     expected = np.rint(theirs.images * (255 / 16)).astype(np.uint8)
     assert np.array_equal(sorted_rows(images, labels), sorted_rows(expected, theirs.target))
     assert splits[0].class_names == [str(name) for name in theirs.target_names]
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, None)]
+)
+def test_threads_wait_as_the_user_wants_or_not_for_long(given, spins):
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, sys, fastgen; assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(spins)
