@@ -27,9 +27,9 @@ _AT_LEAST = {
         "track.log_steps",
     ),
     0: (
-        "seed", "data.holdout_seed", "data.labels.seed", "data.pixels.seed", "optim.lr", "optim.momentum",
-        "optim.decay", "optim.eps", "optim.clip", "optim.weight_decay", "train.aux_weight", "schedule.factor",
-        "schedule.warmup_samples", "run.checkpoint_minutes",
+        "seed", "data.holdout_seed", "data.subset.seed", "data.labels.seed", "data.pixels.seed", "optim.lr",
+        "optim.momentum", "optim.decay", "optim.eps", "optim.clip", "optim.weight_decay", "train.aux_weight",
+        "schedule.factor", "schedule.warmup_samples", "run.checkpoint_minutes",
     ),
 }  # fmt: skip
 
@@ -58,6 +58,7 @@ def validate(recipe: Recipe) -> None:
     recipe.optim.validate()
     data.augment.validate()
     data.view.validate()
+    data.subset.validate()
     _check_sizes(data)
     _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
     if not 0 < train.fitted_at <= 100:
