@@ -45,7 +45,8 @@ class SubsetSpec:
         order = np.lexsort((uniforms_of(np.arange(len(labels)), self.seed, "folds")[:, 0], labels))
         part = np.empty(len(labels), np.int64)
         part[order] = np.arange(len(labels)) % self.folds
-        return part != self.fold
+        chosen: np.ndarray = part != self.fold
+        return chosen
 
 
 @dataclass

@@ -81,7 +81,7 @@ class Recorder(Watcher):
         """End the run `offset` steps into `epoch` (from 0): write that part of the epoch, and one row per sample.
 
         left_out: the evaluator's `left_out_probabilities`, where data.subset leaves samples out."""
-        # This part of the epoch stays out of `total`: a longer run, which goes on from here, adds it at the epoch's end.
+        # A part of an epoch stays out of `self._total`: a longer run, which goes on from here, adds the whole.
         latest, total = self._write(epoch) if offset else (self._merged()[1], self._total)
         if self._accelerator.is_main_process:
             if latest is not None and total is not None:
