@@ -383,6 +383,44 @@ def dynamics(
 
 
 @app.command()
+def init(
+    data: Annotated[Path, typer.Argument(metavar="FOLDER_OR_PARQUET", hidden=True)],
+    output: Annotated[Path, _path("--output", "RECIPE.yaml", "Where the recipe goes; nothing is overwritten.")] = Path(
+        "recipe.yaml"
+    ),
+) -> None:
+    """Look at images of your own, and write a recipe for them.
+
+    FOLDER_OR_PARQUET: a folder of class folders, or of train/ and test/, or Parquet files as on the Hub. Tells what is
+    there: splits, classes, sizes, broken images, exact copies. The recipe fits them and this machine.
+    """
+    from fastgen.owndata.init import init
+
+    init(data, output)
+
+
+@app.command()
+def suspects(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", hidden=True, exists=True, file_okay=False)],
+    output: Annotated[Path | None, _path("--output", "FOLDER", "By default RUN_DIR/suspects.")] = None,
+    top: Annotated[int, _count("--top", "Images on the sheet.")] = 64,
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", min=2, metavar="K", help="Train K networks, each of which leaves out a part."),
+    ] = None,
+    jobs: Jobs = None,
+) -> None:
+    """Which labels look wrong?
+
+    RUN_DIR: of a run with train.dynamics=true. Ranks the training samples by how they were learned, and with --folds by
+    what networks say that never saw them.
+    """
+    from fastgen.owndata.suspects import suspects
+
+    suspects(run_dir, output, top, folds, jobs)
+
+
+@app.command()
 def doctor() -> None:
     """Show what is installed, and which data sets are found."""
     from fastgen.doctor import doctor

@@ -3,8 +3,10 @@
 import io
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 from rich.table import Table
 
@@ -146,15 +148,24 @@ def draw_samples(baked: BakedSet | Export, column: str | None = None) -> Image.I
     signs = LabelSpec(**columns[column].spec).signs
     given_names = ["-1", "+1"] if signs else names
     given, clean = stored.columns[column], stored.columns["clean_label"]
+    cells = [
+        (stored.image(row), names[clean[row]], given_names[given[row]], given[row] != clean[row] and not signs)
+        for row in range(min(stored.samples, _SHEET_ROWS * _SHEET_COLUMNS))
+    ]
+    return contact_sheet(cells)
+
+
+def contact_sheet(cells: Sequence[tuple[np.ndarray, str, str, bool]]) -> Image.Image:
+    """Images with two lines under each: uint8 (H, W, 3), a label, another one, and whether that is to be noticed."""
     line = 12
-    sheet = Image.new("RGB", (_SHEET_COLUMNS * _CELL, _SHEET_ROWS * (_CELL + 2 * line)), "white")
+    rows = max(_SHEET_ROWS, -(-len(cells) // _SHEET_COLUMNS))
+    sheet = Image.new("RGB", (_SHEET_COLUMNS * _CELL, rows * (_CELL + 2 * line)), "white")
     draw = ImageDraw.Draw(sheet)
-    for row in range(min(stored.samples, _SHEET_ROWS * _SHEET_COLUMNS)):
-        x, y = row % _SHEET_COLUMNS * _CELL, row // _SHEET_COLUMNS * (_CELL + 2 * line)
-        picture = Image.fromarray(stored.image(row))
+    for place, (image, label, other, differs) in enumerate(cells):
+        x, y = place % _SHEET_COLUMNS * _CELL, place // _SHEET_COLUMNS * (_CELL + 2 * line)
+        picture = Image.fromarray(image)
         picture = picture.resize((_CELL - 2, _CELL - 2), Image.Resampling.NEAREST)
         sheet.paste(picture, (x, y))
-        draw.text((x, y + _CELL - 2), names[clean[row]][:15], fill="black")
-        color = "black" if given[row] == clean[row] or signs else "red"
-        draw.text((x, y + _CELL + line - 2), f"-> {given_names[given[row]]}"[:15], fill=color)
+        draw.text((x, y + _CELL - 2), label[:15], fill="black")
+        draw.text((x, y + _CELL + line - 2), f"-> {other}"[:18], fill="red" if differs else "black")
     return sheet

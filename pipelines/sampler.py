@@ -10,14 +10,51 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.errors import UserError
-from pipelines.randomness import permutation
+from pipelines.randomness import permutation, uniforms_of
+
+
+@dataclass
+class SubsetSpec:
+    """Which training samples are trained on (data.subset.*): the others are only evaluated.
+
+    They are chosen by (seed, sample index) and label alone, so that every process, and every continuation, agrees.
+    """
+
+    folds: int | None = None  # parts of the training set, each with its share of every class (None: there are none)
+    fold: int = 0  # the part that is left out, from 0
+    seed: int = 0  # says which samples are in which part
+
+    def validate(self) -> None:
+        """Raises UserError for a part that there is not."""
+        if self.folds is not None and self.folds < 2:
+            raise UserError(f"data.subset.folds={self.folds} must be at least 2, or null")
+        if not 0 <= self.fold < (self.folds or 1):
+            of = f"of {self.folds} from 0" if self.folds else "without data.subset.folds"
+            raise UserError(f"data.subset.fold={self.fold} is no part {of}")
+
+    def members(self, labels: np.ndarray) -> np.ndarray | None:
+        """Whether each sample is trained on: bool (n,), position = sample index; None: all are.
+
+        labels: the given ones, int64 (n,). Raises UserError for fewer samples than parts.
+        """
+        if self.folds is None:
+            return None
+        if len(labels) < self.folds:
+            raise UserError(f"data.subset.folds={self.folds} is more than there are training samples ({len(labels)})")
+        # Dealt out one by one, class after class: parts differ by one sample at most, also of each class.
+        order = np.lexsort((uniforms_of(np.arange(len(labels)), self.seed, "folds")[:, 0], labels))
+        part = np.empty(len(labels), np.int64)
+        part[order] = np.arange(len(labels)) % self.folds
+        chosen: np.ndarray = part != self.fold
+        return chosen
 
 
 @dataclass
 class Sampler:
-    """Order, shards and offset over the rows of a baked file.
+    """Order, shards and offset over rows of a baked file.
 
-    samples: rows in the file. batch_size: the global batch, over all processes and micro-batches.
+    samples: how many rows an epoch walks. rows: which rows, int64 (samples,) (None: the first). batch_size: the global
+    batch, over all processes and micro-batches.
     shuffle=True is training: a new order each epoch, and the last incomplete global batch is dropped.
     shuffle=False is evaluation: file order, every row exactly once, the last batch possibly smaller (and on
     some processes empty, in which case those yield one batch fewer).
@@ -35,6 +72,7 @@ class Sampler:
     micro_batches: int = 1
     epoch: int = 0
     offset: int = 0
+    rows: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -62,9 +100,11 @@ class Sampler:
 
     def order(self, epoch: int) -> np.ndarray:
         """The global order: int64 (samples,), a permutation of the rows."""
-        if not self.shuffle:
-            return np.arange(self.samples)
-        return permutation(self.samples, self.seed, "order", epoch)
+        order = permutation(self.samples, self.seed, "order", epoch) if self.shuffle else np.arange(self.samples)
+        if self.rows is None:
+            return order
+        chosen: np.ndarray = self.rows[order]
+        return chosen
 
     def batches(self) -> list[np.ndarray]:
         """This process's batches from the present (epoch, offset) to the epoch's end: int64 row numbers."""

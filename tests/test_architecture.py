@@ -16,11 +16,12 @@ FLOORS = {
     "fastgen": {  # imports pipelines wherever it likes
         "train": "cli",
         "__main__": "cli",
-        "cli": "quickstart doctor paper bench sweeps report training sets runs recipe",
+        "cli": "quickstart doctor paper bench owndata sweeps report training sets runs recipe",
         "quickstart": "runs",
         "doctor": "",
         "paper": "sweeps report runs theory recipe models",
         "bench": "report training sets runs recipe optim",
+        "owndata": "sweeps sets runs recipe",
         "sweeps": "training runs recipe models",
         "report": "sets runs recipe",
         "training": "sets runs recipe models optim",

@@ -78,14 +78,15 @@ def check(batch, kind="raw", label="one", channels=3):
 @pytest.mark.parametrize("kind", ["raw", "jpeg"])
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_every_sample_once_with_its_own_image_and_labels(backend, betons, kind, shuffle, world_size):
-    engine = open_engine(backend, betons[kind], CPU)
-    seen = []
+@pytest.mark.parametrize("rows", [None, np.arange(1, N, 3)], ids=["all", "some"])
+def test_every_sample_once_with_its_own_image_and_labels(backend, betons, kind, shuffle, world_size, rows):
+    engine, seen, n = open_engine(backend, betons[kind], CPU), [], N if rows is None else len(rows)
     for rank in range(world_size):
-        for batch in engine.batches(Sampler(N, 24, 1, shuffle, rank, world_size), "one"):
+        for batch in engine.batches(Sampler(n, 24, 1, shuffle, rank, world_size, rows=rows), "one"):
             check(batch, kind)
             seen += batch.index.tolist()
-    assert len(seen) == len(set(seen)) == (N // 24 * 24 if shuffle else N)
+    assert len(seen) == len(set(seen)) == (n // 24 * 24 if shuffle else n)
+    assert rows is None or set(seen) <= set(COLUMNS["index"][rows].tolist())
 
 
 @pytest.mark.parametrize("kind", ["raw", "jpeg"])

@@ -24,6 +24,7 @@ from fastgen.training import recorder as recording
 from fastgen.training.loop import train
 from fastgen.training.watching import Watcher
 from pipelines.errors import UserError
+from pipelines.sampler import SubsetSpec
 
 PARTIAL = [*SMALL, "train.dynamics=true", "data.labels.kind=partial", "data.labels.p=0.5"]
 
@@ -132,7 +133,7 @@ def test_too_many_classes_and_samples_for_probabilities(tmp_path, monkeypatch):
     monkeypatch.setattr(dynamics, "MOST_PROBABILITIES", 999)
     run(tmp_path / "run")
     expected = files(tmp_path / "whole")
-    del expected["pred_probs.npy"]
+    del expected["pred_probs.npy"], expected["mean_probs.npy"]
     assert files(tmp_path / "run") == expected
 
 
@@ -145,7 +146,7 @@ def test_stopped_anywhere_the_files_are_those_of_a_run_that_never_stopped(togeth
     monkeypatch.setattr(recording, "_MOST_LOGITS", together)
     run(tmp_path / "whole")
     expected = files(tmp_path / "whole")
-    assert len(expected) == 4 + 3
+    assert len(expected) == 4 + 4
     for step in (1, 3, 5, 12):
         folder = tmp_path / f"stopped{step}"
         with pytest.raises(SystemExit):
@@ -328,3 +329,41 @@ def test_files_of_others_are_named(name, change, tmp_path):
     pq.write_table(change(pq.read_table(path)), path)
     with pytest.raises(UserError, match=r"(labels|epoch-00001).parquet .*; restore it, or train again"):
         dynamics.per_sample(folder)
+
+
+# ---------------------------------------------------------------- of a part of the samples
+
+
+def test_folds_leave_every_sample_out_once(tmp_path):
+    """Three networks: each is trained on two thirds alone, is measured on both parts, and tells of the third."""
+    left_out, labels = [], None
+    for fold in range(3):
+        folder = tmp_path / f"fold{fold}"
+        summary = run(folder, "train.epochs=2", "data.subset.folds=3", f"data.subset.fold={fold}", "data.batch_size=8")
+        labels = pq.read_table(folder / "dynamics" / "labels.parquet")
+        members = SubsetSpec(3, fold).members(labels["given_label"].to_numpy())
+        probabilities = dynamics.read_probabilities(folder, dynamics.OUT_OF_SAMPLE)
+        assert np.array_equal(np.isnan(probabilities).any(1), members)
+        seen = np.any([table["seen"].to_numpy() for table in epochs(folder)], 0)
+        assert not (seen & ~members).any() and (seen | ~members).sum() > 90
+        assert np.array_equal(~np.isnan(dynamics.read_probabilities(folder, dynamics.MEAN)).any(1), seen)
+        # what it says of the part is what the evaluation counted
+        given = labels["given_label"].to_numpy()[~members]
+        right = probabilities[~members]
+        assert summary.left_out_top1 == pytest.approx(100 * (right.argmax(1) == given).mean())
+        assert summary.left_out_loss == pytest.approx(-np.log(right[np.arange(len(given)), given]).mean(), rel=1e-4)
+        left_out.append(~members)
+    assert (np.sum(left_out, 0) == 1).all()
+
+
+def test_mean_probabilities_over_the_epochs_also_of_a_run_that_was_stopped(tmp_path):
+    """Of each epoch, the given label's part is in its file; a stop within an epoch changes nothing."""
+    run(tmp_path / "whole", "train.epochs=3")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "parts", "train.epochs=3", watchers=[StopAfter(4)])
+    run(tmp_path / "parts", "train.epochs=3", resume=True)
+    whole, parts = (dynamics.read_probabilities(tmp_path / name, dynamics.MEAN) for name in ("whole", "parts"))
+    assert np.array_equal(whole, parts, equal_nan=True)
+    given = dynamics.per_sample(tmp_path / "whole")["given_label"].to_numpy()
+    confidence = dynamics.per_sample(tmp_path / "whole")["confidence"].to_numpy(zero_copy_only=False)
+    assert np.allclose(whole[np.arange(100), given], confidence, atol=1e-5, equal_nan=True)

@@ -78,6 +78,12 @@ TRAIN = tuple(f"train/{name}" for name in PAIR)
         (("10/x.png", "9/x.png", "1/x.png"), {}, "21 010 19", None),
         (("bullet_train/x.png", "car/x.png"), {}, "0bullet_train 1car", None),
         (("x.jpg/x.png", "y.jpg/x.png"), {}, "0x.jpg 1y.jpg", None),
+        # a folder without any file is no class
+        ((*PAIR, "aa/", "c/deep/", "d/.DS_Store"), {}, "0a 1b", None),
+        ((*TRAIN, "train/c/", "val/a/", "val/b/x.png", "val/c/"), {}, "0a 1b", "4b"),
+        # a part of the training split in place of what lies beside it
+        ((*TRAIN, "train/a/y.png", "train/b/y.png", "val/a/x.png"), {"holdout": 0.5}, "2a 3b", "0a 1b"),
+        ((*PAIR, "a/y.png", "b/y.png"), {"holdout": 0.5, "split_test": "none"}, "2a 3b", "0a 1b"),
     ],
 )  # fmt: skip
 def test_what_is_read(tmp_path, files, keys, train, test):
@@ -91,9 +97,14 @@ def test_what_is_read(tmp_path, files, keys, train, test):
 @pytest.mark.parametrize(
     ("files", "keys", "text"),
     [
-        ((*PAIR, "c/"), {}, "class 'c' has no image files; copy"),
+        ((*PAIR, "c/x.txt"), {}, r"class 'c' has no image files \(of the other files .txt 1\); copy"),
         ((*PAIR, "a/x.txt", "c/x.gif", "c/y.avif"), {}, r"class 'c' has no .*\(of the other files .avif 1, .gif 1\)"),
-        ((*TRAIN, "val/a/"), {}, "class 'a' has no image files"),
+        ((*TRAIN, "val/a/x.txt"), {}, "class 'a' has no image files"),
+        ((*TRAIN, "val/a/"), {}, "val: no image files in class folders"),
+        (("a/", "b/"), {}, "no image files in class folders"),
+        ((*TRAIN, "train/c/", "val/c/x.png"), {}, "class folder 'c' does not exist in the training split"),
+        ((*PAIR, "a/y.png"), {"holdout": 0.1}, r"1 of the 2 classes have one alone \('b' is the first\)"),
+        ((*TRAIN, "val/a/x.png"), {"holdout": 0.1, "split_test": "val"}, "data.split_test=val names another"),
         ((*TRAIN, "val/c/x.png"), {}, "class folder 'c' does not exist in the training split"),
         ((*TRAIN, "test/images/x.png"), {}, "class folder 'images' does not exist .* data.split_test"),
         ((*TRAIN, "test/x.png"), {}, "no image files in class folders .* data.split_test=none"),
@@ -293,6 +304,7 @@ def test_tiny_imagenet_that_does_not_fit_together(tmp_path, annotations, text):
         ((*TRAIN, "train_old/a/x.png", "val/a/x.png"), "of its folders these are not read: train_old"),
         ((*PAIR, "Thumbs.db", "a/Thumbs.db", "a/.DS_Store", "notes.txt"), None),
         (("0/x.png", "1/x.png"), None),
+        ((*PAIR, "c/", "d/e/"), "folders without any file are no classes: c, d"),
     ],
 )
 def test_what_is_not_read_is_said(tmp_path, files, note):
@@ -316,6 +328,7 @@ def test_names_that_no_terminal_shows(tmp_path):
     )
     assert baked.manifest.class_names == source.class_names
     os.mkdir(root + b"/empty\xff")
+    (tmp_path / os.fsdecode(b"empty\xff") / "x.txt").touch()
     script = (
         "from pipelines.sources import *\nfrom pipelines.errors import UserError\n"
         f"try: open_source(SourceSpec('imagefolder', {str(tmp_path)!r}), 'train')\n"
@@ -326,8 +339,8 @@ def test_names_that_no_terminal_shows(tmp_path):
 
 
 def test_classes_belong_to_the_set(tmp_path):
-    """Names in another order, or other labels, make another set of the same files; an empty class makes none."""
-    laid(tmp_path / "one", "train/a/x.png", "train/b/y.png", "val/b/z.png")
+    """Names in another order, or other labels, make another set of the same files; an empty folder makes none."""
+    laid(tmp_path / "one", "train/a/x.png", "train/b/y.png", "val/b/z.png", "train/c/")
     laid(tmp_path / "two", "train/a/x.png", "train/b/y.png", "val/b/z.png", "train/c/u.png")
     digests = [
         open_source(SourceSpec("imagefolder", str(tmp_path / name)), "val").fingerprint for name in ("one", "two")

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import torch
 
 from pipelines.baked.bake import bake
 from pipelines.baked.encoding import BakeSpec
+from pipelines.baked.verify import recompute
 from pipelines.corruptions import LabelSpec, PixelSpec, corrupt_labels
 from pipelines.errors import UserError
 from pipelines.sources import SourceSpec, SyntheticSpec, open_source
@@ -256,8 +258,23 @@ def test_of_a_table_for_the_whole_set_the_first_rows_are_taken(suffix, indexed, 
     baked = bake(source, labels, PixelSpec(), BakeSpec(), tmp_path)
     columns = baked.splits["train"].columns
     assert np.array_equal(columns[labels.column_name], noisy[columns["index"]]) and len(columns["index"]) == 7
-    with pytest.raises(UserError, match="8 labels for 7 training samples, the first of 60"):
+    with pytest.raises(UserError, match="8 labels for 7 training samples, of 60 in all"):
         corrupt_labels(LabelSpec("table", file=write(tmp_path / "8.npy", noisy[:8])), true[:7], K, N)
+
+
+def test_of_a_table_for_the_whole_set_held_out_samples_have_no_labels(tmp_path):
+    source = SourceSpec("synthetic", limit=20, holdout=0.3, synthetic=SyntheticSpec(samples=N, size=4))
+    part = open_source(source, "train")
+    noisy = (open_source(replace(source, limit=None, holdout=0), "train").labels + 1) % K
+    labels = LabelSpec("table", file=write(tmp_path / "labels.npy", noisy))
+    baked = bake(source, labels, PixelSpec(), BakeSpec(), tmp_path)
+    columns = baked.splits["train"].columns
+    assert np.array_equal(columns[labels.column_name], noisy[part.positions[columns["index"]]])
+    assert np.array_equal(columns[labels.column_name], (columns["clean_label"] + 1) % K)
+    assert (
+        recompute(baked)[0]
+        == f"train: {labels.column_name} as computed again; true labels and 20 images as in the source"
+    )
 
 
 def test_a_range_of_pandas_orders_the_rows(tmp_path):

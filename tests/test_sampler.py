@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines.errors import UserError
-from pipelines.sampler import Sampler
+from pipelines.sampler import Sampler, SubsetSpec
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
@@ -50,3 +50,44 @@ def test_errors():
         Sampler(0, 1)
     with pytest.raises(UserError, match="rank 2"):
         Sampler(100, 10, rank=2, world_size=2)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_some_rows_alone(world_size, shuffle):
+    """Those rows, each once, in the order of a set of that size; the tail is dropped as ever."""
+    rows = np.flatnonzero(np.arange(200) % 3)
+    ranks = [Sampler(len(rows), 24, 1, shuffle, r, world_size, rows=rows) for r in range(world_size)]
+    whole = [Sampler(len(rows), 24, 1, shuffle, r, world_size) for r in range(world_size)]
+    for mine, all_of_them in zip(ranks, whole, strict=True):
+        assert mine.steps_per_epoch == len(mine.batches()) == (5 if shuffle else 6)
+        assert all(np.array_equal(a, rows[b]) for a, b in zip(mine.batches(), all_of_them.batches(), strict=True))
+
+
+@pytest.mark.parametrize("folds", [2, 4, 7])
+def test_folds_share_out_each_class(folds):
+    labels = np.random.default_rng(0).integers(0, 5, 103)
+    left_out = np.stack([~SubsetSpec(folds, fold).members(labels) for fold in range(folds)])
+    assert (left_out.sum(0) == 1).all()
+    for part in (left_out.sum(1), *(left_out[:, labels == label].sum(1) for label in range(5))):
+        assert part.max() - part.min() <= 1
+    again = np.stack([~SubsetSpec(folds, fold).members(labels) for fold in range(folds)])
+    other = np.stack([~SubsetSpec(folds, fold, seed=1).members(labels) for fold in range(folds)])
+    assert np.array_equal(left_out, again) and not np.array_equal(left_out, other)
+    assert SubsetSpec().members(labels) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        (SubsetSpec(1), "data.subset.folds=1 must be at least 2"),
+        (SubsetSpec(4, 4), "data.subset.fold=4 is no part of 4 from 0"),
+        (SubsetSpec(4, -1), "data.subset.fold=-1 is no part of 4 from 0"),
+        (SubsetSpec(None, 1), "data.subset.fold=1 is no part without data.subset.folds"),
+        (SubsetSpec(12, 0), r"data.subset.folds=12 is more than there are training samples \(10\)"),
+    ],
+)
+def test_folds_that_cannot_be(spec, text):
+    with pytest.raises(UserError, match=text):
+        spec.validate()
+        spec.members(np.zeros(10, np.int64))

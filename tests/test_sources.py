@@ -4,6 +4,7 @@ import gzip
 import io
 import pickle
 import struct
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -14,8 +15,14 @@ import pytest
 from conftest import real
 from PIL import Image
 
+from fastgen.recipe.load import load
+from pipelines.baked.bake import bake
+from pipelines.baked.encoding import BakeSpec
+from pipelines.baked.verify import recompute
+from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
 from pipelines.sources import SOURCES, SourceSpec, SyntheticSpec, open_source
+from pipelines.sources.holdout import held_out
 
 RNG = np.random.default_rng(0)
 TINY = RNG.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
@@ -263,3 +270,73 @@ def test_a_download_that_fails_says_what_to_do(name, tmp_path, monkeypatch):
     monkeypatch.setattr(f"torchvision.datasets.{name.upper()}.__init__", download)
     with pytest.raises(UserError, match=f"{name} was not found below .* set FASTGEN_DATA or data.root"):
         open_source(SourceSpec(name), "train")
+
+
+# ---------------------------------------------------------------- data.holdout
+
+
+@pytest.mark.parametrize("name, make", CASES)
+def test_every_source_can_hold_samples_out(name, make, tmp_path, monkeypatch):
+    """Twelve or more samples: each is in one part, with its own image and label, and so it is in every process."""
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a, **k: True)
+    root = str(make(tmp_path / "set")) if make else None
+    whole = open_source(SourceSpec(name, root, synthetic=SyntheticSpec(samples=40, test_samples=0)), "train")
+    spec = SourceSpec(name, root, holdout=0.4, synthetic=SyntheticSpec(samples=40, test_samples=0))
+    if (np.bincount(whole.labels) == 1).any():
+        with pytest.raises(UserError, match="data.holdout=0.4 takes samples of each class and leaves some, and .* one"):
+            open_source(spec, "val")
+        return
+    parts = [open_source(spec, split) for split in ("train", "val")]
+    assert sorted(np.concatenate([part.positions for part in parts])) == list(range(len(whole)))
+    for part in parts:
+        assert np.array_equal(part.labels, whole.labels[part.positions]) and part.class_names == whole.class_names
+        assert np.array_equal(part.image(len(part) - 1), whole.image(int(part.positions[-1])))
+        assert part.sample_name(0) == whole.sample_name(int(part.positions[0])) and part.total == len(whole)
+    assert len({source.fingerprint for source in (whole, *parts)}) == 3
+    assert open_source(spec, "val").fingerprint == parts[1].fingerprint
+
+
+@pytest.mark.parametrize(
+    ("counts", "fraction", "held"),
+    [
+        ([100, 50, 10], 0.1, [10, 5, 1]),
+        ([5, 14, 15], 0.1, [1, 1, 2]),  # halves up, and one at least
+        ([2, 3], 0.99, [1, 2]),  # and never all
+        ([0, 4], 0.25, [0, 1]),
+    ],
+)
+def test_each_class_gives_its_part(counts, fraction, held):
+    labels = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts))
+    masks = [held_out(labels, fraction, seed) for seed in (0, 1, 0)]
+    assert all(np.bincount(labels[mask], minlength=len(counts)).tolist() == held for mask in masks)
+    assert np.array_equal(masks[0], masks[2]) and not np.array_equal(masks[0], masks[1])
+    assert np.flatnonzero(held_out(np.zeros(10, int), 0.2, 0)).tolist() == [2, 7]  # these two for ever
+
+
+def test_what_is_held_out_belongs_to_the_set(tmp_path):
+    """Another fraction or seed is another set; no fraction is the set that it always was."""
+    spec = SourceSpec("digits", limit=50, limit_test=10)
+    held = [replace(spec, holdout=0.2), replace(spec, holdout=0.2, holdout_seed=3), replace(spec, holdout=0.3)]
+    baked = [bake(each, LabelSpec(), PixelSpec(), BakeSpec(), tmp_path) for each in (spec, *held)]
+    assert len({each.path for each in baked}) == 4
+    assert "holdout" not in baked[0].manifest.specification["source"]
+    assert baked[2].manifest.specification["source"]["holdout_seed"] == 3
+    assert bake(replace(spec, holdout_seed=9), LabelSpec(), PixelSpec(), BakeSpec(), tmp_path).path == baked[0].path
+    for each in baked:
+        assert [line.rpartition("; ")[2] for line in recompute(each)] == [
+            "true labels and 50 images as in the source", "true labels and 10 images as in the source"
+        ]  # fmt: skip
+
+
+def test_a_held_out_part_is_told(tmp_path):
+    said = []
+    bake(SourceSpec("digits", holdout=0.1), LabelSpec(), PixelSpec(), BakeSpec(), tmp_path, said.append)
+    assert "145 of 1,437 training samples are held out as the test split" in said
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 1.5])
+def test_a_fraction_that_cannot_be(fraction):
+    with pytest.raises(UserError, match=f"data.holdout={fraction} must be"):
+        open_source(SourceSpec("digits", holdout=fraction), "train")
+    with pytest.raises(UserError, match=f"data.holdout={fraction} must be at least 0 and below 1"):
+        load("quickstart", [f"data.holdout={fraction}"])

@@ -13,6 +13,7 @@ from fastgen.optim.schedules import ScheduleSpec
 from pipelines.backends import DaliSpec
 from pipelines.baked.encoding import BakeSpec
 from pipelines.corruptions import LabelSpec, PixelSpec
+from pipelines.sampler import SubsetSpec
 from pipelines.sources import SourceSpec
 from pipelines.view.preparation import AugmentSpec, NormalizeSpec
 from pipelines.view.regions import ViewSpec
@@ -53,6 +54,7 @@ class DataSpec(SourceSpec):
     workers: int | None = None  # loader threads of a process (None: its share of the cores)
     stage: str | None = None  # a folder on each machine's own disk to copy the baked set to
     shards: str | None = None  # a folder that `fastgen export` wrote, to stream instead of baking (backend dali)
+    subset: SubsetSpec = field(default_factory=SubsetSpec)
     labels: LabelSpec = field(default_factory=LabelSpec)
     pixels: PixelSpec = field(default_factory=PixelSpec)
     dali: DaliSpec = field(default_factory=DaliSpec)

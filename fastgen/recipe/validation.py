@@ -27,9 +27,9 @@ _AT_LEAST = {
         "track.log_steps",
     ),
     0: (
-        "seed", "data.labels.seed", "data.pixels.seed", "optim.lr", "optim.momentum", "optim.decay", "optim.eps",
-        "optim.clip", "optim.weight_decay", "train.aux_weight", "schedule.factor",
-        "schedule.warmup_samples", "run.checkpoint_minutes",
+        "seed", "data.holdout_seed", "data.subset.seed", "data.labels.seed", "data.pixels.seed", "optim.lr",
+        "optim.momentum", "optim.decay", "optim.eps", "optim.clip", "optim.weight_decay", "train.aux_weight",
+        "schedule.factor", "schedule.warmup_samples", "run.checkpoint_minutes",
     ),
 }  # fmt: skip
 
@@ -59,11 +59,12 @@ def validate(recipe: Recipe) -> None:
     data.augment.validate()
     data.view.validate()
     data.dali.validate()
+    data.subset.validate()
     _check_sizes(data)
     _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
     if not 0 < train.fitted_at <= 100:
         raise UserError(f"train.fitted_at={train.fitted_at} is a percentage above 0 and up to 100")
-    for key in ("model.dropout", "train.label_smoothing", "train.ema"):
+    for key in ("data.holdout", "model.dropout", "train.label_smoothing", "train.ema"):
         if not 0 <= values[key] < 1:
             raise UserError(f"{key}={values[key]} must be at least 0 and below 1")
     if recipe.track.wandb != "off" and importlib.util.find_spec("wandb") is None:

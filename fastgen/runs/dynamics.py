@@ -2,7 +2,7 @@
 
 epoch-00012.parquet holds one row per training sample, in order of the sample index, as recorded during that epoch
 (`fastgen.training.recorder`); labels.parquet the labels; samples.parquet one row per sample over all epochs;
-pred_probs.npy the latest probabilities of all classes. Epochs count from 1, so that an epoch's number is that of
+pred_probs.npy and others the probabilities of all classes. Epochs count from 1, so that an epoch's number is that of
 metrics.jsonl at its end.
 """
 
@@ -31,7 +31,10 @@ _TYPES = {
     **{name: pa.bool_() if name in _FLAGS else pa.float32() for name in MEASURES},
 }  # fmt: skip
 _OF_LABELS, _OF_EPOCH = ("index", "given_label", "true_label"), ("index", "epoch", *MEASURES)
-_LABELS, _SAMPLES, _PROBABILITIES = "labels.parquet", "samples.parquet", "pred_probs.npy"
+_LABELS, _SAMPLES = "labels.parquet", "samples.parquet"
+# Probabilities of all classes, float32 (samples, classes): when each sample was last trained on; their mean over the
+# epochs; and, after training, of those that data.subset left out. NaN for a sample that there are none of.
+LATEST, MEAN, OUT_OF_SAMPLE = "pred_probs.npy", "mean_probs.npy", "left_out_probs.npy"
 
 
 # ---------------------------------------------------------------- writing, for the recorder
@@ -53,9 +56,9 @@ def write_epoch(folder: Path, epoch: int, measures: np.ndarray) -> None:
     _write_table(_epoch_file(folder, epoch), columns)
 
 
-def write_probabilities(folder: Path, probabilities: np.ndarray) -> None:
-    """probabilities: float32 (samples, classes)."""
-    _write(folder / _PROBABILITIES, lambda file: np.save(file, probabilities))
+def write_probabilities(folder: Path, name: str, probabilities: np.ndarray) -> None:
+    """name: LATEST, MEAN or OUT_OF_SAMPLE. probabilities: float32 (samples, classes)."""
+    _write(folder / name, lambda file: np.save(file, probabilities))
 
 
 def forget_from(folder: Path, epoch: int) -> None:
@@ -63,7 +66,7 @@ def forget_from(folder: Path, epoch: int) -> None:
     for number, path in _epochs(folder):
         if number >= epoch:
             path.unlink()
-    for name in (_SAMPLES, _PROBABILITIES):
+    for name in (_SAMPLES, LATEST, MEAN, OUT_OF_SAMPLE):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -75,6 +78,20 @@ def write_samples(run_dir: Path) -> pa.Table:
 
 
 # ---------------------------------------------------------------- reading
+
+
+def read_probabilities(run_dir: Path, name: str) -> np.ndarray | None:
+    """What `write_probabilities` wrote: float32 (samples, classes); None where the run has no such file."""
+    path = run_dir / FOLDER / name
+    try:
+        found: np.ndarray = np.load(BytesIO(read_regular(path)), allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or train again") from error
+    if found.ndim != 2 or found.dtype != np.float32:
+        raise UserError(f"{path} does not hold what a run records there; restore it, or train again")
+    return found
 
 
 def per_sample(run_dir: Path | str) -> pa.Table:

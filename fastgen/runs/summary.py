@@ -25,6 +25,7 @@ def _measured(unit: str) -> Any:
 class Evaluation:
     """Loss (nats, against the given label) and accuracy (percent) over every sample exactly once, in evaluation mode.
 
+    train: over the samples that are trained on; left_out: over those that data.subset leaves out.
     clean_part, corrupted_part: over the training samples whose given label is, or is not, the true one. true_labels:
     against true labels. None where there is nothing to measure: no test split, an empty part, signs for labels.
     """
@@ -36,6 +37,9 @@ class Evaluation:
     train_top1_clean_part: float | None = _measured("percent")
     train_top1_corrupted_part: float | None = _measured("percent")
     train_top1_corrupted_part_true_labels: float | None = _measured("percent")
+    left_out_loss: float | None = _measured("nats")
+    left_out_top1: float | None = _measured("percent")
+    left_out_top1_true_labels: float | None = _measured("percent")
     test_loss: float | None = _measured("nats")
     test_top1: float | None = _measured("percent")
     test_top5: float | None = _measured("percent")

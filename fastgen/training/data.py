@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -21,19 +22,23 @@ from pipelines.sampler import Sampler
 from pipelines.view.augment import Preprocess
 from pipelines.view.regions import View
 
+LEFT_OUT = "left_out"  # the training samples that data.subset leaves out, as a part that is evaluated
+
 
 @dataclass
 class Data:
     """The data of a run on this process.
 
-    image_size: side of the network's input in pixels (the largest, with data.progressive). sampler: of the training
-    set. prepare, prepare_eval: (images uint8, index[, epoch, int64 scalar]) -> network input, for training and
-    evaluation; compiled, prepare_eval adds black images to a smaller batch.
+    parts: what is evaluated, by name: the file rows of each, int64. "train" and "val" are the splits, LEFT_OUT is what
+    data.subset leaves of "train". image_size: side of the network's input in pixels (the largest, with
+    data.progressive). sampler: of the training set. prepare, prepare_eval: (images uint8, index[, epoch, int64 scalar])
+    -> network input, for training and evaluation; compiled, prepare_eval adds black images to a smaller batch.
     """
 
     baked: BakedSet | Export
     engines: dict[str, Engine]
     spec: DataSpec
+    parts: dict[str, np.ndarray]
     image_size: int
     sampler: Sampler
     prepare: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -54,7 +59,7 @@ class Data:
         """Fuse the preparation of training batches into few kernels, anew for each image size. Evaluation's batches,
         the last ones as well, get one size, as the network is compiled for each that it is given."""
         self.prepare = torch.compile(self.prepare, dynamic=False)
-        largest = min(self.eval_batch_size, max(stored.samples for stored in self.baked.splits.values()))
+        largest = min(self.eval_batch_size, max(map(len, self.parts.values())))
         rows, plain = -(-largest // self.sampler.world_size), self.prepare_eval
 
         def filled(images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
@@ -73,14 +78,16 @@ class Data:
         """Global: over all processes."""
         return self.spec.eval_batch_size or 4 * self.spec.batch_size
 
-    def evaluation(self, split: str) -> Generator[Batch]:
-        """This process's share of a whole split in file order. Test labels are the true ones."""
+    def evaluation(self, part: str) -> Generator[Batch]:
+        """This process's share of a whole part in file order. Test labels are the true ones."""
+        rows, split = self.parts[part], "train" if part == LEFT_OUT else part
         sampler = Sampler(
-            self.baked.splits[split].samples,
+            len(rows),
             self.eval_batch_size,
             shuffle=False,
             rank=self.sampler.rank,
             world_size=self.sampler.world_size,
+            rows=rows,
         )
         column = self.spec.labels.column_name if split == "train" else "label_true"
         return self.engines[split].batches(sampler, column, self._view(self.spec.eval_size or self.image_size, None))
@@ -115,13 +122,15 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     baked = everywhere(accelerator, lambda: opened(staged(path, stage, opened) if stage else path, expect=identity))
     image_size, crop = _sizes(baked, data)
     data.normalize.validate(baked.manifest.channels)
+    parts = _parts(baked, data)
     sampler = Sampler(
-        baked.splits["train"].samples,
+        len(parts["train"]),
         data.batch_size,
         recipe.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         micro_batches=recipe.train.accumulate,
+        rows=parts["train"],
     )
     device: torch.device = accelerator.device
     workers = data.workers or share_of_cores(accelerator)
@@ -133,11 +142,24 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
             for split, stored in baked.splits.items()
         },
         spec=data,
+        parts=parts,
         image_size=image_size,
         sampler=sampler,
         prepare=Preprocess(crop, data.augment, data.normalize, recipe.seed, True, device),
         prepare_eval=Preprocess(crop, data.augment, data.normalize, recipe.seed, False, device),
     )
+
+
+def _parts(baked: BakedSet | Export, data: DataSpec) -> dict[str, np.ndarray]:
+    """The file rows of each part, as `Data` has them."""
+    parts = {split: np.arange(stored.samples) for split, stored in baked.splits.items()}
+    columns = baked.splits["train"].columns
+    by_index = np.argsort(columns["index"])
+    members = data.subset.members(columns[data.labels.column_name][by_index])
+    if members is not None:
+        trained_on = members[columns["index"]]
+        parts |= {"train": np.flatnonzero(trained_on), LEFT_OUT: np.flatnonzero(~trained_on)}
+    return parts
 
 
 def _sizes(baked: BakedSet | Export, data: DataSpec) -> tuple[int, int | None]:

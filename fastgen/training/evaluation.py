@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import fields
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +10,16 @@ from accelerate import Accelerator
 
 from fastgen.runs.summary import Evaluation
 from fastgen.training.capture import Captured
-from fastgen.training.data import Data
+from fastgen.training.data import LEFT_OUT, Data
 from fastgen.training.objective import logits_of
 from pipelines.backends import Batch
 
-_OF_GIVEN_LABELS = {"loss", "top1", "top5"}  # the others compare with true labels
+_OF_GIVEN_LABELS = ("loss", "top1", "top5")  # the others compare with true labels
+_NAMES = {"train": "train", LEFT_OUT: LEFT_OUT, "val": "test"}  # part -> what the fields of `Evaluation` begin with
+_WANTED = {  # part -> what they end with
+    part: [item.name.removeprefix(f"{name}_") for item in fields(Evaluation) if item.name.startswith(f"{name}_")]
+    for part, name in _NAMES.items()
+}
 
 
 class _Stopped(Exception):
@@ -32,9 +38,9 @@ class Evaluator:
         self._count = Captured(self._counts, needed) if capture else self._counts
 
     def splits(self, stopped: Callable[[int], bool], train: bool = True) -> Evaluation | None:
-        """Evaluate on the training set and on the test set.
+        """Evaluate on the training set, on what data.subset leaves out of it, and on the test set.
 
-        Without a test split, the test set's fields are None; without `train`, where there is one, the training set's.
+        Without a test split, the test set's fields are None; without `train`, where there is one, the others' are.
         With signs for labels, the test set's and all that compares with true labels are None. stopped: is asked with
         the numbers of batches, the same ones in all processes; where it says so, there is no evaluation.
         """
@@ -44,22 +50,21 @@ class Evaluator:
                 torch.distributed.broadcast(buffer, src=0)
         result: dict[str, float | None] = {}
         data, signs = self._data, self._data.spec.labels.signs
-        for split, stored in data.baked.splits.items():
-            if signs and split != "train":
+        for part, rows in data.parts.items():
+            if signs and part == "val":
                 continue  # its labels are classes
-            if split == "train" and not (train or signs or len(data.baked.splits) == 1):
+            if part != "val" and not (train or signs or "val" not in data.parts):
                 continue
-            with closing(data.evaluation(split)) as batches:
+            with closing(data.evaluation(part)) as batches:
                 # The last batch may be too small for all processes to have a part of it.
-                asked = _until(batches, stored.samples // data.eval_batch_size, stopped)
+                asked = _until(batches, len(rows) // data.eval_batch_size, stopped)
                 try:
                     found = self.measure(asked)
                 except _Stopped:
                     return None
-            assert found["count"] == stored.samples, f"{found['count']} of {stored.samples} {split} samples evaluated"
-            part = "train" if split == "train" else "test"  # whatever the set calls it
-            wanted = found.keys() - {"count"} if part == "train" and not signs else _OF_GIVEN_LABELS
-            result |= {f"{part}_{key}": found[key] for key in wanted}
+            assert found["count"] == len(rows), f"{found['count']} of {len(rows)} {part} samples evaluated"
+            wanted = _OF_GIVEN_LABELS if signs else _WANTED[part]
+            result |= {f"{_NAMES[part]}_{key}": found[key] for key in wanted}
         return Evaluation(**result)
 
     @torch.inference_mode()
@@ -93,13 +98,31 @@ class Evaluator:
             "top1_corrupted_part_true_labels": percent(true_corrupted, corrupted),
         }
 
+    @torch.inference_mode()
+    def left_out_probabilities(self) -> torch.Tensor:
+        """The probabilities of all classes for the training samples that data.subset leaves out: float32 (samples of
+        the training set, classes) by sample index, NaN for the others. The same on all processes."""
+        index = torch.from_numpy(self._data.baked.splits["train"].columns["index"][self._data.parts[LEFT_OUT]])
+        found = torch.zeros(self._data.baked.splits["train"].samples, self._data.classes)
+        found = found.to(self._accelerator.device)
+        self._network.eval()
+        with closing(self._data.evaluation(LEFT_OUT)) as batches:
+            for batch in batches:
+                found[batch.index] = self._logits(batch.images, batch.index)[: len(batch.label)].float().softmax(1)
+        self._network.train()
+        known = torch.zeros(len(found), 1, dtype=torch.bool)
+        known[index] = True
+        return self._accelerator.reduce(found, "sum").where(known.to(found.device), torch.nan)
+
+    def _logits(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        with self._accelerator.autocast():
+            return logits_of(self._network(self._data.prepare_eval(images, index)))
+
     def _counts(
         self, images: torch.Tensor, index: torch.Tensor, label: torch.Tensor, clean_label: torch.Tensor
     ) -> tuple[torch.Tensor]:
         """A batch's sums: float64 (8,)."""
-        with self._accelerator.autocast():
-            logits = logits_of(self._network(self._data.prepare_eval(images, index)))
-        logits = logits[: len(label)].float()  # some images may only fill the batch
+        logits = self._logits(images, index)[: len(label)].float()  # some images may only fill the batch
         best = logits.topk(min(5, logits.shape[1])).indices
         hit = best[:, 0] == label
         hit_true = best[:, 0] == clean_label

@@ -14,6 +14,7 @@ from fastgen.runs.folder import PACKAGES, RunLock
 from fastgen.runs.machine import machine
 from fastgen.runs.summary import FINISHED, INTERRUPTED, Summary
 from fastgen.training import checkpoints
+from fastgen.training.data import LEFT_OUT
 from fastgen.training.launch import CHECKPOINT, CONTINUE, STOP, noticing_lost_processes
 from fastgen.training.network import parameter_count
 from fastgen.training.position import CROSSINGS
@@ -246,7 +247,9 @@ def finish(run: Training) -> Summary:
     recipe, position, evaluation = run.recipe, run.position, run.position.evaluation
     check_finite(run, evaluation.train_loss)
     if run.recorder and run.decision != STOP:
-        run.recorder.finish(position.epoch, position.step_in_epoch)
+        keeps = LEFT_OUT in run.data.parts and run.recorder.keeps_probabilities
+        left_out = run.evaluator.left_out_probabilities() if keeps else None
+        run.recorder.finish(position.epoch, position.step_in_epoch, left_out)
     save(run, last=True)
     signs_top1 = evaluation.train_top1 if recipe.data.labels.signs else None
     summary = Summary(

@@ -28,7 +28,8 @@ class Recorder(Watcher):
     row is zero, so that the sum over the processes is exact.
 
     measures: float32 (samples, len(MEASURES)), of this epoch. latest: float32 (samples, classes), the probabilities
-    when each sample was last trained on (NaN: never); None for a set above MOST_PROBABILITIES.
+    when each sample was last trained on (NaN: never), and total their sum over the epochs before, the same on every
+    process; both None for a set above MOST_PROBABILITIES.
     """
 
     def __init__(self, accelerator: Accelerator, data: Data, run_dir: Path) -> None:
@@ -41,7 +42,12 @@ class Recorder(Watcher):
         self._measures = torch.zeros(samples, len(files.MEASURES), **on_device)
         keep = samples * classes <= files.MOST_PROBABILITIES
         self._latest = torch.full((samples, classes), torch.nan, **on_device) if keep else None
+        self._total = torch.zeros(samples, classes, **on_device) if keep else None
         self._pending: list[tuple[torch.Tensor, ...]] = []  # logits, label, clean label, index
+
+    @property
+    def keeps_probabilities(self) -> bool:
+        return self._latest is not None
 
     def start(self, epoch: int) -> None:
         """Begin, or go on, in `epoch` (from 0). It and later ones are recorded anew, so their files are deleted."""
@@ -57,27 +63,38 @@ class Recorder(Watcher):
 
     def epoch(self, epoch: int) -> None:
         """Write the epoch's file, and begin the next epoch."""
-        self._latest = self._write(epoch)
+        self._latest, self._total = self._write(epoch)
         self._measures.zero_()
 
-    def _write(self, epoch: int) -> torch.Tensor | None:
-        """Write all processes' samples of `epoch` (from 0). Returns `latest` over all processes."""
+    def _write(self, epoch: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Write all processes' samples of `epoch` (from 0). Returns `latest` over all processes, and `total` with this
+        epoch."""
         measures, latest = self._merged()
+        total = self._total
+        if latest is not None and total is not None:
+            total = total + latest.where(measures[:, _SEEN, None] > 0, 0)
         if self._accelerator.is_main_process:
             files.write_epoch(self._folder, epoch + 1, measures.cpu().numpy())
-        return latest
+        return latest, total
 
-    def finish(self, epoch: int, offset: int) -> None:
-        """End the run `offset` steps into `epoch` (from 0): write that part of the epoch, and one row per sample."""
-        latest = self._write(epoch) if offset else self._merged()[1]
+    def finish(self, epoch: int, offset: int, left_out: torch.Tensor | None) -> None:
+        """End the run `offset` steps into `epoch` (from 0): write that part of the epoch, and one row per sample.
+
+        left_out: the evaluator's `left_out_probabilities`, where data.subset leaves samples out."""
+        # A part of an epoch stays out of `self._total`: a longer run, which goes on from here, adds the whole.
+        latest, total = self._write(epoch) if offset else (self._merged()[1], self._total)
         if self._accelerator.is_main_process:
-            if latest is not None:
-                files.write_probabilities(self._folder, latest.cpu().numpy())
+            if latest is not None and total is not None:
+                files.write_probabilities(self._folder, files.LATEST, latest.cpu().numpy())
+                mean = total / total.sum(1, keepdim=True)  # those of an epoch add up to 1
+                files.write_probabilities(self._folder, files.MEAN, mean.cpu().numpy())
+            if left_out is not None:
+                files.write_probabilities(self._folder, files.OUT_OF_SAMPLE, left_out.cpu().numpy())
             files.write_samples(self._folder.parent)
 
     def state_dict(self) -> dict[str, Any]:
         """The same on every process. Called by all processes."""
-        return dict(zip(("measures", "latest"), self._merged(), strict=True))
+        return dict(zip(("measures", "latest"), self._merged(), strict=True)) | {"total": self._total}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue, on any number of processes."""
@@ -85,6 +102,8 @@ class Recorder(Watcher):
             self._measures.copy_(state["measures"])
         if self._latest is not None:
             self._latest.copy_(state["latest"])
+        if self._total is not None:
+            self._total.copy_(state["total"])
 
     def _merged(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`measures` and `latest` over all processes, in new tensors."""

@@ -47,8 +47,11 @@ def specification(
     encoding: dict[str, Any] = {"encoding": bake.encoding, "resolution": bake.resolution, "square": bake.square}
     if bake.encoding == "jpeg":
         encoding["quality"] = bake.quality
+    samples = asdict(which_samples(source))
+    if not source.holdout:  # a key that came later renames no set
+        del samples["holdout"], samples["holdout_seed"]
     return {
-        "source": asdict(which_samples(source)),
+        "source": samples,
         "fingerprints": fingerprints,
         "pixels": pixels.described(),
         "image": encoding,
@@ -176,7 +179,7 @@ def _label_columns(
 ) -> tuple[dict[str, np.ndarray], dict[str, Column]]:
     arrays, described = {}, {}
     for name, spec in specs.items():
-        given = corrupt_labels(spec, source.labels, source.num_classes, source.total)
+        given = corrupt_labels(spec, source.labels, source.num_classes, source.total, source.positions)
         arrays[name] = given[order]
         # A sign is no class, even where the two are the same number.
         described[name] = Column(settings_of(spec), len(given) if spec.signs else int((given != source.labels).sum()))

@@ -43,13 +43,14 @@ def _recompute_split(baked: BakedSet | Export, split: str, sources: dict[str, So
     by_sample = np.empty_like(clean)
     by_sample[order] = clean
     right, skipped = [], []
-    total = None if isinstance(sources, str) else sources[split].total
+    source = None if isinstance(sources, str) else sources[split]
+    total, positions = (source.total, source.positions) if source else (None, None)
     for name, column in baked.manifest.splits[split].columns.items():
         spec = LabelSpec(**column.spec)
         if reason := _cannot_recompute(spec, name, total):
             skipped.append(f"{name} ({reason})")
             continue
-        given = corrupt_labels(spec, by_sample, baked.manifest.num_classes, total)[order]
+        given = corrupt_labels(spec, by_sample, baked.manifest.num_classes, total, positions)[order]
         _must_equal(stored.columns[name], given, f"{stored.path}: {name}", "its seed gives")
         right.append(name)
     said = [f"{', '.join(right)} as computed again"] if right else []

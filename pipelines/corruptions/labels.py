@@ -119,18 +119,21 @@ class LabelKind:
 LABELS: Registry[LabelKind] = Registry("data.labels.kind")
 
 
-def corrupt_labels(spec: LabelSpec, labels: np.ndarray, num_classes: int, total: int | None = None) -> np.ndarray:
+def corrupt_labels(
+    spec: LabelSpec, labels: np.ndarray, num_classes: int, total: int | None = None, positions: np.ndarray | None = None
+) -> np.ndarray:
     """The labelling of a training set.
 
     labels: the true labels, int64 (n,) in [0, num_classes), sample index = position. total: how many samples there are
-    without data.limit (None: n); a table may label them all. Returns int64 (n,), in [0, num_classes), of signs in
+    without data.limit and data.holdout (None: n); a table may label them all, and positions are the numbers of these
+    samples in it, int64 (n,) (None: the first n). Returns int64 (n,), in [0, num_classes), of signs in
     [0, 2).
     """
     spec = spec.resolved()
     corrupt = LABELS[spec.kind].corrupt
     if corrupt is None:
         assert spec.file is not None
-        given = read_labels(spec.file, spec.column, labels, num_classes, total or len(labels))
+        given = read_labels(spec.file, spec.column, labels, num_classes, total or len(labels), positions)
     else:
         given = corrupt(spec, labels, num_classes)
     assert given.shape == labels.shape and given.dtype == np.int64

@@ -20,12 +20,14 @@ _UNNAMED = ("", "unnamed: 0", "__index_level_0__")  # what pandas calls an index
 _NUMBERS = "biuf"  # numpy's kinds
 
 
-def read_labels(file: str, column: str | None, true: np.ndarray, num_classes: int, total: int) -> np.ndarray:
+def read_labels(
+    file: str, column: str | None, true: np.ndarray, num_classes: int, total: int, positions: np.ndarray | None = None
+) -> np.ndarray:
     """The labels in `column` of `file` (None: its only one), int64 (n,) in [0, num_classes), sample index = position.
 
-    true: the true labels, int64 (n,). total: of samples, where those are the first n of more; a table may have a row
-    for each. Rows are in the order of an index column, if there is one. Raises UserError for a table that does not fit,
-    or whose order is not known.
+    true: the true labels, int64 (n,). total: of samples, where those are a part of more; a table may have a row for
+    each. positions: the numbers of these among the total (None: the first n). Rows are in the order of an index column,
+    if there is one. Raises UserError for a table that does not fit, or whose order is not known.
     """
     columns = {name: values for name, values in _read(Path(os.path.expanduser(file)), file).items() if values.ndim}
     indices = [name for name in columns if name.strip().lower() in (_INDEX, *_UNNAMED)]
@@ -41,14 +43,16 @@ def read_labels(file: str, column: str | None, true: np.ndarray, num_classes: in
         )
     labels, n = _classes(columns[column], num_classes, f"{file}: column '{column}'"), len(true)
     if len(labels) not in (n, total):
-        of = f", the first of {total:,}" if total != n else ""
+        of = f", of {total:,} in all" if total != n else ""
         raise UserError(f"{file}: {len(labels):,} labels for {n:,} training samples{of}")
     for name in (*indices, *clean):
         if len(columns[name]) != len(labels):
             raise UserError(f"{file}: its column '{name}' has {len(columns[name]):,} rows, '{column}' {len(labels):,}")
     order = _order(columns[min(indices, key=_is_unnamed)], file) if indices else np.arange(len(labels))
+    if len(labels) == total and total != n:
+        order = order[np.arange(n) if positions is None else positions]
     for name in clean:
-        differ = int((_classes(columns[name], num_classes, f"{file}: column '{name}'")[order][:n] != true).sum())
+        differ = int((_classes(columns[name], num_classes, f"{file}: column '{name}'")[order] != true).sum())
         if differ:
             raise UserError(
                 f"{file}: its {name} differs from the true label of {differ:,} samples, so it is in another "
@@ -56,7 +60,7 @@ def read_labels(file: str, column: str | None, true: np.ndarray, num_classes: in
             )
     if not indices and not clean and len(labels) > num_classes:
         _refuse_names({name: columns[name] for name in known if name != column}, file)
-    given: np.ndarray = labels[order][:n]
+    given: np.ndarray = labels[order]
     return given
 
 

@@ -7,7 +7,9 @@ import numpy as np
 
 from pipelines.errors import UserError
 from pipelines.registry import Registry
-from pipelines.sources.base import SPLITS, FirstSamples, Source, SourceSpec, SyntheticSpec, identity
+from pipelines.sources.base import SPLITS, Part, Source, SourceSpec, SyntheticSpec, identity
+from pipelines.sources.holdout import hold_out
+from pipelines.sources.layouts import NO_TEST_SPLIT
 
 __all__ = [
     "SOURCES", "SPLITS", "Source", "SourceKind", "SourceSpec", "SyntheticSpec", "found_here", "open_source",
@@ -43,15 +45,16 @@ SOURCES.add("synthetic", SourceKind("pipelines.sources.synthetic", settings=("sy
 def open_source(spec: SourceSpec, split: str) -> Source | None:
     """Open one split ("train" or "val") of a source; None where the data set has no test split.
 
-    The fingerprint is the `identity`. Raises UserError for an unknown source, missing data, a setting that only other
-    sources read, or a limit that is out of range.
+    With data.holdout "val" is a part of the training split, and the source's own test split is not read. The
+    fingerprint is the `identity`. Raises UserError for an unknown source, missing data, a setting that only other
+    sources read, a limit that is out of range, or a class with too few samples to hold some out.
     """
     assert split in SPLITS
     for name in (*_SPLIT_NAMES, *_COLUMNS):
         if getattr(spec, name) is not None and name not in SOURCES[spec.source].settings:
             able = " and ".join(other for other, kind in SOURCES.items() if name in kind.settings)
             raise UserError(f"data.{name} is read by data.source={able} alone, and data.source={spec.source}")
-    source: Source | None = importlib.import_module(SOURCES[spec.source].module).open_split(spec, split)
+    source = _opened(spec, split)
     if source is None:
         return None
     source.fingerprint = identity(source)
@@ -62,9 +65,23 @@ def open_source(spec: SourceSpec, split: str) -> Source | None:
         raise UserError(
             f"{key}={limit} is out of range: {spec.source} has {len(source):,} samples in its {split} split"
         )
-    first = FirstSamples(source, limit)
+    first = Part(source, np.arange(limit))
     first.notes += _missing_classes(source, limit, key)
     return first
+
+
+def _opened(spec: SourceSpec, split: str) -> Source | None:
+    """One split without a limit."""
+    module = importlib.import_module(SOURCES[spec.source].module)
+    if not spec.holdout:
+        source: Source | None = module.open_split(spec, split)
+        return source
+    if spec.split_test not in (None, NO_TEST_SPLIT):
+        raise UserError(
+            f"data.holdout={spec.holdout:g} makes a test split of training samples, and data.split_test="
+            f"{spec.split_test} names another; leave one of the two out"
+        )
+    return hold_out(module.open_split(replace(spec, split_test=NO_TEST_SPLIT), "train"), spec, split)
 
 
 def _missing_classes(whole: Source, limit: int, key: str) -> tuple[str, ...]:
@@ -80,9 +97,11 @@ def _missing_classes(whole: Source, limit: int, key: str) -> tuple[str, ...]:
 
 
 def which_samples(spec: SourceSpec) -> SourceSpec:
-    """The specification without the place where the samples were found, and without the settings of other sources."""
+    """The specification without the place where the samples were found, and without settings that decide nothing: those
+    of other sources, and data.holdout_seed where nothing is held out."""
     own = SOURCES[spec.source].settings
     others = {name for kind in SOURCES.values() for name in kind.settings if name not in own}
+    others |= set() if spec.holdout else {"holdout_seed"}
     return replace(spec, root=None, **{name: getattr(SourceSpec(), name) for name in others})
 
 

@@ -30,7 +30,7 @@ class SyntheticSpec:
 
 @dataclass
 class SourceSpec:
-    """Which samples (data.source, data.root, data.split_*, data.*_column, data.limit*, data.synthetic.*)."""
+    """Which samples: data.source, .root, .split_*, .*_column, .limit*, .holdout*, .synthetic.*."""
 
     source: str = "digits"  # the data set
     root: str | None = None  # the data set's folder or file (None: its place below FASTGEN_DATA)
@@ -41,6 +41,8 @@ class SourceSpec:
     split_test: str | None = None  # the test split's name, or none (None: validation, else test)
     image_column: str | None = None  # of Parquet files (None: image, else img)
     label_column: str | None = None  # of Parquet files (None: label, else the only one known by its name)
+    holdout: float = 0.0  # fraction of each class's training samples that are the test split instead (0: none)
+    holdout_seed: int = 0  # says which samples data.holdout takes
 
 
 class Source(ABC):
@@ -65,8 +67,13 @@ class Source(ABC):
 
     @property
     def total(self) -> int:
-        """Samples of the split, those beyond data.limit included."""
+        """Samples of the split as it lies, those beyond data.limit and those of data.holdout included."""
         return len(self)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """The number of each sample among the `total`: int64 (n,)."""
+        return np.arange(len(self))
 
     @abstractmethod
     def read(self, index: int) -> bytes | np.ndarray:
@@ -106,25 +113,29 @@ class ArraySource(Source):
         return f"{self.name}[{index}]"
 
 
-class FirstSamples(Source):
-    """The first n samples of another source."""
+class Part(Source):
+    """Some samples of another source. rows: their numbers there, int64 (n,)."""
 
-    def __init__(self, whole: Source, n: int) -> None:
-        self.whole = whole
-        self.labels = whole.labels[:n]
+    def __init__(self, whole: Source, rows: np.ndarray) -> None:
+        self.whole, self._rows = whole, rows
+        self.labels = whole.labels[rows]
         self.class_names, self.channels = whole.class_names, whole.channels
         self.fingerprint, self.notes = whole.fingerprint, whole.notes
 
     @property
+    def positions(self) -> np.ndarray:
+        found: np.ndarray = self.whole.positions[self._rows]
+        return found
+
+    @property
     def total(self) -> int:
-        return len(self.whole)
+        return self.whole.total
 
     def read(self, index: int) -> bytes | np.ndarray:
-        assert index < len(self)
-        return self.whole.read(index)
+        return self.whole.read(int(self._rows[index]))
 
     def sample_name(self, index: int) -> str:
-        return self.whole.sample_name(index)
+        return self.whole.sample_name(int(self._rows[index]))
 
 
 def fingerprint_files(root: Path, paths: Iterable[Path]) -> str:

@@ -31,10 +31,12 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
 @dataclass(frozen=True)
 class Decoded:
-    """image: RGB, upright. plain_jpeg: whether the file is a JPEG that every decoder turns into this image."""
+    """image: RGB, upright. plain_jpeg: whether the file is a JPEG that every decoder turns into this image. turned:
+    whether its EXIF orientation turned it."""
 
     image: Image.Image
     plain_jpeg: bool = False
+    turned: bool = False
 
 
 def decode(encoded: bytes, name: str) -> Image.Image:
@@ -53,7 +55,7 @@ def read_image(encoded: bytes, name: str) -> Decoded:
             raise ValueError("it has no pixels")
         turn = _TURNS.get(_orientation(image))
         rgb = _rgb(image)
-        return Decoded(rgb.transpose(turn), False) if turn is not None else Decoded(rgb, plain)
+        return Decoded(rgb, plain) if turn is None else Decoded(rgb.transpose(turn), turned=True)
     except Exception as error:  # of a damaged file, Pillow raises whatever its parsing comes upon
         what = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):  # says where in memory the file is

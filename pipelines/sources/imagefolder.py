@@ -13,7 +13,16 @@ import numpy as np
 
 from pipelines.errors import UserError, shown
 from pipelines.sources.base import Source, SourceSpec, fingerprint_files
-from pipelines.sources.layouts import IMAGE_SUFFIXES, choose, is_image, named_root, order_note, says_split, split_of
+from pipelines.sources.layouts import (
+    IMAGE_SUFFIXES,
+    NO_TEST_SPLIT,
+    choose,
+    is_image,
+    named_root,
+    order_note,
+    says_split,
+    split_of,
+)
 from pipelines.sources.walk import FOLDER, Walk, folders_in, listed, read_regular
 
 _ANNOTATIONS = "val_annotations.txt"  # of Tiny ImageNet: a line for each of images/: file name, class, and a box
@@ -39,9 +48,12 @@ class ImageFolderSource(Source):
 def _from_class_folders(folder: Path, class_names: list[str] | None, notes: tuple[str, ...] = ()) -> ImageFolderSource:
     """The image files below `folder`, a sub-folder for each class. class_names: those of the training split.
 
-    Raises UserError for a class without images, and for folders that hold classes in place of images.
+    A folder without any file is no class, which is said. Raises UserError for one that has files and no images, and for
+    folders that hold classes in place of images.
     """
-    found = folders_in(folder)
+    found = _class_folders(folder)
+    if empty := [shown(name) for name in folders_in(folder) if name not in found]:
+        notes += (f"{folder}: folders without any file are no classes: {', '.join(empty)}",)
     names = [shown(name) for name in found]
     if len(set(names)) < len(names):
         raise UserError(f"{folder}: two class folders have names that cannot be told apart once shown; rename one")
@@ -82,6 +94,11 @@ def _from_class_folders(folder: Path, class_names: list[str] | None, notes: tupl
     if class_names is None:
         notes += order_note(names)
     return ImageFolderSource(folder, paths, labels, known, notes)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """The folders in `folder` that hold a file, however deep."""
+    return [name for name in folders_in(folder) if Walk(is_image).any_file(folder / name)]
 
 
 def _suffixes() -> str:
@@ -143,7 +160,11 @@ def _train_folder(root: Path, spec: SourceSpec, folders: list[str]) -> str | Non
     if train is not None:
         return train
     splits = [name for name in folders if split_of(name) is not None]
-    if splits or spec.split_test is not None or (folders and all(says_split(name) for name in folders)):
+    if (
+        splits
+        or spec.split_test not in (None, NO_TEST_SPLIT)
+        or (folders and all(says_split(name) for name in folders))
+    ):
         raise UserError(
             f"{root}: none of its folders is called train ({', '.join(map(shown, folders[:5]))}); rename the one with "
             "the training images, or choose by data.split_train=NAME and data.split_test=NAME (or none)"
@@ -170,7 +191,7 @@ def open_split(spec: SourceSpec, split: str) -> ImageFolderSource | None:
         return _from_class_folders(root / train, None, notes)
     if test is None:
         return None
-    class_names = [shown(name) for name in folders_in(root / train)]
+    class_names = [shown(name) for name in _class_folders(root / train)]
     if (root / test / _ANNOTATIONS).is_file():
         return _from_annotations(root / test, class_names)
     return _from_class_folders(root / test, class_names)

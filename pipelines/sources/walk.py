@@ -103,6 +103,14 @@ class Walk:
                     self.unread[os.path.splitext(name)[1].lower() or "no suffix"] += 1
         return sorted(found)
 
+    def any_file(self, folder: Path) -> bool:
+        """Whether there is anything below a folder but folders. What `files` would refuse counts: it is named there."""
+        found = [(name, kind) for name, kind in listed(folder) if not self.skipped(name)]
+        if any(kind is not FOLDER or self.wanted(name) for name, kind in found):
+            return True
+        self._enter(folder)
+        return any(self.any_file(folder / name) for name, _ in found)
+
     def _enter(self, folder: Path, again: bool = False) -> None:
         try:
             status = folder.stat()
