@@ -12,13 +12,14 @@ from fastgen.optim.schedules import learning_rate
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import PACKAGES, RunLock
 from fastgen.runs.machine import machine
-from fastgen.runs.summary import FINISHED, INTERRUPTED, Summary
+from fastgen.runs.summary import DIVERGED, FINISHED, INTERRUPTED, Summary
 from fastgen.training import checkpoints
 from fastgen.training.launch import CHECKPOINT, CONTINUE, STOP, noticing_lost_processes
 from fastgen.training.network import parameter_count
 from fastgen.training.position import CROSSINGS
 from fastgen.training.prepare import Training, prepare
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAIT, advice
+from fastgen.training.tracking import summarise_in_wandb
 from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
 from pipelines.provenance import made_by
@@ -230,8 +231,10 @@ def save(run: Training, last: bool = False) -> None:
 
 
 def check_finite(run: Training, loss: float | None) -> None:
-    """Raises ArithmeticError when training diverged: no later measurement would mean anything."""
+    """Raises ArithmeticError when training diverged, and says so in summary.json: no later measurement would mean
+    anything."""
     if loss is not None and not math.isfinite(loss):
+        conclude(run, DIVERGED)
         raise ArithmeticError(
             f"the loss is {loss} at step {run.position.step}: training diverged. Lower optim.lr (now "
             f"{run.recipe.optim.lr:g}); what was logged until then is in {run.folder}"
@@ -243,15 +246,25 @@ def finish(run: Training) -> Summary:
     run.clock.enter(LOG)
     run.meter.wait()
     run.clock.enter(None)
-    recipe, position, evaluation = run.recipe, run.position, run.position.evaluation
-    check_finite(run, evaluation.train_loss)
+    check_finite(run, run.position.evaluation.train_loss)
     if run.recorder and run.decision != STOP:
-        run.recorder.finish(position.epoch, position.step_in_epoch)
+        run.recorder.finish(run.position.epoch, run.position.step_in_epoch)
     save(run, last=True)
-    signs_top1 = evaluation.train_top1 if recipe.data.labels.signs else None
+    summary = conclude(run, INTERRUPTED if run.decision == STOP else FINISHED)
+    run.display.finished(summary)
+    run.accelerator.wait_for_everyone()  # ending the trackers at different times can abort a process
+    run.accelerator.end_training()
+    return summary
+
+
+def conclude(run: Training, status: str) -> Summary:
+    """Write summary.json, for W&B too. A measurement that is not finite is None there: JSON knows no such number."""
+    recipe, position = run.recipe, run.position
+    measured = {name: v if v is None or math.isfinite(v) else None for name, v in vars(position.evaluation).items()}
+    signs_top1 = measured["train_top1"] if recipe.data.labels.signs else None
     summary = Summary(
-        **vars(evaluation),
-        status=INTERRUPTED if run.decision == STOP else FINISHED,
+        **measured,
+        status=status,
         recipe=recipe.recipe,
         seed=recipe.seed,
         params=parameter_count(run.bare),
@@ -279,7 +292,5 @@ def finish(run: Training) -> Summary:
     if run.metrics is not None:
         summary.write(run.folder)
         run.metrics.close()
-    run.display.finished(summary)
-    run.accelerator.wait_for_everyone()  # ending the trackers at different times can abort a process
-    run.accelerator.end_training()
+        summarise_in_wandb(run.accelerator, summary)
     return summary
