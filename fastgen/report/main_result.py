@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from fastgen.report.plots import Series, accuracies, accuracies_by_name
 from fastgen.report.variation import LEVEL, Variation, at
+from fastgen.runs.metrics import DIVERGED
 from fastgen.runs.run import Run
-from fastgen.runs.summary import DIVERGED
 
 _TRAIN, _TEST = "train_top1", "test_top1"
 _BEST = "best_test_top1"

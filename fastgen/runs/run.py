@@ -13,7 +13,7 @@ from typing import Any
 from fastgen.recipe.load import known_recipes, load, stored
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import RECIPE, manifest_of
-from fastgen.runs.metrics import read_metrics
+from fastgen.runs.metrics import DIVERGED, read_metrics
 from fastgen.runs.summary import FINISHED, Summary, metric
 from pipelines.baked.manifest import MANIFEST, BakedSet, Manifest
 from pipelines.corruptions import LabelSpec
@@ -80,8 +80,10 @@ class Run:
 
     @property
     def state(self) -> str:
-        """Of `summary.FINISHED` and its like, or "not finished": it trains now, or its process died."""
-        return "not finished" if self.summary is None else self.summary.status
+        """Of `summary.FINISHED` and its like, DIVERGED, or "not finished": it trains now, or its process died."""
+        if self.summary is not None:
+            return self.summary.status
+        return DIVERGED if self.lines and DIVERGED in self.lines[-1] else "not finished"
 
     @cached_property
     def changes(self) -> list[str]:

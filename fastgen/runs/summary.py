@@ -14,7 +14,7 @@ from pipelines.durable import read_regular, write_durably
 from pipelines.errors import UserError
 
 SUMMARY = "summary.json"
-FINISHED, INTERRUPTED, DIVERGED = "finished", "interrupted", "diverged"
+FINISHED, INTERRUPTED = "finished", "interrupted"
 
 
 def _measured(unit: str) -> Any:
@@ -55,13 +55,12 @@ def metric(name: str) -> str:
 class Summary(Evaluation):
     """summary.json: the last evaluation and the results of the run.
 
-    status: FINISHED, INTERRUPTED (by a signal; a checkpoint is there) or DIVERGED (the loss was not finite; evaluated
-    before). params: weights and biases. epochs: trained, also parts of one. best_*: percent, over all evaluations.
-    interpolation_epoch: of the first evaluation with every training sample classified as labelled, None if there was
-    none; fitted_epoch: with at least fitted_at percent of them; first_epoch_at: with 99, 99.9 and 100 percent.
-    rademacher_complexity: of random signs, this draw's part of it (paper, section 2.2), else None. data_stall_fraction:
-    of the loop's time, spent waiting for batches. time_fractions: stage -> part of the counted time. made_by: versions
-    of fastgen and of what it computes with, and the machine.
+    status: FINISHED or INTERRUPTED (by a signal; a checkpoint is there). params: weights and biases. epochs: trained,
+    also parts of one. best_*: percent, over all evaluations. interpolation_epoch: of the first evaluation with every
+    training sample classified as labelled, None if there was none; fitted_epoch: with at least fitted_at percent of
+    them; first_epoch_at: with 99, 99.9 and 100 percent. rademacher_complexity: of random signs, this draw's part of it
+    (paper, section 2.2), else None. data_stall_fraction: of the loop's time, spent waiting for batches. time_fractions:
+    stage -> part of the counted time. made_by: versions of fastgen and of what it computes with, and the machine.
     """
 
     status: str

@@ -12,7 +12,8 @@ from fastgen.optim.schedules import learning_rate
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import PACKAGES, RunLock
 from fastgen.runs.machine import machine
-from fastgen.runs.summary import DIVERGED, FINISHED, INTERRUPTED, Summary
+from fastgen.runs.metrics import DIVERGED
+from fastgen.runs.summary import FINISHED, INTERRUPTED, Summary
 from fastgen.training import checkpoints
 from fastgen.training.launch import CHECKPOINT, CONTINUE, STOP, noticing_lost_processes
 from fastgen.training.network import parameter_count
@@ -231,10 +232,10 @@ def save(run: Training, last: bool = False) -> None:
 
 
 def check_finite(run: Training, loss: float | None) -> None:
-    """Raises ArithmeticError when training diverged, and says so in summary.json: no later measurement would mean
+    """Raises ArithmeticError when training diverged, after a last line that says so: no later measurement would mean
     anything."""
     if loss is not None and not math.isfinite(loss):
-        conclude(run, DIVERGED)
+        run.log({DIVERGED: 1})
         raise ArithmeticError(
             f"the loss is {loss} at step {run.position.step}: training diverged. Lower optim.lr (now "
             f"{run.recipe.optim.lr:g}); what was logged until then is in {run.folder}"
@@ -246,25 +247,15 @@ def finish(run: Training) -> Summary:
     run.clock.enter(LOG)
     run.meter.wait()
     run.clock.enter(None)
-    check_finite(run, run.position.evaluation.train_loss)
+    recipe, position, evaluation = run.recipe, run.position, run.position.evaluation
+    check_finite(run, evaluation.train_loss)
     if run.recorder and run.decision != STOP:
-        run.recorder.finish(run.position.epoch, run.position.step_in_epoch)
+        run.recorder.finish(position.epoch, position.step_in_epoch)
     save(run, last=True)
-    summary = conclude(run, INTERRUPTED if run.decision == STOP else FINISHED)
-    run.display.finished(summary)
-    run.accelerator.wait_for_everyone()  # ending the trackers at different times can abort a process
-    run.accelerator.end_training()
-    return summary
-
-
-def conclude(run: Training, status: str) -> Summary:
-    """Write summary.json, for W&B too. A measurement that is not finite is None there: JSON knows no such number."""
-    recipe, position = run.recipe, run.position
-    measured = {name: v if v is None or math.isfinite(v) else None for name, v in vars(position.evaluation).items()}
-    signs_top1 = measured["train_top1"] if recipe.data.labels.signs else None
+    signs_top1 = evaluation.train_top1 if recipe.data.labels.signs else None
     summary = Summary(
-        **measured,
-        status=status,
+        **vars(evaluation),
+        status=INTERRUPTED if run.decision == STOP else FINISHED,
         recipe=recipe.recipe,
         seed=recipe.seed,
         params=parameter_count(run.bare),
@@ -293,4 +284,7 @@ def conclude(run: Training, status: str) -> Summary:
         summary.write(run.folder)
         run.metrics.close()
         summarise_in_wandb(run.accelerator, summary)
+    run.display.finished(summary)
+    run.accelerator.wait_for_everyone()  # ending the trackers at different times can abort a process
+    run.accelerator.end_training()
     return summary
