@@ -9,15 +9,18 @@ from html import escape, unescape
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from whole_runs import SMALL, a_summary, fresh_accelerate  # noqa: F401
 
 from fastgen import cli
 from fastgen.recipe.load import parse
+from fastgen.report.groups import grouped
 from fastgen.report.main_result import main_result
 from fastgen.report.page import Page
 from fastgen.report.plots import thinned
 from fastgen.report.tables import over_seeds, results
 from fastgen.report.variation import Variation
+from fastgen.runs.dynamics import per_sample, separation
 from fastgen.runs.run import Run, find_runs
 from fastgen.training.loop import train
 
@@ -29,6 +32,7 @@ def runs(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("runs")
     common = ["recipe=quickstart", *SMALL, "data.labels.kind=partial", "data.labels.p=0.5", "track.log_steps=1"]
+    common.append("train.dynamics=true")
     for name, more in (("a", ["seed=0"]), ("b", ["seed=1", "data.labels.seed=1"]), ("c", ["optim.lr=0.01"])):
         AcceleratorState._reset_state(True)
         train(parse([*common, *more, f"run.dir={folder / name}"]))
@@ -74,6 +78,8 @@ def test_it_says_what_the_runs_say(runs, page):
     assert "1 run not finished, hollow" in text and f"{runs.name}: 1 not finished, 2 finished." in text
     # Accuracy, loss, and each run's parts; runs of one labelling share their samples.
     assert text.count("<svg") == 5 and text.count("data:image/png") == 2
+    area = separation(per_sample(runs / "a"))["aum"]
+    assert re.search(rf"\| aum \| \S+ \| \S+ \| {area:.3f} \|", markdown) and markdown.count("AUROC") == 3
     assert "Its sample images are those of optim.lr=0.01 seed=0." in text
     assert not re.search(r'(src|href)="(https?:)?//', text) and "<script" not in text
     assert all(f'id="{link}"' in text for link in re.findall(r'href="#(run\d)"', text))
@@ -234,6 +240,26 @@ def test_true_labels_are_level_0(tmp_path):
     runs = [made(tmp_path / "t", ["data.labels.kind=true"], accuracy(0, 0)), made(tmp_path / "r", [], accuracy(1, 0))]
     (drawing,) = main_result(Variation(runs))
     assert drawing.figure.axes[0].lines[2].get_xydata().tolist() == [[0.0, 90.0], [1.0, 40.0]]
+
+
+def test_a_sweep_in_a_folder_for_each_value_is_drawn_together(tmp_path):
+    for p in (0.25, 0.5):
+        for seed in (0, 1):
+            made(tmp_path / f"p{p}" / f"s{seed}", [P(p), f"seed={seed}"], accuracy(p, seed))
+    groups = grouped([tmp_path])
+    assert [group.name for group in groups] == ["all together", "p0.25", "p0.5"]
+    assert groups[0].variation.axis == "data.labels.p" and len(groups[0].variation.runs) == 4
+
+
+def test_labels_whose_table_is_gone(runs, tmp_path):
+    shutil.copytree(runs / "a", tmp_path / "a")
+    table = tmp_path / "labels.txt"
+    recipe = yaml.safe_load((tmp_path / "a" / "recipe.yaml").read_text())
+    recipe["data"]["labels"] |= {"kind": "table", "p": None, "file": str(table)}
+    (tmp_path / "a" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert Run(tmp_path / "a").settings["data.labels.file"] == str(table)
+    assert cli.main(["report", str(tmp_path / "a"), "--output", str(tmp_path / "a.html")]) == 0
+    assert f"{table}, which is not there any more" in (tmp_path / "a.md").read_text()
 
 
 def test_a_page_is_bounded(tmp_path):

@@ -21,7 +21,8 @@ class Group:
 
 
 def grouped(paths: list[Path]) -> list[Group]:
-    """Runs below `paths`, a group for each folder that holds some; those that are named themselves are one group.
+    """Runs below `paths`, a group for each folder that holds some; those that are named themselves are one group. Where
+    a number varies from folder to folder alone, all of them together are a further one.
 
     Raises UserError for a path without any.
     """
@@ -30,10 +31,15 @@ def grouped(paths: list[Path]) -> list[Group]:
     for run in find_runs(paths):
         found.setdefault(_NAMED if run.folder in named else run.folder.parent.resolve(), []).append(run)
     names = dict(zip(found, folder_names(list(found)), strict=True))
-    return [
+    groups = [
         Group(names[folder] if folder != _NAMED else "runs", Variation(runs), _logs(folder, runs))
         for folder, runs in found.items()
     ]
+    if len(groups) > 1 and all(group.variation.axis is None for group in groups):
+        together = Variation([run for runs in found.values() for run in runs])
+        if together.axis is not None:  # a sweep that somebody put into a folder for each value
+            groups.insert(0, Group("all together", together, {}))
+    return groups
 
 
 def _logs(folder: Path, runs: list[Run]) -> dict[str, str]:

@@ -23,7 +23,8 @@ th, td { border-bottom: 1px solid var(--line); padding: 0.25rem 0.45rem; text-al
 td { white-space: nowrap; } .number { text-align: right; }
 pre { background: var(--soft); padding: 0.7rem 1rem; overflow-x: auto; border-radius: 4px; font-size: 0.85rem; }
 figure { margin: 1rem 0; }
-figure svg, figure img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+figure svg, figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
+@media (max-width: 40rem) { .broad svg { max-width: none; width: 40rem; } }
 figcaption, .note { color: var(--note); font-size: 0.9rem; }
 @media (prefers-color-scheme: dark) {
   :root { --back: #121212; --text: #e6e6e6; --note: #999; }
@@ -31,6 +32,7 @@ figcaption, .note { color: var(--note); font-size: 0.9rem; }
 }
 """
 _MOST_ROWS = 500  # of a table on the page; its Markdown has all
+_BROAD = 7  # inches: a wider figure is not made small on a phone, but scrolls
 _NUMBER = re.compile(r"-|[<>≥]? ?[-+]?[\d,]*\.?\d+(e[-+]?\d+)?( ±.*)?( %)?|never")
 
 
@@ -91,7 +93,10 @@ class Page:
         # The drawings on a page share its ids, so each figure's ids begin with its name.
         drawing = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", drawing)
         caption = html.escape(caption)
-        self._html.append(f'<figure id="figure-{name}">{drawing}<figcaption>{caption}</figcaption></figure>')
+        broad = ' class="wide broad"' if figure.get_figwidth() > _BROAD else ' class="wide"'
+        self._html.append(
+            f'<figure id="figure-{name}"><div{broad}>{drawing}</div><figcaption>{caption}</figcaption></figure>'
+        )
         self._markdown.append(f"![{caption}]({{files}}/{name}.svg)")
 
     def image(self, image: Image.Image, caption: str) -> None:

@@ -9,6 +9,7 @@ from fastgen.report.main_result import main_result
 from fastgen.report.page import Page
 from fastgen.report.plots import loss_curves, parts_curves
 from fastgen.report.tables import data_of, over_seeds, results
+from fastgen.runs.dynamics import has_dynamics, parts_compared, per_sample
 from fastgen.runs.folder import RECIPE
 from fastgen.runs.run import Run, find_runs
 from fastgen.sets import draw_samples
@@ -43,7 +44,7 @@ def report(paths: list[Path], output: Path | None = None, wandb: bool = False) -
     else:
         write_index(groups, output)
     pages = f", {len(groups)} pages in {output.stem}_pages" if len(groups) > 1 else ""
-    count = sum(len(group.variation.runs) for group in groups)
+    count = len({run.folder for group in groups for run in group.variation.runs})
     print(f"{output}, {output.with_suffix('.md').name} and figures in {output.stem}_files{pages}: {count} runs")
 
 
@@ -51,8 +52,8 @@ def write_index(groups: list[Group], output: Path) -> None:
     """A page with a link to each group's and its main figure; the pages lie in a folder beside it."""
     folder = output.with_name(f"{output.stem}_pages")
     folder.mkdir(exist_ok=True)
-    runs = [run for group in groups for run in group.variation.runs]
-    page = Page(f"{len(groups)} groups of runs, {len(runs)} runs")
+    count = len({run.folder for group in groups for run in group.variation.runs})
+    page = Page(f"{len(groups)} groups of {count} runs")
     files = _file_names([group.name for group in groups])
     links = [f"{quote(folder.name)}/{quote(file)}" for file in files]
     rows = [
@@ -111,8 +112,17 @@ def _run_section(page: Page, number: int, name: str, run: Run, samples: "_Sample
         page.figure(f"run{number}", parts_curves(parts), f"{name}: accuracy on each part, in evaluation mode")
     else:
         page.text("Not evaluated yet.")
+    if has_dynamics(run.folder):
+        _dynamics(page, run)
     samples.show(page, run, name)
     page.code((run.folder / RECIPE).read_text(), folded="the whole recipe")
+
+
+def _dynamics(page: Page, run: Run) -> None:
+    try:
+        page.table(*parts_compared(per_sample(run.folder)))
+    except UserError as error:  # a run that has just begun has no whole epoch
+        page.text(f"No dynamics of its samples: {error}.")
 
 
 class _Samples:
