@@ -360,7 +360,7 @@ def report(
     output: Annotated[Path | None, _path("--output", "FILE.html", "By default report.html.")] = None,
     wandb: Annotated[bool, typer.Option("--wandb", help="Make a W&B report instead; prints its link.")] = False,
 ) -> None:
-    """Show what runs did: accuracy against what varies, tables, curves, sample images.
+    """Show what runs did: tables, curves, sample images.
 
     RUN: a run's directory, or a folder of them, however deep; several folders make an index with a page for each. The
     files need no network.

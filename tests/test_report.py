@@ -236,6 +236,18 @@ def test_what_the_main_figure_shows(settings, panels, lines, scale, tmp_path):
         assert axes[0].get_xscale() == scale
 
 
+def test_long_names_leave_room(tmp_path, recwarn):
+    long = ["schedule.kind=cosine", "train.stop_at_interpolation=false", "data.augment.random_crop=true"]
+    runs = [made(tmp_path / str(n), one, accuracy(0, n)) for n, one in enumerate(([], [*long, "optim.name=adamw"]))]
+    assert main_result(Variation(runs))[0].name == "accuracies"  # no number varies
+    for drawing in main_result(Variation(runs)):
+        page = Page("names")
+        page.figure(drawing.name, drawing.figure, drawing.caption)
+        labels = [label.get_text().split("\n") for label in drawing.figure.axes[0].get_yticklabels()]
+    assert not recwarn.list and max(map(len, labels)) == 3
+    assert all(len(line) <= 48 for lines in labels for line in lines)
+
+
 def test_true_labels_are_level_0(tmp_path):
     runs = [made(tmp_path / "t", ["data.labels.kind=true"], accuracy(0, 0)), made(tmp_path / "r", [], accuracy(1, 0))]
     (drawing,) = main_result(Variation(runs))

@@ -73,7 +73,9 @@ class Page:
         self.tables.append((header, rows))
         numeric = [all(_NUMBER.fullmatch(row[i]) for row in rows) for i in range(len(header))]
         marks = [' class="number"' if right else "" for right in numeric]
-        lines = [_row("th", [html.escape(cell) for cell in header], marks)]
+        # A heading may be broken within a key.
+        headings = [html.escape(cell).replace(".", ".<wbr>").replace("_", "_<wbr>") for cell in header]
+        lines = [_row("th", headings, marks)]
         for number, row in enumerate(rows[:_MOST_ROWS]):
             cells = [html.escape(cell) for cell in row]
             cells[0] = _linked(cells[0], links[number] if links else "")

@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,8 @@ matplotlib.rcParams["svg.fonttype"] = "none"  # letters as text that can be sear
 # Okabe and Ito's colours, which colour-blind readers tell apart. The markers are for print without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_MOST_WITHIN = 7  # lines whose legend lies within the axes
+_MOST_WITHIN, _WIDEST_WITHIN = 7, 36  # lines, and characters of a name, of a legend within the axes
+_WIDEST_LABEL, _MOST_LABEL_LINES = 48, 3  # characters and lines of a name in a legend or beside an axis
 _MOST_POINTS = 200  # of a line of a run's log: more would not be told apart, and make a page of megabytes
 
 
@@ -39,15 +41,16 @@ class Series:
 def loss_curves(curves: dict[str, list[Curve]]) -> Figure:
     """Figure 1a: average training loss (nats) against optimizer steps, lines of one style for each condition."""
     figure, axes = _figure("steps", "average loss (nats)")
-    if len(curves) > _MOST_WITHIN:
-        figure.set_size_inches(9, max(4.2, 0.9 + 0.2 * len(curves)))
-    for (name, lines), style in zip(curves.items(), _styles(), strict=False):
+    labels = [_label(name) for name in curves]
+    beside = len(labels) > _MOST_WITHIN or max(map(len, labels), default=0) > _WIDEST_WITHIN
+    if beside:
+        figure.set_size_inches(9, max(4.2, 0.9 + 0.16 * sum(label.count("\n") + 1 for label in labels)))
+    for label, lines, style in zip(labels, curves.values(), _styles(), strict=False):
         for number, (steps, losses) in enumerate(map(thinned, lines)):
             every = max(1, len(steps) // 8)
-            label = None if number else name
-            axes.plot(steps, losses, label=label, markevery=every, markersize=4, **style)
+            axes.plot(steps, losses, label=None if number else label, markevery=every, markersize=4, **style)
     axes.set(xlim=(0, None), ylim=(0, 1.05 * axes.dataLim.y1 if curves else None))
-    _legend(axes, len(curves))
+    _legend(axes, len(curves), beside)
     return figure
 
 
@@ -105,7 +108,9 @@ def accuracies(panels: dict[str, dict[str, Series]], xlabel: str, log: bool) -> 
 
 def accuracies_by_name(rows: dict[str, dict[str, list[float]]]) -> Figure:
     """Accuracies (percent) of each name, a marker for each kind of them at its mean, with a line over its seeds."""
-    figure = _sheet(9, 1.1 + 0.26 * len(rows))
+    labels = [_label(name) for name in rows]
+    lines = max(label.count("\n") + 1 for label in labels)
+    figure = _sheet(9, 1.1 + (0.11 + 0.15 * lines) * len(rows))
     axes = figure.add_subplot()
     _furnish(axes, "accuracy (%)", "")
     kinds = list(dict.fromkeys(kind for values in rows.values() for kind in values))
@@ -115,7 +120,7 @@ def accuracies_by_name(rows: dict[str, dict[str, list[float]]]) -> Figure:
         axes.plot(means, ys, label=kind, markersize=6, **(style | {"linestyle": "none"}))
         for y, values in found:
             axes.plot([min(values), max(values)], [y, y], color=style["color"], linewidth=2, alpha=0.4)
-    axes.set_yticks(range(len(rows)), list(rows), fontsize="small")
+    axes.set_yticks(range(len(rows)), labels, fontsize="small")
     axes.set(xlim=(0, 102), ylim=(len(rows) - 0.5, -0.5))
     axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
@@ -230,8 +235,13 @@ def _furnish(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(axes: Axes, lines: int) -> None:
-    if lines > _MOST_WITHIN:  # beside the axes, where it hides nothing
+def _label(name: str) -> str:
+    """Broken into lines, so that it leaves room for what it names."""
+    return "\n".join(textwrap.wrap(name, _WIDEST_LABEL, max_lines=_MOST_LABEL_LINES, placeholder=" …"))
+
+
+def _legend(axes: Axes, lines: int, beside: bool = False) -> None:
+    if beside or lines > _MOST_WITHIN:  # beside the axes, where it hides nothing
         axes.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     elif lines:
         axes.legend(frameon=False, fontsize="small")

@@ -16,10 +16,10 @@ _RESULTS = {
     "train_top1": "training (%)",
     "train_top1_clean_part": "clean part (%)",
     "train_top1_corrupted_part": "corrupted part (%)",
-    "train_top1_true_labels": "against true labels (%)",
     "rademacher_complexity": "complexity",
     "test_top1": "test (%)",
     "best_test_top1": "best test (%)",
+    "train_top1_true_labels": "training, true labels (%)",
     "images_per_second": "images/s",
     "minutes": "minutes",
 }

@@ -64,7 +64,8 @@ class Variation:
 
     def written(self, run: Run, key: str) -> str:
         """A key's value at a run, for a table."""
-        return self._folders[run.folder] if key == FOLDER else _written(run.settings.get(key))
+        value = run.settings.get(key)
+        return self._folders[run.folder] if key == FOLDER else "-" if value is None else _written(value)
 
     def by_setting(self) -> dict[str, list[Run]]:
         """Runs that differ in their seeds alone, in order."""
@@ -138,11 +139,12 @@ def _grouped(runs: list[Run], names: Iterable[str]) -> dict[str, list[Run]]:
 
 
 def _written(value: Any) -> str:
+    """As on a command line."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
-    return "-" if value is None else json.dumps(value)
+    return json.dumps(value)
 
 
 def _order(value: Any) -> tuple[Any, ...]:
