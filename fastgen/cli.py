@@ -362,7 +362,8 @@ def report(
 ) -> None:
     """Show what runs did: tables, curves, sample images.
 
-    RUN: a run's directory, or a folder of them. The file needs no network.
+    RUN: a run's directory, or a folder of them, however deep; several folders make an index with a page for each. The
+    files need no network.
     """
     from fastgen.report.report import report
 

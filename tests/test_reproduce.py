@@ -300,7 +300,7 @@ def test_a_finished_run_counts_for_its_own_settings_alone(tmp_path):
 
 CURVE = ([0, 10, 20], [2.3, 1.0, 0.1])
 DRAWN = {
-    "loss": lambda: loss_curves({"true labels": CURVE, "<random>": CURVE}),
+    "loss": lambda: loss_curves({"true labels": [CURVE], "<random>": [CURVE, CURVE]}),
     "corruption": lambda: against_corruption({"M": Series([0, 1], [1, 2], [1, 1.5], [1, 3])}, "time"),
     "accuracy": lambda: accuracy_curves({"M": (CURVE, CURVE), "no test": (CURVE, ([], []))}),
     "parts": lambda: parts_curves({"clean": CURVE, "corrupted": CURVE}),

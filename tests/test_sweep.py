@@ -139,6 +139,7 @@ def test_a_killed_sweep_repeats_nothing_and_failures_do_not_end_it(tmp_path, cap
     assert steps == list(range(1, 301))  # no step is missing, none was logged twice
     said = capfd.readouterr()
     assert "diverged" in said.err and "2 of 3 points done" in said.out
+    assert f"what they did: fastgen report {root}\n" in said.out
     with open(root / "results.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [(line["optim.lr"], line["state"]) for line in lines] == [*zip(rates, (DONE, DONE, FAILED), strict=True)]

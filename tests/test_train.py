@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -357,6 +358,7 @@ def test_divergence_is_an_error(tmp_path, capsys):
     assert cli.main(["train", *arguments, "track.log_steps=5", "train.stop_at_interpolation=false"]) == 1
     assert "training diverged. Lower optim.lr" in capsys.readouterr().err
     assert not (tmp_path / "run" / "summary.json").exists()
+    assert Run(tmp_path / "run").state == "diverged" and not Run(tmp_path / "run").finished
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, SystemExit(1), OSError(28, "No space left on device")])
@@ -463,6 +465,27 @@ def test_a_disk_that_fills_up(processes, needed, tmp_path):
 # ---------------------------------------------------------------- tracking
 
 
+def logged_records(folder: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """Of the one offline run that `wandb sync` would find: LevelDB's log."""
+    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+    data, at, whole = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # whole, or a last part
+            yield wandb_internal_pb2.Record.FromString(whole)
+            whole = b""
+
+
+def logged_steps(folder: Path) -> list[int]:
+    """The key `step` of each line of history."""
+    items = (item for record in logged_records(folder) for item in record.history.item)
+    return [int(item.value_json) for item in items if list(item.nested_key) == ["step"]]
+
+
 def test_wandb_offline(tmp_path):
     pytest.importorskip("wandb")
     folder = tmp_path / "run"
@@ -472,29 +495,25 @@ def test_wandb_offline(tmp_path):
         capture_output=True, text=True, timeout=180, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (logged,) = folder.rglob("*.wandb")
-    content = logged.read_bytes()
-    identifier = (folder / "wandb_id.txt").read_text()
-    for text in (identifier, "quickstart", "mine", "random", "train_running_loss_nats", "test_top1_percent"):
-        assert text.encode() in content, text
     assert len(read_metrics(folder)) == 4
-
-
-def logged_steps(folder: Path) -> list[int]:
-    """The key `step` of each line of history in the one offline run that `wandb sync` would find: LevelDB's log."""
-    (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-    data, at, whole, found = path.read_bytes(), 7, b"", []
-    while at + 7 <= len(data):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
-            continue
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
-        if kind in (1, 4):  # whole, or a last part
-            items = wandb_internal_pb2.Record.FromString(whole).history.item
-            found += [int(item.value_json) for item in items if list(item.nested_key) == ["step"]]
-            whole = b""
-    return found
+    config, told, runs, keys = {}, {}, [], set()
+    for record in logged_records(folder):
+        for update in (record.run.config.update, record.config.update):
+            config |= {item.key: json.loads(item.value_json) for item in update}
+        told |= {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.summary.update}
+        keys |= {item.nested_key[0] for item in record.history.item}
+        runs += [record.run] if record.run.run_id else []
+    summary = json.loads((folder / "summary.json").read_text())
+    assert runs[0].run_id == (folder / "wandb_id.txt").read_text()
+    assert runs[0].display_name == "quickstart-run-seed0" and runs[0].run_group == "quickstart"
+    assert list(runs[0].tags) == ["fastgen_mlp_3x512", "synthetic", "mine"]  # and no "none" of the pixels
+    assert {"train_running_loss_nats", "test_top1_percent"} <= keys
+    assert config["params"] == summary["params"] and config["manifest_sha256"] == summary["manifest_sha256"]
+    assert config["made_by"] == {key: text for key, text in summary["made_by"].items() if key != "machine"}
+    assert config["data.labels.kind"] == "random"
+    for key in ("status", "epochs", "best_test_top1", "interpolation_epoch"):
+        assert told[key] == summary[key], key
+    assert told["best_test_top1"] == summary["test_top1"] and told["status"] == "finished"
 
 
 def test_wandb_offline_has_each_line_once_after_a_kill_and_a_resume(tmp_path):
@@ -514,20 +533,25 @@ def test_wandb_offline_has_each_line_once_after_a_kill_and_a_resume(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("labels", "job_type"),
+    ("settings", "folder", "expected"),
     [
-        ([], "random"),
-        (["kind=partial", "p=0.4"], "random-0.4"),
-        (["kind=true"], "true"),
-        (["kind=pair", "p=0.25"], "pair-0.25"),
+        ([], "quickstart-007", ("random", "quickstart-007-seed0", [])),
+        (["labels.kind=partial", "labels.p=0.4"], "mine", ("random-0.4", "quickstart-mine-seed0", [])),
+        (["labels.kind=true", "pixels.kind=shuffled"], "quickstart-a", ("true", "quickstart-a-seed0", ["shuffled"])),
+        (["labels.kind=pair", "labels.p=0.25"], "quickstart", ("pair-0.25", "quickstart-seed0", [])),
     ],
 )
-def test_the_job_type_is_the_corruption(labels, job_type, tmp_path):
-    recipe = load("quickstart", ["track.wandb=offline", *(f"data.labels.{setting}" for setting in labels)])
-    accelerator = Mock(is_main_process=True)
-    start_wandb(accelerator, recipe, tmp_path, lambda: Image.new("RGB", (1, 1)))
-    (settings,) = accelerator.init_trackers.call_args.kwargs["init_kwargs"].values()
-    assert (settings["job_type"], settings["group"]) == (job_type, "quickstart")
+def test_wandb_names_a_run_by_what_it_is(settings, folder, expected, tmp_path):
+    recipe = load("quickstart", ["track.wandb=offline", *(f"data.{setting}" for setting in settings)])
+    accelerator, folder = Mock(is_main_process=True), tmp_path / folder
+    folder.mkdir()
+    start_wandb(accelerator, recipe, folder, lambda: Image.new("RGB", (1, 1)), {"params": 7})
+    called = accelerator.init_trackers.call_args.kwargs
+    (told,) = called["init_kwargs"].values()
+    job_type, name, tags = expected
+    assert (told["job_type"], told["group"], told["name"]) == (job_type, "quickstart", name)
+    assert told["tags"] == ["fastgen_mlp_3x512", "digits", *tags]
+    assert called["config"] == {**recipe.flat(), "params": 7}
 
 
 def test_metrics_have_units_and_survive_a_cut(tmp_path):

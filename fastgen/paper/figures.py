@@ -12,7 +12,7 @@ from fastgen.runs.summary import metric
 
 def _fig1a(results: list[Result]) -> list[tuple[str, Figure]]:
     curves = {
-        result.entry.labels["condition"]: curve
+        result.entry.labels["condition"]: [curve]
         for result in results
         if (curve := result.jobs[0].run.curve("train_running_loss_nats", "step"))[0]
     }

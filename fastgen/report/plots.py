@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,27 +20,37 @@ matplotlib.rcParams["svg.fonttype"] = "none"  # letters as text that can be sear
 # Okabe and Ito's colours, which colour-blind readers tell apart. The markers are for print without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_MOST_WITHIN, _WIDEST_WITHIN = 7, 36  # lines, and characters of a name, of a legend within the axes
+_WIDEST_LABEL, _MOST_LABEL_LINES = 48, 3  # characters and lines of a name in a legend or beside an axis
+_MOST_POINTS = 200  # of a line of a run's log: more would not be told apart, and make a page of megabytes
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line with its spread: y's mean, low and high at each x. above: where y is only known to be above the mean."""
+    """A line with its spread: y's mean, low and high at each x. above: where y is only known to be above the mean.
+    open: points of runs that have not ended, which are no part of it."""
 
     x: list[float]
     mean: list[float]
     low: list[float]
     high: list[float]
     above: list[bool] | None = None
+    open: Curve = ([], [])
 
 
-def loss_curves(curves: dict[str, Curve]) -> Figure:
-    """Figure 1a: average training loss (nats) against optimizer steps, a line for each condition."""
+def loss_curves(curves: dict[str, list[Curve]]) -> Figure:
+    """Figure 1a: average training loss (nats) against optimizer steps, lines of one style for each condition."""
     figure, axes = _figure("steps", "average loss (nats)")
-    for (name, (steps, losses)), style in zip(curves.items(), _styles(), strict=False):
-        every = max(1, len(steps) // 8)
-        axes.plot(steps, losses, label=name, markevery=every, markersize=4, **style)
-    axes.set(xlim=(0, None), ylim=(0, None))
-    _legend(axes, len(curves))
+    labels = [_label(name) for name in curves]
+    beside = len(labels) > _MOST_WITHIN or max(map(len, labels), default=0) > _WIDEST_WITHIN
+    if beside:
+        figure.set_size_inches(9, max(4.2, 0.9 + 0.16 * sum(label.count("\n") + 1 for label in labels)))
+    for label, lines, style in zip(labels, curves.values(), _styles(), strict=False):
+        for number, (steps, losses) in enumerate(map(thinned, lines)):
+            every = max(1, len(steps) // 8)
+            axes.plot(steps, losses, label=None if number else label, markevery=every, markersize=4, **style)
+    axes.set(xlim=(0, None), ylim=(0, 1.05 * axes.dataLim.y1 if curves else None))
+    _legend(axes, len(curves), beside)
     return figure
 
 
@@ -62,6 +73,56 @@ def against_corruption(series: dict[str, Series], ylabel: str, arrows: bool = Tr
                     axes.annotate("", (x, y), (0, 18), textcoords="offset points", arrowprops=arrow)
     axes.set(xlim=(-0.03, 1.03), ylim=(0, None))
     _legend(axes, len(series))
+    return figure
+
+
+def accuracies(panels: dict[str, dict[str, Series]], xlabel: str, log: bool) -> Figure:
+    """Accuracy (percent) against a key: panels two in a row, in each a line for each name with its seeds as a band.
+
+    A name has one style in all panels. Hollow: runs that have not ended.
+    """
+    names = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    styles = dict(zip(names, _styles(), strict=False))
+    columns, rows = min(2, len(panels)), -(-len(panels) // 2)
+    figure = _sheet(4.4 * columns + 2, 3.9 * rows)
+    places = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
+    axes: list[Axes] = list(places)[: len(panels)]
+    if len(panels) < rows * columns:
+        figure.delaxes(figure.axes[-1])
+    for number, (one, (title, panel)) in enumerate(zip(axes, panels.items(), strict=True)):
+        _furnish(one, xlabel, "accuracy (%)" if number % columns == 0 else "")
+        one.set_title(title, fontsize="medium")
+        if log:
+            one.set_xscale("log")
+        for name, line in panel.items():
+            style = styles[name]
+            one.plot(line.x, line.mean, markersize=5, label=name, **style)
+            one.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.2, linewidth=0)
+            hollow = {"color": style["color"], "marker": style["marker"], "markerfacecolor": "white"}
+            one.plot(*line.open, markersize=5, linestyle="none", **hollow)
+        one.set_ylim(0, 102)
+    handles = {name: line for one in axes for line, name in zip(*one.get_legend_handles_labels(), strict=True)}
+    figure.legend([handles[name] for name in names], names, loc="outside right upper", frameon=False, fontsize="small")
+    return figure
+
+
+def accuracies_by_name(rows: dict[str, dict[str, list[float]]]) -> Figure:
+    """Accuracies (percent) of each name, a marker for each kind of them at its mean, with a line over its seeds."""
+    labels = [_label(name) for name in rows]
+    lines = max(label.count("\n") + 1 for label in labels)
+    figure = _sheet(9, 1.1 + (0.11 + 0.15 * lines) * len(rows))
+    axes = figure.add_subplot()
+    _furnish(axes, "accuracy (%)", "")
+    kinds = list(dict.fromkeys(kind for values in rows.values() for kind in values))
+    for kind, style in zip(kinds, _styles(), strict=False):
+        found = [(y, values[kind]) for y, values in enumerate(rows.values()) if values.get(kind)]
+        means, ys = [statistics.mean(values) for _, values in found], [y for y, _ in found]
+        axes.plot(means, ys, label=kind, markersize=6, **(style | {"linestyle": "none"}))
+        for y, values in found:
+            axes.plot([min(values), max(values)], [y, y], color=style["color"], linewidth=2, alpha=0.4)
+    axes.set_yticks(range(len(rows)), labels, fontsize="small")
+    axes.set(xlim=(0, 102), ylim=(len(rows) - 0.5, -0.5))
+    axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -91,7 +152,7 @@ def parts_curves(parts: dict[str, Curve]) -> Figure:
     """Accuracy (percent) against epochs on parts of the training set and on the test set, a line each."""
     figure, axes = _figure("epoch", "accuracy (%)")
     for (name, curve), style in zip(parts.items(), _styles(), strict=False):
-        axes.plot(*curve, markersize=3, label=name, **style)
+        axes.plot(*thinned(curve), markersize=3, label=name, **style)
     axes.set(xlim=(0, None), ylim=(0, 102))
     _legend(axes, len(parts))
     return figure
@@ -138,6 +199,15 @@ def bars(values: dict[str, list[float]], xlabel: str) -> Figure:
     return figure
 
 
+def thinned(curve: Curve) -> Curve:
+    """At most `_MOST_POINTS` points: the first, the last, and evenly between them."""
+    x, y = curve
+    if len(x) <= _MOST_POINTS:
+        return curve
+    chosen = [round(i * (len(x) - 1) / (_MOST_POINTS - 1)) for i in range(_MOST_POINTS)]
+    return [x[i] for i in chosen], [y[i] for i in chosen]
+
+
 def _styles() -> Iterator[dict[str, Any]]:
     """Colour and marker of each next line; after the last colour the first one again, dashed."""
     for linestyle in itertools.cycle(("-", "--", ":", "-.")):
@@ -146,17 +216,32 @@ def _styles() -> Iterator[dict[str, Any]]:
 
 
 def _figure(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _sheet(5.6, 3.8)
     axes = figure.add_subplot()
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    _furnish(axes, xlabel, ylabel)
     return figure, axes
 
 
-def _legend(axes: Axes, lines: int) -> None:
-    if lines > 7:  # beside the axes, where it hides nothing
+def _sheet(width: float, height: float) -> Figure:
+    """width, height: inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _furnish(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _label(name: str) -> str:
+    """Broken into lines, so that it leaves room for what it names."""
+    return "\n".join(textwrap.wrap(name, _WIDEST_LABEL, max_lines=_MOST_LABEL_LINES, placeholder=" …"))
+
+
+def _legend(axes: Axes, lines: int, beside: bool = False) -> None:
+    if beside or lines > _MOST_WITHIN:  # beside the axes, where it hides nothing
         axes.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     elif lines:
         axes.legend(frameon=False, fontsize="small")

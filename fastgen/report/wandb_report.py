@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from fastgen.report.page import markdown_table
-from fastgen.report.tables import data_of, names, over_seeds, results, title
+from fastgen.report.tables import data_of, over_seeds, results
+from fastgen.report.variation import Variation
 from fastgen.runs.folder import RECIPE, SAMPLES, WANDB_ID
 from fastgen.runs.run import Run
 from fastgen.runs.summary import metric
@@ -59,17 +60,18 @@ def where(runs: list[Run]) -> tuple[str, str | None]:
 def build(runs: list[Run], project: str, entity: str) -> Any:
     """The report (wandb_workspaces.reports.v2.Report), not saved yet. Needs no network."""
     reports = _package()
-    called = title(runs)
-    blocks = [reports.H1("Results"), reports.MarkdownBlock(markdown_table(*results(runs)))]
-    if seeds := over_seeds(runs):
+    variation = Variation(runs)
+    called = variation.title
+    blocks = [reports.H1("Results"), reports.MarkdownBlock(markdown_table(*results(variation)))]
+    if seeds := over_seeds(variation):
         blocks += [reports.H2("Over seeds"), reports.MarkdownBlock(markdown_table(*seeds))]
-    blocks += [reports.H1("Learning curves"), _grid(reports, runs, _curves(reports))]
-    for name, run in zip(names(runs), runs, strict=True):
+    blocks += [reports.H1("Learning curves"), _grid(reports, called, runs, _curves(reports))]
+    for name, run in zip(variation.names, variation.runs, strict=True):
         blocks += [
             reports.H1(name),
             reports.MarkdownBlock(f"```\n{run.command}\n```"),
             reports.MarkdownBlock(markdown_table(*data_of(run))),
-            _grid(reports, [run], _parts(reports, run)),
+            _grid(reports, name, [run], _parts(reports, run)),
             reports.CodeBlock((run.folder / RECIPE).read_text(), language="yaml"),
         ]
     return reports.Report(
@@ -82,10 +84,10 @@ def build(runs: list[Run], project: str, entity: str) -> Any:
     )
 
 
-def _grid(reports: ModuleType, runs: list[Run], panels: list[Any]) -> Any:
+def _grid(reports: ModuleType, name: str, runs: list[Run], panels: list[Any]) -> Any:
     # A run set without a project has the report's; with one, W&B would look it up over the network.
     ids = [(run.folder / WANDB_ID).read_text().strip() for run in runs]
-    chosen = reports.Runset(name=", ".join(names(runs))[:100], filters=f'Metric("ID") in {json.dumps(ids)}')
+    chosen = reports.Runset(name=name[:100], filters=f'Metric("ID") in {json.dumps(ids)}')
     return reports.PanelGrid(runsets=[chosen], panels=panels)
 
 

@@ -172,17 +172,34 @@ def separation(samples: pa.Table) -> dict[str, float | None]:
     return {name: float(roc_auc_score(corrupted, score)) for name, score in scores.items()}
 
 
-def show(run_dir: Path) -> None:
-    """Write samples.parquet, and compare the clean and the corrupted samples."""
-    samples = write_samples(run_dir)
-    table = Table("median of", "clean", "corrupted", "AUROC")
+def has_dynamics(run_dir: Path) -> bool:
+    """Whether a run recorded any."""
+    return (run_dir / FOLDER / _LABELS).is_file()
+
+
+def parts_compared(samples: pa.Table) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table: each measure's median over the clean and the corrupted samples, and `separation`.
+
+    samples: of `per_sample`.
+    """
     parts = [samples.filter(pc.equal(samples["corrupted"], corrupted)) for corrupted in (False, True)]
-    table.add_row("samples", *(f"{len(part):,}" for part in parts), "")
-    table.add_row("never learned", *(f"{part['first_learned_epoch'].null_count:,}" for part in parts), "")
+    rows = [
+        ["samples", *(f"{len(part):,}" for part in parts), ""],
+        ["never learned", *(f"{part['first_learned_epoch'].null_count:,}" for part in parts), ""],
+    ]
     areas = separation(samples)
     for name in ("first_learned_epoch", "forgetting_count", "aum", "confidence", "variability", "correctness"):
         area = areas.get(name)
-        table.add_row(name, *(_median(part[name]) for part in parts), "" if area is None else f"{area:.3f}")
+        rows.append([name, *(_median(part[name]) for part in parts), "" if area is None else f"{area:.3f}"])
+    return ["median of", "clean", "corrupted", "AUROC"], rows
+
+
+def show(run_dir: Path) -> None:
+    """Write samples.parquet, and compare the clean and the corrupted samples."""
+    header, rows = parts_compared(write_samples(run_dir))
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
     console().print(table)
     print(f"one row per sample: {run_dir / FOLDER / _SAMPLES}")
 

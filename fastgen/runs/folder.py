@@ -134,7 +134,12 @@ def begin(folder: Path, recipe: Recipe, data: Path, step: int) -> None:
 
 def decisive_settings(recipe: Recipe) -> dict[str, Any]:
     """What decides a run's result: all keys but where it lives, how it is observed and on which machine it runs."""
-    return {key: value for key, value in recipe.flat().items() if key in _LENGTHS or not key.startswith(_FREE)}
+    return {key: value for key, value in recipe.flat().items() if is_decisive(key)}
+
+
+def is_decisive(key: str) -> bool:
+    """Whether a key has a part in what `decisive_settings` are."""
+    return key in _LENGTHS or not key.startswith(_FREE)
 
 
 def _numbered(name: str, number: int) -> Path:

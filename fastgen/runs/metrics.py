@@ -9,6 +9,7 @@ from pipelines.durable import read_regular, sync, write_durably
 from pipelines.errors import UserError
 
 METRICS = "metrics.jsonl"
+DIVERGED = "diverged"  # the key of a last line, where the loss stopped being finite
 
 
 class MetricsFile:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from fastgen.recipe.load import known_recipes, load, stored
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import RECIPE, manifest_of
-from fastgen.runs.metrics import read_metrics
+from fastgen.runs.metrics import DIVERGED, read_metrics
 from fastgen.runs.summary import FINISHED, Summary, metric
 from pipelines.baked.manifest import MANIFEST, BakedSet, Manifest
 from pipelines.corruptions import LabelSpec
@@ -65,13 +66,24 @@ class Run:
         except UserError as error:
             raise UserError(f"{self.folder / RECIPE}: {error}") from None
 
+    @cached_property
+    def label_column(self) -> str | None:
+        """Its labelling's column in a baked set; None for a table of labels that is no longer where it was."""
+        try:
+            return self.labels.column_name
+        except UserError:
+            return None
+
     @property
     def finished(self) -> bool:
         return self.summary is not None and self.summary.status == FINISHED
 
     @property
     def state(self) -> str:
-        return "not finished" if self.summary is None else self.summary.status
+        """Of `summary.FINISHED` and its like, DIVERGED, or "not finished": it trains now, or its process died."""
+        if self.summary is not None:
+            return self.summary.status
+        return DIVERGED if self.lines and DIVERGED in self.lines[-1] else "not finished"
 
     @cached_property
     def changes(self) -> list[str]:
@@ -111,6 +123,15 @@ class Run:
         """The newest line of metrics.jsonl that has a value for `key`."""
         return next((line for line in reversed(self.lines) if line.get(key) is not None), None)
 
+    def measured(self, name: str) -> float | None:
+        """A field of `Evaluation`, of the newest evaluation that has it, or best_test_top1."""
+        if self.summary is not None:
+            return getattr(self.summary, name)
+        if name == "best_test_top1":
+            return max(self.curve(metric("test_top1"), "epoch")[1], default=None)
+        line = self.last_line(metric(name))
+        return None if line is None else line[metric(name)]
+
     def curve(self, key: str, against: str) -> Curve:
         """A logged key against "step" or "epoch"."""
         lines = [line for line in self.lines if line.get(key) is not None]
@@ -128,15 +149,35 @@ class Run:
 
 
 def find_runs(paths: list[Path]) -> list[Run]:
-    """The run directories that `paths` are or contain. Raises UserError for a path without any."""
+    """The run directories that `paths` are or contain, however deep, each once. In a run directory is none.
+
+    Raises UserError for a path without any, and for a folder that cannot be read.
+    """
     if not paths:
         raise UserError("name run directories: fastgen report RUN...")
-    runs = []
+    runs: dict[Path, Run] = {}
     for path in paths:
-        inside = sorted(path.glob(f"*/{RECIPE}")) or sorted(path.glob(f"runs/*/{RECIPE}"))
-        found = [path] if (path / RECIPE).is_file() else [recipe.parent for recipe in inside]
-        found = [folder for folder in found if (folder / MANIFEST).is_file()]
+        try:
+            found = list(_run_folders(path, path, set()))
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror})") from None
         if not found:
             raise UserError(f"{path} is no run directory and contains none (they have {RECIPE} and {MANIFEST})")
-        runs += [Run(folder) for folder in found]
-    return runs
+        for folder in found:
+            runs.setdefault(folder.resolve(), Run(folder))
+    return list(runs.values())
+
+
+def _run_folders(folder: Path, top: Path, seen: set[Path]) -> Iterator[Path]:
+    """top: where the search began. seen: folders that were searched. Links are followed, but for those that lead to
+    where one has been, or above `top`, whose other folders nobody named."""
+    place = folder.resolve()
+    if place in seen or (folder != top and top.resolve().is_relative_to(place)):
+        return
+    seen.add(place)
+    if (folder / RECIPE).is_file() and (folder / MANIFEST).is_file():
+        yield folder
+    elif folder.is_dir():
+        for inside in sorted(folder.iterdir()):
+            if inside.is_dir() and not inside.name.startswith("."):
+                yield from _run_folders(inside, top, seen)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,8 @@ def sweep(
         done = run_points(points, root, jobs, live.show, cluster)
     write_atomically(root / "results.csv", results_csv(grid, done))
     print(f"{root}: {sum(job.state == DONE for job in done)} of {len(done)} points done; {root / 'results.csv'}")
+    if any(job.folder.is_dir() for job in done):
+        print(f"what they did: {shlex.join(['fastgen', 'report', str(root)])}")
     tell_failures(done)
 
 

@@ -12,6 +12,7 @@ from fastgen.optim.schedules import learning_rate
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import PACKAGES, RunLock
 from fastgen.runs.machine import machine
+from fastgen.runs.metrics import DIVERGED
 from fastgen.runs.summary import FINISHED, INTERRUPTED, Summary
 from fastgen.training import checkpoints
 from fastgen.training.data import LEFT_OUT
@@ -20,6 +21,7 @@ from fastgen.training.network import parameter_count
 from fastgen.training.position import CROSSINGS
 from fastgen.training.prepare import Training, prepare
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAIT, advice
+from fastgen.training.tracking import summarise_in_wandb
 from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
 from pipelines.provenance import made_by
@@ -231,8 +233,10 @@ def save(run: Training, last: bool = False) -> None:
 
 
 def check_finite(run: Training, loss: float | None) -> None:
-    """Raises ArithmeticError when training diverged: no later measurement would mean anything."""
+    """Raises ArithmeticError when training diverged, after a last line that says so: no later measurement would mean
+    anything."""
     if loss is not None and not math.isfinite(loss):
+        run.log({DIVERGED: 1})
         raise ArithmeticError(
             f"the loss is {loss} at step {run.position.step}: training diverged. Lower optim.lr (now "
             f"{run.recipe.optim.lr:g}); what was logged until then is in {run.folder}"
@@ -282,6 +286,7 @@ def finish(run: Training) -> Summary:
     if run.metrics is not None:
         summary.write(run.folder)
         run.metrics.close()
+        summarise_in_wandb(run.accelerator, summary)
     run.display.finished(summary)
     run.accelerator.wait_for_everyone()  # ending the trackers at different times can abort a process
     run.accelerator.end_training()

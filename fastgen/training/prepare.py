@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from fastgen.recipe.schema import Recipe
 from fastgen.runs import folder as run_folder
-from fastgen.runs.folder import RunLock
+from fastgen.runs.folder import PACKAGES, RunLock
 from fastgen.runs.metrics import MetricsFile
 from fastgen.sets import draw_samples
 from fastgen.training import checkpoints
@@ -23,7 +23,7 @@ from fastgen.training.data import Data, open_data
 from fastgen.training.evaluation import Evaluator
 from fastgen.training.launch import CONTINUE, Agreement, draw_apart, make_accelerator, noticing_lost_processes, on_main
 from fastgen.training.meter import Meter
-from fastgen.training.network import compile_for_each_size, make_network, wants_compilation
+from fastgen.training.network import compile_for_each_size, make_network, parameter_count, wants_compilation
 from fastgen.training.optimization import Learner
 from fastgen.training.position import Position
 from fastgen.training.recorder import Recorder
@@ -32,6 +32,7 @@ from fastgen.training.stopping import StopSignal
 from fastgen.training.tracking import Display, start_wandb
 from fastgen.training.watching import Watcher
 from pipelines.errors import UserError
+from pipelines.provenance import made_by
 
 
 @dataclass
@@ -130,7 +131,8 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
     if recorder:
         recorder.start(position.epoch)
     metrics = MetricsFile(folder, position.step, position.evaluated_step == position.step) if main else None
-    start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name))
+    about = {"params": parameter_count(bare), "manifest_sha256": data.baked.sha256, "made_by": made_by(*PACKAGES)}
+    start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name), about)
     meter = Meter(accelerator, position.running)
     clock = Clock(recipe.data.batch_size, gpu=accelerator.device.type == "cuda")
     display = Display(main, total_steps, position.step)

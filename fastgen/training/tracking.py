@@ -3,9 +3,10 @@
 import os
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from PIL import Image
@@ -21,17 +22,24 @@ from fastgen.training.watching import Watcher
 from pipelines.durable import read_regular, write_atomically
 from pipelines.errors import UserError
 
+# The fields of `Summary` that no line of metrics has, and by which runs are compared.
+_IN_SUMMARY = ("status", "epochs", "best_test_top1", "best_test_top5", "interpolation_epoch", "fitted_epoch")
+
 
 def start_wandb(
-    accelerator: Accelerator, recipe: Recipe, folder: Path, draw_samples: Callable[[], Image.Image]
+    accelerator: Accelerator,
+    recipe: Recipe,
+    folder: Path,
+    draw_samples: Callable[[], Image.Image],
+    about: Mapping[str, Any],
 ) -> None:
     """Start the W&B run of this run directory, or continue it. Called by all processes.
 
     Offline, W&B does not know what a run logged before it was stopped: it is logged again from metrics.jsonl, which
     ends where the run goes on, and the files of before are set aside. So each line is there once, whatever happened.
 
-    draw_samples: a picture of training images with their labels, which a new run logs. Raises UserError when W&B
-    refuses the run.
+    draw_samples: a picture of training images with their labels, which a new run logs. about: what W&B's config has
+    beside the recipe. Raises UserError when W&B refuses the run.
     """
     if recipe.track.wandb == "off":
         return
@@ -40,13 +48,15 @@ def start_wandb(
     main, offline = accelerator.is_main_process, recipe.track.wandb == "offline"
     track, labels = recipe.track, recipe.data.labels
     level = "" if labels.p in (None, 1) else f"-{labels.p:g}"
+    pixels = [] if recipe.data.pixels.kind == "none" else [recipe.data.pixels.kind]
+    name = folder.name if folder.name.startswith(recipe.recipe) else f"{recipe.recipe}-{folder.name}"
     settings = {
         "mode": track.wandb,
         "entity": track.entity,
         "group": track.group or recipe.recipe,
         "job_type": track.job_type or f"{labels.kind}{level}",
-        "tags": [recipe.model.name, recipe.data.source, recipe.data.pixels.kind, *track.tags],
-        "name": f"{folder.name}-seed{recipe.seed}",
+        "tags": list(dict.fromkeys([recipe.model.name, recipe.data.source, *pixels, *track.tags])),
+        "name": f"{name}-seed{recipe.seed}",
         "dir": str(folder),
         "id": _wandb_id(folder) if main else None,
         "resume": "allow",
@@ -56,7 +66,7 @@ def start_wandb(
             (folder / "wandb" / "before").mkdir(exist_ok=True)
             logged.rename(folder / "wandb" / "before" / logged.name)
     try:
-        accelerator.init_trackers(track.project, config=recipe.flat(), init_kwargs={"wandb": settings})
+        accelerator.init_trackers(track.project, config={**recipe.flat(), **about}, init_kwargs={"wandb": settings})
     except Error as error:
         raise UserError(f"W&B does not start ({error}); `wandb login`, or track.wandb=offline") from error
     if main:
@@ -65,6 +75,12 @@ def start_wandb(
             tracker.log_images({SAMPLES: [draw_samples()]}, step=0)
         for line in lines if offline else []:
             tracker.log(line, step=line["step"])
+
+
+def summarise_in_wandb(accelerator: Accelerator, summary: Summary) -> None:
+    """What summary.json says of the run as a whole goes into W&B's summary, beside its last metrics. Main process."""
+    for tracker in accelerator.trackers:  # W&B's, or none
+        tracker.tracker.summary.update({name: vars(summary)[name] for name in _IN_SUMMARY})
 
 
 def _wandb_id(folder: Path) -> str:
