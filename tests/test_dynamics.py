@@ -177,9 +177,12 @@ def test_what_comes_after_the_checkpoint_is_forgotten(tmp_path):
     assert files(tmp_path / "run") == before
 
 
-def test_two_processes_record_what_one_does(tmp_path):
+@pytest.mark.parametrize("folds", [None, 4])
+def test_two_processes_record_what_one_does(folds, tmp_path):
     """With checkpoints in the middle of epochs, and continued by one process."""
-    settings = ["model.dropout=0", "data.synthetic.samples=101", "schedule.kind=constant"]
+    samples = 101 if folds is None else 135  # a fold leaves the same number
+    settings = ["model.dropout=0", f"data.synthetic.samples={samples}", "schedule.kind=constant"]
+    settings += [] if folds is None else [f"data.subset.folds={folds}"]
     run(tmp_path / "one", *settings)
     start = [*PARTIAL, *settings, "train.max_steps=5", f"run.dir={tmp_path / 'two'}", "run.checkpoint_minutes=0"]
     done = launch("recipe=quickstart", *start)
@@ -192,8 +195,14 @@ def test_two_processes_record_what_one_does(tmp_path):
         for name in ("loss_nats", "probability", "margin"):
             # Sums over half batches round differently.
             assert np.allclose(one[name].to_numpy(), two[name].to_numpy(), rtol=1e-3, atol=1e-4, equal_nan=True)
-    one, two = (np.load(tmp_path / name / "dynamics" / "pred_probs.npy") for name in ("one", "two"))
-    assert np.allclose(one, two, atol=1e-3, equal_nan=True)
+    names = [dynamics.LATEST, dynamics.MEAN] + ([] if folds is None else [dynamics.OUT_OF_SAMPLE])
+    for name in names:
+        one, two = (dynamics.read_probabilities(tmp_path / folder, name) for folder in ("one", "two"))
+        assert np.allclose(one, two, atol=1e-3, equal_nan=True)
+    if folds is not None:  # on two processes at the end, too
+        done = launch("recipe=quickstart", *PARTIAL, *settings, f"run.dir={tmp_path / 'whole'}")
+        assert done.returncode == 0, done.stderr
+        assert np.allclose(dynamics.read_probabilities(tmp_path / "whole", name), one, atol=1e-3, equal_nan=True)
 
 
 # ---------------------------------------------------------------- what follows from it

@@ -104,7 +104,9 @@ def test_cleanlab_is_asked_where_it_is_installed(monkeypatch):
     for name in ("cleanlab", "cleanlab.filter", "cleanlab.rank"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
 
-    def issues(labels, probabilities):
+    def issues(labels, probabilities, n_jobs):
+        if len(labels) == 5:
+            raise ValueError("too few")
         asked["labels"], asked["probabilities"] = labels, probabilities
         return np.array([False, True, False, True])
 
@@ -117,6 +119,9 @@ def test_cleanlab_is_asked_where_it_is_installed(monkeypatch):
     assert asked["labels"].tolist() == [0, 0, 1, 1] and np.allclose(asked["probabilities"].sum(1), 1, atol=1e-12)
     assert found["cleanlab_issue"].tolist() == [False, True, False, False, True]
     assert np.allclose(found["cleanlab_quality"], [0, 0.1, np.nan, 0.2, 0.3], equal_nan=True)
+    sys.modules["cleanlab.rank"].get_label_quality_scores = lambda labels, probabilities: np.arange(5) / 10
+    with pytest.warns(UserWarning, match="cleanlab's scores are left out: too few"):
+        assert cleanlab_says(made()) == {}
     monkeypatch.setattr(ranking.importlib.util, "find_spec", lambda name: None)
     assert cleanlab_says(made()) == {}
 

@@ -128,6 +128,7 @@ def recipe_text(seen: Look, choice: Choice, output: Path) -> str:
         "schedule: {kind: cosine}",
         "train:",
         f"  epochs: {choice.epochs}  # {choice.length}",
+        f"  evaluate_epochs: {max(1, choice.epochs // 20)}",
         "  dynamics: true  # records how each sample is learned, for `fastgen suspects` and `fastgen dynamics`",
     ]
     return "\n".join(lines) + "\n"

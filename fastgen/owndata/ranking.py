@@ -3,13 +3,14 @@
 import csv
 import importlib.util
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastgen.runs.dynamics import MEAN, OUT_OF_SAMPLE, per_sample, read_probabilities
-from pipelines.errors import UserError
+from pipelines.errors import Note, UserError
 
 
 @dataclass
@@ -105,8 +106,12 @@ def cleanlab_says(evidence: Evidence) -> dict[str, np.ndarray]:
     labels, probabilities = evidence.given[known], evidence.probabilities[known].astype(np.float64)
     probabilities /= probabilities.sum(1, keepdims=True)
     quality, issue = np.full(len(evidence.given), np.nan), np.zeros(len(evidence.given), bool)
-    quality[known] = get_label_quality_scores(labels, probabilities)
-    issue[known] = find_label_issues(labels, probabilities)
+    try:
+        quality[known] = get_label_quality_scores(labels, probabilities)
+        issue[known] = find_label_issues(labels, probabilities, n_jobs=1)
+    except ValueError as error:  # of too few samples of a class, say
+        warnings.warn(f"cleanlab's scores are left out: {error}", Note, stacklevel=2)
+        return {}
     return {"cleanlab_quality": quality, "cleanlab_issue": issue}
 
 

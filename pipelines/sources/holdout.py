@@ -26,8 +26,8 @@ def hold_out(whole: Source, spec: SourceSpec, split: str) -> Part:
     rows = np.flatnonzero(held if split == "val" else ~held)
     part = Part(whole, rows)
     part.fingerprint = hashlib.sha256(whole.fingerprint.encode() + rows.astype("<i8").tobytes()).hexdigest()
-    if split == "train":
-        part.notes += (f"{held.sum():,} of {len(held):,} training samples are held out as the test split",)
+    told = (f"{held.sum():,} of {len(held):,} training samples are held out as the test split",)
+    part.notes = (*whole.notes, *told) if split == "train" else ()
     return part
 
 
