@@ -2,9 +2,13 @@
 
 import errno
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from pipelines.errors import Note, UserError
@@ -24,19 +28,46 @@ class LostProcess(RuntimeError):
     """Another process of the run, or its machine, has ended or does not answer."""
 
 
+class Ended(BaseException):
+    """A signal asks the process to end. It is no Exception, as KeyboardInterrupt is none."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Within it SIGTERM and a terminal that closes (SIGHUP, which nohup ignores) raise Ended, as Ctrl-C raises
+    KeyboardInterrupt: the process would else die where it stands, and leave what it had begun."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Ended(number)
+
+    main = threading.current_thread() is threading.main_thread()  # which alone may say what signals do
+    caught = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) == signal.SIG_DFL]
+    for number in caught:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def exit_code(work: Callable[[], object]) -> int:
     """Do the work and return the process's exit code: 0, 1 (diverged), 2 (the user's mistake, or a place that cannot be
-    read or written), 130 (Ctrl-C).
+    read or written), 130 (Ctrl-C), 128 + n (signal n).
 
     These errors make one line on stderr; all others, and SystemExit, are raised. LostProcess ends the process here,
     with 1.
     """
     warnings.formatwarning = _format_warning
     try:
-        work()
+        with _ended_by_signals():
+            work()
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # once a machine, not once a process
-            _tell(error)
+        _tell_once(error)
         return 2
     except OSError as error:
         if error.errno not in _PLACES:
@@ -49,14 +80,23 @@ def exit_code(work: Callable[[], object]) -> int:
     except LostProcess as error:
         _tell(error)
         os._exit(1)  # an ordinary exit could wait for the communication library's threads for ever
+    except Ended as error:
+        _tell_once(error)
+        return 128 + error.number
     except KeyboardInterrupt:
-        _tell("interrupted")
+        _tell_once("interrupted")
         return 130
     return 0
 
 
 def _format_warning(message: Warning | str, *place: Any, **more: Any) -> str:
     return f"fastgen: {message}\n" if isinstance(message, Note) else _FORMAT(message, *place, **more)
+
+
+def _tell_once(problem: object) -> None:
+    """Once a machine, not once a process of a launch."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        _tell(problem)
 
 
 def _tell(problem: object) -> None:

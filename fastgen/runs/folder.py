@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,18 +40,42 @@ SAMPLES = "samples"  # the key of the sample images in W&B
 class RunLock:
     """Keeps other processes from training in a run directory, until its context ends or its process.
 
-    The kernel frees it when the process has ended, however that ended, also on NFS.
+    The kernel frees it when the process has ended, however that ended, also on NFS. A run that ends before `keep` has
+    failed to start: what was made for it goes with the context.
     """
 
     def __init__(self) -> None:
         self._lock: FileLock | None = None
+        self._new: Path | None = None  # its content is of a start that may fail
+        self._made: list[Path] = []  # the folders that this start has made, the innermost first
 
     def __enter__(self) -> "RunLock":
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._new is not None:
+            for path in self._new.iterdir():
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self._lock:
             self._lock.release()
+        for folder in self._made:
+            with suppress(OSError):  # others have put something there
+                folder.rmdir()
+
+    def make(self, folder: Path, exist_ok: bool) -> None:
+        """Make the folder of a new run, and take it. exist_ok: it may be there, empty.
+
+        Raises FileExistsError, and UserError where another process has it.
+        """
+        self._made = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+        self.take(folder)
+        self._new = folder
+
+    def keep(self) -> None:
+        """The run has started: from now on its directory stays."""
+        self._new, self._made = None, []
 
     def take(self, folder: Path) -> None:
         """Raises UserError where another process has it."""
@@ -102,14 +127,11 @@ def choose(recipe: Recipe, lock: RunLock) -> Path:
         _check_same(recipe, folder)
         return folder
     if recipe.run.dir is None:
-        folder = _new_numbered(recipe.recipe)
-        lock.take(folder)
-        return folder
+        return _make_numbered(recipe.recipe, lock)
     folder = Path(recipe.run.dir)
     if folder.exists() and {path.name for path in folder.iterdir()} - {LOCK, aside(folder / RECIPE).name}:
         raise UserError(f"run.dir={folder} is not empty; run.resume=true continues it, another run.dir starts anew")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock.take(folder)
+    lock.make(folder, exist_ok=True)
     aside(folder / RECIPE).unlink(missing_ok=True)  # of a process that died in `begin`
     return folder
 
@@ -147,11 +169,11 @@ def _last_number(name: str) -> int:
     return max((int(match[1]) for match in matches if match), default=0)
 
 
-def _new_numbered(name: str) -> Path:
+def _make_numbered(name: str, lock: RunLock) -> Path:
     while True:
         folder = _numbered(name, _last_number(name) + 1)
         try:
-            folder.mkdir(parents=True)
+            lock.make(folder, exist_ok=False)
             return folder
         except FileExistsError:
             continue  # another run took the number

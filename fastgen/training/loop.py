@@ -39,6 +39,7 @@ def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
                 evaluate(run)
             for step in remaining:
                 update(run, step)
+                lock.keep()
                 if run.position.step % recipe.track.log_steps == 0:  # seldom, as reading metrics waits for the device
                     log_progress(run, step)
                 if run.position.step_in_epoch == 0:
