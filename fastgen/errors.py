@@ -1,13 +1,16 @@
 """The errors that end a command with one line on stderr, and the exit code of each."""
 
 import errno
+import json
 import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -67,24 +70,24 @@ def exit_code(work: Callable[[], object]) -> int:
         with _ended_by_signals():
             work()
     except UserError as error:
-        _tell_once(error)
+        _tell(error)
         return 2
     except OSError as error:
         if error.errno not in _PLACES:
             raise
-        _tell(f"{error.filename or 'a file'}: {error.strerror}; make room or give another place, and start again")
+        _tell(f"{error.filename or 'a file'}: {error.strerror}; make room or give another place, and start again", True)
         return 2
     except ArithmeticError as error:
-        _tell(error)
+        _tell(error, by_each=True)
         return 1
     except LostProcess as error:
-        _tell(error)
+        _tell(error, by_each=True)
         os._exit(1)  # an ordinary exit could wait for the communication library's threads for ever
     except Ended as error:
-        _tell_once(error)
+        _tell(error)
         return 128 + error.number
     except KeyboardInterrupt:
-        _tell_once("interrupted")
+        _tell("interrupted")
         return 130
     return 0
 
@@ -93,11 +96,18 @@ def _format_warning(message: Warning | str, *place: Any, **more: Any) -> str:
     return f"fastgen: {message}\n" if isinstance(message, Note) else _FORMAT(message, *place, **more)
 
 
-def _tell_once(problem: object) -> None:
-    """Once a machine, not once a process of a launch."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        _tell(problem)
+def _tell_launcher(text: str) -> None:
+    """torchrun, which starts accelerate's several processes, reports each that failed, behind a traceback of its own.
+    Nothing that a process does keeps it from that; but it gives for a reason what lies in this file."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        more = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        with suppress(OSError):
+            Path(path).write_text(json.dumps({"message": {"message": text, "extraInfo": more}}))
 
 
-def _tell(problem: object) -> None:
-    print(f"fastgen: {' '.join(str(problem).split())}", file=sys.stderr, flush=True)
+def _tell(problem: object, by_each: bool = False) -> None:
+    """by_each: of all processes that a launch has started on a machine, and not of the first alone."""
+    text = f"fastgen: {' '.join(str(problem).split())}"
+    _tell_launcher(text)
+    if by_each or os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)

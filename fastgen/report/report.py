@@ -9,10 +9,12 @@ from fastgen.runs.folder import RECIPE
 from fastgen.runs.run import Run, find_runs
 from fastgen.sets import draw_samples
 from pipelines.errors import UserError
+from pipelines.locations import outputs_root
 
 
 def report(paths: list[Path], output: Path | None = None, wandb: bool = False) -> None:
-    """Write a page about runs. paths: run directories, or folders of them. output: an HTML file (None: report.html).
+    """Write a page about runs. paths: run directories, or folders of them. output: an HTML file (None:
+    reports/report.html below the folder of outputs).
 
     wandb: make a W&B report instead, and print its link. Raises UserError for mistakes.
     """
@@ -24,7 +26,7 @@ def report(paths: list[Path], output: Path | None = None, wandb: bool = False) -
             raise UserError("--output names a file, and with --wandb none is written; leave one of them out")
         print(wandb_report.publish(runs))
         return
-    output = output or Path("report.html")
+    output = output or outputs_root() / "reports" / "report.html"
     if output.suffix != ".html":
         raise UserError(f"--output={output} must end in .html")
     output.parent.mkdir(parents=True, exist_ok=True)
