@@ -25,11 +25,25 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> None:
     command = shlex.join(["fastgen", *arguments])
     try:
-        ended = app(arguments, prog_name="fastgen", standalone_mode=False, obj=command)
+        ended = app(_joined(arguments), prog_name="fastgen", standalone_mode=False, obj=command)
     except typer.TyperException as error:
         raise UserError(_one_line(error)) from None
     if ended == 130:  # typer's word for Ctrl-C
         raise KeyboardInterrupt
+
+
+def _joined(words: list[str]) -> list[str]:
+    """Settings that were written with blanks, key = value, as one word each."""
+    joined: list[str] = []
+    for word in words:
+        before = joined[-1] if joined and not joined[-1].startswith("-") else "="
+        key = before.removesuffix("=")  # of a setting whose value is still to come
+        follows = word.startswith("=") if key == before else "=" not in word and not word.startswith("-")
+        if key and "=" not in key and follows:
+            joined[-1] += word
+        else:
+            joined.append(word)
+    return joined
 
 
 def _one_line(error: typer.TyperException) -> str:
@@ -96,13 +110,28 @@ def _path(name: str, metavar: str, text: str) -> Any:
     return typer.Option(name, metavar=metavar, help=text)
 
 
+def _place(name: str, metavar: str, text: str, usual: str | None = None) -> Any:
+    """An option for what a command writes, refused at once where it cannot be written. usual: its default, below the
+    folder of outputs."""
+    from pipelines.durable import check_place
+    from pipelines.locations import outputs_root
+
+    def check(path: Path | None) -> Path | None:
+        if path is not None:
+            check_place(path if metavar == "FOLDER" else path.parent, f"name another place with {name}")
+        return path
+
+    default: Any = {"default_factory": lambda: outputs_root() / usual, "show_default": usual} if usual else {}
+    return typer.Option(name, metavar=metavar, help=text, callback=check, **default)
+
+
 Settings = Annotated[list[str], _settings("recipe=NAME key=value")]
 PathOrSettings = Annotated[list[str], _settings("PATH | recipe=NAME key=value")]
 Print = Annotated[bool, typer.Option("--print", help="Show the resolved recipe and stop.")]
 Jobs = Annotated[int | None, _count("--jobs", "Trainings at a time; by default one a core, on a GPU one.")]
 Only = Annotated[str, typer.Option("--only", metavar='"A; B"', help="Only those of these names.")]
 Repeats = Annotated[int, _count("--repeats", "How often each is measured.")]
-BenchOutput = Annotated[Path, _path("--output", "FOLDER", "Where the page and its figures go.")]
+BenchOutput = Annotated[Path, _place("--output", "FOLDER", "Where the page and its figures go.", usual="bench")]
 Images = Annotated[Path | None, _path("--images", "FOLDER", "Class folders of JPEG files; by default a sample's.")]
 Samples = Annotated[int, _count("--samples", "Photographs: the files, over and over.")]
 Workers = Annotated[int | None, _count("--workers", "Threads or worker processes; by default one a core.")]
@@ -168,8 +197,8 @@ def train(settings: Settings, only_print: Print = False) -> None:
 def resume(named: Annotated[list[str], _settings("RUN_DIR key=value")]) -> None:
     """Go on with a run from its last checkpoint.
 
-    With the recipe that lies in it, and keys that are given. By default the newest run below runs/ that has not
-    finished. On several devices: accelerate's command of before, with run.resume and run.dir.
+    With the recipe that lies in it, and keys that are given. By default the newest run that has not finished. On
+    several devices: accelerate's command of before, with run.resume and run.dir.
     """
     from fastgen.runs.folder import recipe_to_resume
 
@@ -218,8 +247,7 @@ def bake(settings: Settings, only_print: Print = False) -> None:
 def verify(named: PathOrSettings, only_print: Print = False) -> None:
     """Hash every byte of a set, and compute its labels again.
 
-    And some images, where its source is found. PATH: a baked set, or an export of one. A recipe's is baked now if it is
-    not there.
+    And some images, where its source is found. PATH: a baked set, or an export of one. Nothing is baked for it.
     """
     if only_print:
         _recipe(named, only_print)
@@ -231,12 +259,12 @@ def verify(named: PathOrSettings, only_print: Print = False) -> None:
 @app.command()
 def inspect(
     named: PathOrSettings,
-    images: Annotated[Path | None, _path("--images", "OUT.png", "Draw a sheet of samples there.")] = None,
+    images: Annotated[Path | None, _place("--images", "OUT.png", "Draw a sheet of samples there.")] = None,
     only_print: Print = False,
 ) -> None:
     """Show what is in a baked set.
 
-    PATH: a baked set, or an export of one. A recipe's is baked now if it is not there.
+    PATH: a baked set, or an export of one. Nothing is baked for it.
     """
     if only_print:
         _recipe(named, only_print)
@@ -249,7 +277,7 @@ def inspect(
 def export(
     named: PathOrSettings,
     to: Annotated[str, typer.Option("--to", metavar="webdataset", help="Format.", autocompletion=_complete_export)],
-    output: Annotated[Path | None, _path("--output", "FOLDER", "By default named after the set.")] = None,
+    output: Annotated[Path | None, _place("--output", "FOLDER", "By default named after the set.")] = None,
     shard_mb: Annotated[int, _count("--shard-mb", "Size of a shard in MB.")] = 512,
     labels: Annotated[
         str | None, typer.Option("--labels", metavar="COLUMN", help="Of .cls; else the recipe's, or a PATH's first.")
@@ -292,9 +320,9 @@ def clean(
 def sweep(
     settings: Annotated[list[str], _settings("recipe=NAME key=a,b,c")],
     jobs: Jobs = None,
-    output: Annotated[Path | None, _path("--output", "FOLDER", "By default below sweeps/.")] = None,
+    output: Annotated[Path | None, _place("--output", "FOLDER", "By default named after the points.")] = None,
     wandb_file: Annotated[
-        Path | None, _path("--wandb-file", "FILE.yaml", "Train nothing: write the sweep for W&B's agents.")
+        Path | None, _place("--wandb-file", "FILE.yaml", "Train nothing: write the sweep for W&B's agents.")
     ] = None,
     on: Annotated[
         Literal["local", "slurm", "submitit"],
@@ -323,11 +351,11 @@ def reproduce(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", hidden=True, autocompletion=_complete_experiment)],
     settings: Annotated[list[str], _settings("key=value")],
+    output: Annotated[Path, _place("--output", "FOLDER", "Finished runs there are not repeated.", usual="reproduce")],
     models: Annotated[str, typer.Option("--models", metavar="A,B", help="Only these networks or cases.")] = "",
     seeds: Annotated[str, typer.Option("--seeds", metavar="0,1,2", help="A run of each row for each.")] = "",
     scale: Annotated[Literal["full", "smoke"], typer.Option("--scale", help="smoke: a subset, in minutes.")] = "full",
     jobs: Jobs = None,
-    output: Annotated[Path, _path("--output", "FOLDER", "Finished runs there are not repeated.")] = Path("reproduce"),
     only_show: Annotated[bool, typer.Option("--show", help="Run nothing: show what is there.")] = False,
 ) -> None:
     """Run what is missing of the paper's experiments and show them.
@@ -357,7 +385,7 @@ def reproduce(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", hidden=True)],
-    output: Annotated[Path | None, _path("--output", "FILE.html", "By default report.html.")] = None,
+    output: Annotated[Path | None, _place("--output", "FILE.html", "By default reports/report.html.")] = None,
     wandb: Annotated[bool, typer.Option("--wandb", help="Make a W&B report instead; prints its link.")] = False,
 ) -> None:
     """Show what runs did: tables, curves, sample images.
@@ -432,6 +460,7 @@ def doctor() -> None:
 @bench.command()
 def loaders(
     context: typer.Context,
+    output: BenchOutput,
     images: Images = None,
     size: Annotated[int, _count("--size", "Side of the network's input in pixels.")] = 224,
     batch: Annotated[int, _count("--batch", "Images in a batch.")] = 64,
@@ -439,7 +468,6 @@ def loaders(
     workers: Workers = None,
     only: Only = "",
     repeats: Repeats = 3,
-    output: BenchOutput = Path("bench"),
 ) -> None:
     """Which loader feeds this machine's device?"""
     from fastgen.bench.loaders import loaders
@@ -450,12 +478,12 @@ def loaders(
 @bench.command(name="bake")
 def bench_bake(
     context: typer.Context,
+    output: BenchOutput,
     images: Images = None,
     samples: Samples = 1000,
     workers: Workers = None,
     only: Only = "",
     repeats: Repeats = 3,
-    output: BenchOutput = Path("bench"),
 ) -> None:
     """How fast are photographs baked, and streamed then?"""
     from fastgen.bench.bake import bakes
@@ -466,11 +494,11 @@ def bench_bake(
 @bench.command()
 def peers(
     context: typer.Context,
+    output: BenchOutput,
     steps: Annotated[int, _count("--steps", "Optimizer steps that are timed.")] = 800,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option("--precision")] = "fp32",
     only: Only = "",
     repeats: Repeats = 3,
-    output: BenchOutput = Path("bench"),
 ) -> None:
     """Train the MLP 1x512 beside what one would write instead."""
     from fastgen.bench.peers import peers
@@ -481,13 +509,13 @@ def peers(
 @bench.command(name="train")
 def bench_train(
     context: typer.Context,
+    output: BenchOutput,
     settings: Settings,
     steps: Annotated[int, _count("--steps", "Optimizer steps that are timed.")] = 20,
     images: Images = None,
     samples: Samples = 1024,
     only: Only = "",
     repeats: Repeats = 2,
-    output: BenchOutput = Path("bench"),
 ) -> None:
     """Does the data keep up with the network?
 

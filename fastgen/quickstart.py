@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from fastgen.runs.folder import runs_root
 from fastgen.runs.summary import Summary
 from fastgen.terminal import console
 
@@ -25,8 +26,8 @@ def train(labels: str, folder: Path) -> Summary:
 
 def main() -> None:
     out = console()
-    Path("runs").mkdir(exist_ok=True)
-    base = Path(tempfile.mkdtemp(prefix="quickstart-", dir="runs"))
+    runs_root().mkdir(parents=True, exist_ok=True)
+    base = Path(tempfile.mkdtemp(prefix="quickstart-", dir=runs_root()))
     table = Table("labels", "training accuracy", "test accuracy", "epochs to fit", "images/s", "seconds")
     for labels in ("true", "random"):
         summary = train(labels, base / labels)

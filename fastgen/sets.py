@@ -2,8 +2,9 @@
 
 import io
 import os
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.table import Table
 from fastgen.recipe.load import parse
 from fastgen.recipe.schema import Recipe
 from fastgen.terminal import console
-from pipelines.baked.bake import bake
+from pipelines.baked.bake import bake, find_baked
 from pipelines.baked.clean import entries, remove, to_remove
 from pipelines.baked.export import EXPORT, EXPORTS, export, labellings
 from pipelines.baked.manifest import BakedSet
@@ -22,27 +23,43 @@ from pipelines.baked.verify import recompute
 from pipelines.corruptions import LabelSpec
 from pipelines.durable import refusals, write_atomically
 from pipelines.errors import UserError
-from pipelines.locations import cache_root
+from pipelines.locations import cache_root, outputs_root
+from pipelines.sources import Source
 
 
-def bake_recipe(recipe: Recipe) -> BakedSet:
-    """The recipe's baked set, made now if it is not there yet."""
+def bake_recipe(recipe: Recipe, before: Callable[[Source], None] = lambda source: None) -> BakedSet:
+    """The recipe's baked set, made now if it is not there yet. before: as of `bake`."""
     data = recipe.data
-    return bake(data.source_spec, data.labels, data.pixels, recipe.bake, say=lambda text: print(text, flush=True))
+    return bake(
+        data.source_spec, data.labels, data.pixels, recipe.bake,
+        say=lambda text: print(text, flush=True), before=before,
+    )  # fmt: skip
 
 
 _SHEET_ROWS, _SHEET_COLUMNS = 4, 8  # of the images on a sheet
 _CELL = 96  # pixels, side of an image on the sheet
+_PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}  # of sheets: suffix -> Pillow's name
 
 
-def _open(named: list[str], full: bool) -> BakedSet | Export:
-    """named: the path of a baked set or export, or recipe=NAME key=value ... for the recipe's, baked on first use."""
+def _open(named: list[str], full: bool, missing: Callable[[Recipe], BakedSet]) -> BakedSet | Export:
+    """named: the path of a baked set or export, or recipe=NAME key=value ... for the recipe's. missing: makes a set
+    that is not baked, or refuses to."""
     if path := _path(named):
         with refusals(path, "name the folder of a baked set or export, and let this user read it"):
             if path.is_file():
                 raise UserError(f"{path} is a file; name the folder of a baked set or export")
             return (Export if (path / EXPORT).exists() else BakedSet).open(path, full=full)
-    return BakedSet.open(bake_recipe(parse(named)).path, full=full)
+    recipe = parse(named)
+    data = recipe.data
+    baked = find_baked(data.source_spec, data.labels, data.pixels, recipe.bake) or missing(recipe)
+    return BakedSet.open(baked.path, full=full)
+
+
+def _refuse_to_bake(named: list[str]) -> Callable[[Recipe], BakedSet]:
+    def refuse(recipe: Recipe) -> BakedSet:
+        raise UserError(f"this set is not baked yet; make it: {shlex.join(['fastgen', 'bake', *named])}")
+
+    return refuse
 
 
 def _path(named: list[str]) -> Path | None:
@@ -55,7 +72,7 @@ def verify(named: list[str]) -> None:
     Raises UserError naming the first difference.
     """
     started = time.perf_counter()
-    baked = _open(named, full=True)
+    baked = _open(named, full=True, missing=_refuse_to_bake(named))
     shards = [shard.name for shard in sorted(baked.path.glob("*.tar"))]
     names = shards if isinstance(baked, Export) else [split.file for split in baked.manifest.splits.values()]
     size = sum((baked.path / name).stat().st_size for name in names)
@@ -68,14 +85,16 @@ def verify(named: list[str]) -> None:
 
 
 def inspect(named: list[str], images: Path | None = None) -> None:
-    """Print a summary, and draw the first training samples with their labels to `images`, a PNG file."""
-    baked = _open(named, full=False)
+    """Print a summary, and draw the first training samples with their labels to `images`, a picture's file."""
+    if images is not None and images.suffix.lower() not in _PICTURES:
+        raise UserError(f"--images={images} must end in {', '.join(_PICTURES)}")
+    baked = _open(named, full=False, missing=_refuse_to_bake(named))
     show_summary(baked)
     if images is not None:
-        png = io.BytesIO()
-        draw_samples(baked).save(png, "PNG")
+        picture = io.BytesIO()
+        draw_samples(baked).save(picture, _PICTURES[images.suffix.lower()])
         with refusals(images, "name another place with --images"):
-            write_atomically(images, png.getvalue())
+            write_atomically(images, picture.getvalue())
         print(f"sample images with true -> given label: {images}")
 
 
@@ -85,10 +104,10 @@ def export_set(
     """Write a baked set as shards of about shard_mb MB. to: one of EXPORTS. output: a folder (None: named after the
     set). labels: the column that readers are given as the label (None: the recipe's, of a path the set's first)."""
     EXPORTS[to]  # raises for an unknown format, before anything is baked
-    baked = _open(named, full=False)
+    baked = _open(named, full=False, missing=bake_recipe)
     if isinstance(baked, Export):
         raise UserError(f"{baked.path} is an export; name the baked set that it was made from")
-    output = output or Path(f"{baked.path.name}-{to}")
+    output = output or outputs_root() / "exports" / f"{baked.path.name}-{to}"
     if labels is None and not _path(named):
         labels = parse(named).data.labels.column_name
     labels = labels or labellings(baked.splits["train"])[0]

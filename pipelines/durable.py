@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,17 @@ def refusals(place: Path, remedy: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise Refused(f"{error.filename or place}: {error.strerror or error}; {remedy}") from error
+
+
+def check_place(folder: Path, remedy: str) -> None:
+    """Raises Refused where nothing can be written to `folder`, or where it cannot be made; before long work, whose
+    outcome would be lost. Leaves nothing there."""
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise Refused(f"{folder} cannot be written ({error.strerror}); {remedy}") from error
 
 
 def check_room(folder: Path, need: int, what: str, remedy: str) -> None:

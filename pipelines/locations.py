@@ -1,4 +1,4 @@
-"""Where raw data and baked sets live."""
+"""Where raw data and baked sets live, and where results go."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,11 @@ def cache_root() -> Path:
 def data_root() -> Path:
     """The folder of raw data sets: `FASTGEN_DATA`, or `data` inside the cache."""
     return _named("FASTGEN_DATA") or cache_root() / "data"
+
+
+def outputs_root() -> Path:
+    """The folder of all that commands write, unless they are told another place: `FASTGEN_OUTPUT`, or ./fastgen_out."""
+    return _named("FASTGEN_OUTPUT") or Path("fastgen_out")
 
 
 def _named(variable: str) -> Path | None:

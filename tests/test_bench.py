@@ -308,4 +308,4 @@ def test_each_moment_belongs_to_one_stage(monkeypatch):
 def test_the_advice_names_the_bottleneck(seconds, backend, device, said):
     import re
 
-    assert re.search(said, advice(clock(**seconds), backend, device))
+    assert re.search(said, advice(clock(**seconds), backend, device, 500))

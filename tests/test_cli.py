@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from fastgen import cli
+from fastgen.doctor import advised
 from fastgen.errors import LostProcess, exit_code
 from fastgen.paper.experiments import names
 from fastgen.recipe.load import known_recipes
 from fastgen.recipe.schema import known_keys
+from pipelines.backends import BACKENDS
 from pipelines.sources import SOURCES
 
 SYNTHETIC = ["recipe=quickstart", "data.source=synthetic", "data.synthetic.size=8"]
@@ -125,6 +127,7 @@ def test_bake_verify_and_damage(capsys):
 
 def test_inspect_draws_samples(capsys, tmp_path):
     out = tmp_path / "sheet.png"
+    assert cli.main(["bake", "recipe=quickstart"]) == 0
     assert cli.main(["inspect", "recipe=quickstart", "--images", str(out)]) == 0
     text = capsys.readouterr().out
     assert "digits" in text and re.search(r"random_1_s0 .*8\d\.\d\d %|random_1_s0 .*9\d\.\d\d %", text)
@@ -158,6 +161,29 @@ def test_doctor_names_what_is_here_and_what_is_not(capsys, monkeypatch, tmp_path
     )
 
 
+def test_doctor_lists_all_backends_and_imports_no_pytorch():
+    code = "import sys; from fastgen import cli; assert cli.main(['doctor']) == 0; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert all(re.search(rf"│ {name} +│ (yes|no) +│", done.stdout) for name in BACKENDS)
+
+
+@pytest.mark.parametrize(
+    ("backends", "gpus", "load", "free", "expected"),
+    [
+        (["resident", "ffcv", "dali"], [], 0.1, 40, ["ffcv", "fp32", "null", "encoding=jpeg resolution=400"]),
+        (["resident", "dali"], [], 3.0, 400, ["dali", "fp32", "1", "encoding=raw resolution=256"]),
+        (["resident", "ffcv", "dali"], [("H200", (9, 0))], 9.0, 40, ["dali", "bf16", "null", "encoding=jpeg"]),
+        (["resident"], [("V100", (7, 0))], 0.0, 40, ["resident", "fp32", "null", "encoding=jpeg"]),
+    ],
+)
+def test_what_doctor_advises(backends, gpus, load, free, expected):
+    rows = advised(backends, gpus, cores=4, load=load, free_gb=free)
+    (_, small, _), (_, photographs, _), (_, precision, _), (_, threads, _), _, (_, bake, _) = rows
+    assert small == "resident" and [photographs, precision, threads] == expected[:3] and bake.startswith(expected[3])
+    assert all(reason for _, _, reason in rows)
+
+
 @pytest.mark.parametrize("source", [name for name in SOURCES if name not in ("digits", "synthetic")])
 def test_missing_data_is_one_line(source, capsys, tmp_path):
     assert cli.main(["bake", "recipe=quickstart", f"data.source={source}", f"data.root={tmp_path / 'nowhere'}"]) == 2
@@ -171,7 +197,7 @@ def test_quickstart_shows_what_it_promises(tmp_path):
         [sys.executable, "-m", "fastgen.quickstart"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    summaries = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("runs/*/*/summary.json")}
+    summaries = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("fastgen_out/runs/*/*/summary.json")}
     assert summaries["true"]["train_top1"] == summaries["random"]["train_top1"] == 100
     assert summaries["true"]["test_top1"] > 95 and 5 <= summaries["random"]["test_top1"] <= 15
     for summary in summaries.values():

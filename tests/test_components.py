@@ -35,7 +35,7 @@ def advised(backend, **seconds):
     clock = Clock(batch_size=1000)
     clock.samples = 1000
     clock.seconds.update(seconds)
-    return advice(clock, backend, "cuda")
+    return advice(clock, backend, "cuda", 500)
 
 
 def test_a_backend_trains_like_the_others(add, tmp_path):

@@ -49,7 +49,7 @@ def test_what_other_tools_call_a_key_leads_to_ours(capsys):
         assert f"did you mean {meant}" in (said := capsys.readouterr().err) or meant in said
     assert cli.main(["train", "recipe=cifar_inception_rand"]) == 2
     said = capsys.readouterr().err
-    assert "did you mean 'cifar10_inception_random' or" in said and len(said) < 250 and "`fastgen recipes`" in said
+    assert "did you mean recipe=cifar10_inception_random or" in said and len(said) < 250 and "`fastgen recipes`" in said
     assert cli.main(["keys", "zebra"]) == 2 and "no key is like 'zebra'" in capsys.readouterr().err
 
 
@@ -65,12 +65,13 @@ def test_lists_and_version(capsys):
 def test_resume_goes_on_with_the_recipe_of_the_run(capsys):
     small = [*SMALL, "schedule.kind=constant", "train.dynamics=true", "train.epochs=2", "train.max_steps=4"]
     assert cli.main(["train", "recipe=quickstart", *small]) == 0
-    assert cli.main(["resume"]) == 2 and "no run below runs/ is left to resume" in capsys.readouterr().err
+    assert cli.main(["resume"]) == 2 and "no run below fastgen_out/runs is left" in capsys.readouterr().err
     assert cli.main(["resume", "runs/none"]) == 2 and "no run to resume in runs/none" in capsys.readouterr().err
     assert cli.main(["resume", "runs/a", "runs/b"]) == 2 and "one is resumed at a time" in capsys.readouterr().err
-    run = next(path for path in (ROOT.cwd() / "runs").iterdir() if path.is_dir())
+    run = next(path for path in (ROOT.cwd() / "fastgen_out" / "runs").iterdir() if path.is_dir())
     (run / "summary.json").unlink()  # as if it had been killed
     assert cli.main(["resume", "train.max_steps=6"]) == 0
-    assert f"resuming runs/{run.name}" in capsys.readouterr().out
+    assert (said := capsys.readouterr().out) and f"resuming fastgen_out/runs/{run.name}" in said
+    assert "going on from step 4, epoch 1.3333" in said
     summary = Summary.read(run)
     assert summary.steps == 6 and summary.recipe == "quickstart"

@@ -85,4 +85,4 @@ def test_the_launch_that_starts_one_process_of_two_is_refused(tmp_path):
         capture_output=True, text=True, timeout=120, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode != 0 and "recipes/accelerate/cpu_2.yaml" in done.stderr
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "fastgen_out").exists()

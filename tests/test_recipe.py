@@ -127,7 +127,7 @@ def test_a_labelling_has_one_spelling_however_it_was_written():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["recipe=quickstrat"], "did you mean 'quickstart'"),
+        (["recipe=quickstrat"], "did you mean recipe=quickstart?"),
         (["recipe=nowhere/x.yaml"], "does not exist"),
         ([], "no recipe given"),
         (["recipe=quickstart", "recipe=quickstart"], "2 recipes"),

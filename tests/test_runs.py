@@ -1,6 +1,7 @@
 """What lies in a run directory is written and read by the same names."""
 
 import json
+import os
 from dataclasses import asdict, fields
 
 import pytest
@@ -101,9 +102,11 @@ def test_one_process_trains_in_a_folder(tmp_path):
             with pytest.raises(UserError, match="another process is training in"):
                 choose(begin, other)
             (tmp_path / RECIPE).write_text(recipe.to_yaml())
-    (tmp_path / RECIPE).unlink()
+    assert not list(tmp_path.iterdir())  # it has not trained
     with RunLock() as lock:
-        assert choose(recipe, lock) == tmp_path  # what it left is no run
+        assert choose(recipe, lock) == tmp_path
+        lock.keep()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("name", ["plain", "my[1]", "a*", "a b"])
@@ -113,6 +116,45 @@ def test_every_run_has_a_number_of_its_own(name, tmp_path, monkeypatch):
     for number in (1, 2):
         with RunLock() as lock:
             assert choose(load(f"./{name}.yaml"), lock).name == f"{name}-00{number}"
+            lock.keep()
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ([], "quickstart"),
+        (["data.labels.kind=partial", "data.labels.p=0.40"], "quickstart-random-p-0.4"),
+        (["data.labels.p=0.4", "data.labels.kind=random", "data.labels.p=0.5"], "quickstart-p-0.5-random"),
+        (["model.name=resnet18", "optim.lr=1e-3", "train.epochs=9", "run.dir=x", "data.workers=1"],
+         "quickstart-resnet18-lr-0.001"),
+        (["track.tags=[a]", "data.augment.flip=true"], "quickstart-flip-true"),
+        (["run.name=mine", "seed=1"], "mine"),
+        ([f"{key}=0.25" for key in
+          ("optim.lr", "optim.momentum", "train.ema", "model.dropout", "optim.eps", "optim.clip")],
+         "quickstart-lr-0.25-momentum-0.25-ema-0.25-dropout-0.25-eps-0.25+1"),
+    ],
+)  # fmt: skip
+def test_a_run_is_named_after_what_it_is(settings, name):
+    assert load("quickstart", settings).run.name == name
+
+
+def test_resuming_without_a_folder_names_the_latest(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTGEN_OUTPUT", str(tmp_path / "out"))
+    for number, settings in enumerate(([], ["seed=1"], ["seed=2"], ["seed=3"])):
+        with RunLock() as lock:
+            recipe = load("quickstart", settings)
+            folder = choose(recipe, lock)
+            (folder / RECIPE).write_text(recipe.to_yaml())
+            os.utime(folder / RECIPE, (number, number))
+            lock.keep()
+    runs = tmp_path / "out" / "runs"
+    with RunLock() as lock:
+        assert choose(load("quickstart", ["seed=2", "run.resume=true", "train.epochs=9"]), lock).name.endswith(
+            "seed-2-001"
+        )
+    latest = ", ".join(str(runs / f"quickstart-seed-{seed}-001") for seed in (3, 2, 1))
+    with RunLock() as lock, pytest.raises(UserError, match=f"named quickstart-seed-7 in .*the latest are {latest}$"):
+        choose(load("quickstart", ["seed=7", "run.resume=true"]), lock)
 
 
 @pytest.mark.parametrize("content", ["", "[", "{}x", "3", "null"])

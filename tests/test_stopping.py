@@ -53,6 +53,42 @@ def test_a_signal_to_the_launcher_leaves_a_checkpoint(tmp_path, processes, numbe
     assert found.name == f"step_{step:08d}" and step > 0
 
 
+@pytest.mark.parametrize(
+    "processes, number, code",
+    [(0, signal.SIGTERM, 143), (0, signal.SIGINT, 130), (1, signal.SIGTERM, None), (2, signal.SIGTERM, None)],
+)
+def test_a_signal_before_the_first_step_ends_with_one_line_and_leaves_no_run(tmp_path, processes, number, code):
+    """In the middle of a bake. processes: 0 for a command without a launcher."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    command = [sys.executable, "-m", "fastgen", "train"]
+    if processes:
+        config = ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml"
+        port = ["--main_process_port", "0"] if processes > 1 else []
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *port, str(TRAIN)]
+    command += ["recipe=quickstart", "data.source=synthetic", "data.synthetic.samples=2000000", f"run.dir={mine}"]
+    process = subprocess.Popen(
+        command, env=os.environ | {"FASTGEN_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}, text=True,
+        cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline().startswith("baking synthetic into")
+        assert (mine / ".lock").exists()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=100)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    word = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    assert [line for line in said.splitlines() if line.startswith("fastgen")] == [f"fastgen: {word}"]
+    assert processes or (process.returncode, said) == (code, f"fastgen: {word}\n")
+    deadline = time.monotonic() + 60
+    while list(mine.iterdir()):  # accelerate's launcher for one process does not wait for it
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "mine"]
+
+
 def start_machine(rank: int, port: int, *settings: str) -> subprocess.Popen:
     """One of two machines, as its user starts it."""
     config = ROOT / "recipes" / "accelerate" / "cpu_2.yaml"

@@ -11,15 +11,15 @@ import time
 import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, make_launch_sweep_entrypoint
-from whole_runs import ROOT
+from whole_runs import ROOT, a_summary
 
 from fastgen import cli
 from fastgen.recipe.load import load, parse
 from fastgen.runs.folder import decisive_settings
 from fastgen.runs.metrics import read_metrics
-from fastgen.sweeps.executor import DONE, FAILED, run_points
+from fastgen.sweeps.executor import DONE, FAILED, Job, run_points
 from fastgen.sweeps.grid import Grid, Point
-from fastgen.sweeps.sweep import wandb_sweep
+from fastgen.sweeps.sweep import LiveTable, wandb_sweep
 from pipelines.errors import UserError
 
 TINY = ("data.limit=64", "data.limit_test=16", "data.batch_size=32", "train.epochs=2", "model.name=fastgen_mlp_1x512")
@@ -82,6 +82,18 @@ def test_mistakes_are_told_before_anything_runs(arguments, message, tmp_path, mo
     assert cli.main(["sweep", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_without_a_terminal_say_what_their_numbers_are(tmp_path, capsys):
+    jobs = [Job(Point("quickstart"), tmp_path / name, state) for name, state in (("a", DONE), ("b", FAILED))]
+    jobs[0].folder.mkdir()
+    a_summary(train_top1=100.0, test_top1=95.5, epochs=12.0, fitted_epoch=7.5).write(jobs[0].folder)
+    jobs[1].problem = "fastgen: no room"
+    LiveTable(["seed"], lambda job: [job.folder.name]).show(jobs)
+    assert capsys.readouterr().out.splitlines() == [
+        "done seed=a, epoch 12, training 100.00 %, test 95.50 %, fitted at epoch 7.5",
+        "failed seed=b, fastgen: no room",
+    ]
 
 
 def test_the_wandb_file_is_the_same_grid(tmp_path, capsys):

@@ -1,9 +1,11 @@
 """The training loop for real: every recipe, every backend, resume at every step, several processes, signals."""
 
 import contextlib
+import io
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -19,6 +21,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from rich.console import Console
 from wandb.proto import wandb_internal_pb2
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
 
@@ -342,15 +345,59 @@ def test_runs_are_numbered_and_the_latest_is_resumed(tmp_path):
     for _ in range(2):
         AcceleratorState._reset_state(True)
         train(load("quickstart", [*constant, "train.max_steps=1"]))
-    assert sorted(p.name for p in Path("runs").iterdir()) == ["quickstart-001", "quickstart-002"]
+    name = load("quickstart", constant).run.name
+    assert sorted(p.name for p in Path("fastgen_out/runs").iterdir()) == [f"{name}-001", f"{name}-002"]
     AcceleratorState._reset_state(True)
-    assert train(load("quickstart", [*constant, "run.resume=true"])).run_dir == "runs/quickstart-002"
+    assert train(load("quickstart", [*constant, "run.resume=true"])).run_dir == f"fastgen_out/runs/{name}-002"
 
 
 def test_old_checkpoints_are_deleted(tmp_path):
     settings = [*SMALL, "run.checkpoint_minutes=0", "run.keep_checkpoints=2", f"run.dir={tmp_path / 'run'}"]
     train(load("quickstart", settings))
     assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step_00000011", "step_00000012"]
+
+
+def test_the_first_checkpoint_comes_early(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastgen.training.prepare._FIRST_CHECKPOINT", 0.0)
+    train(load("quickstart", [*SMALL, "run.checkpoint_minutes=100", f"run.dir={tmp_path / 'run'}"]))
+    assert [p.name for p in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["step_00000001", "step_00000012"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "evaluated"),
+    [
+        (["train.evaluate=always"], [3, 6, 9, 12]),
+        (["train.evaluate=true", "train.max_steps=4"], [3, 4]),
+        (["train.evaluate=end"], [12]),
+        (["train.evaluate=end", "train.max_steps=4", "train.stop_at_interpolation=true"], [4]),
+        (["train.evaluate=false"], []),
+        (["train.evaluate=never", "train.max_steps=4"], []),
+    ],
+)
+def test_what_is_evaluated(settings, evaluated, tmp_path, capsys):
+    settings = [*SMALL, "train.evaluate_epochs=1", *settings]
+    summary = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'run'}"]))
+    assert list(lines(tmp_path / "run", "train_top1_percent")) == evaluated
+    assert (summary.train_top1 is None) == (summary.test_top1 is None) == (not evaluated)
+    assert summary.status == "finished" and summary.steps == (4 if "train.max_steps=4" in settings else 12)
+    told = "nobody sees when the training set is fitted" in capsys.readouterr().out
+    assert told == ("train.stop_at_interpolation=true" in settings)
+    assert cli.main(["report", str(tmp_path / "run"), "--output", str(tmp_path / "page.html")]) == 0
+
+
+@pytest.mark.parametrize(("width", "may_stop"), [(64, True), (64, False), (120, True)])
+def test_progress_fits_the_terminal(width, may_stop, monkeypatch):
+    out = io.StringIO()
+    narrow = Console(file=out, width=width, force_terminal=True, highlight=False, soft_wrap=True)
+    monkeypatch.setattr("fastgen.training.tracking.console", lambda: narrow)
+    display = Display(True, 390_000, 0, may_stop)
+    display.rate(999, 2.345, 12_345)
+    display.step(Position(steps_per_epoch=390, step=123_456))
+    narrow.print(display._progress.get_renderable())
+    (line,) = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert len(line.rstrip()) <= width and "…" not in line
+    assert all(word in line for word in ("epoch 999 loss 2.345", "123456/390000", "12,345/s"))
+    assert line.rstrip().endswith("left at most" if may_stop else "left")
 
 
 def test_divergence_is_an_error(tmp_path, capsys):

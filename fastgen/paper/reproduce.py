@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastgen.paper.comparison import Result, comparison
 from fastgen.paper.coverage import coverage
-from fastgen.paper.experiments import EXPERIMENTS, SMOKE_SAMPLES, STUDIES, WHAT_MOVES_IT, Entry, Scope, names
+from fastgen.paper.experiments import EXPERIMENTS, STUDIES, WHAT_MOVES_IT, Entry, Scope, names
 from fastgen.paper.figures import FIGURES
 from fastgen.paper.studies import find_study, run_study
 from fastgen.report.outcome import finish
@@ -27,7 +27,7 @@ def reproduce(
     seeds: tuple[int, ...] | None = None,
     smoke: bool = False,
     jobs: int | None = None,
-    root: Path = Path("reproduce"),
+    root: Path,
     only_show: bool = False,
     command: str,
 ) -> None:
@@ -50,6 +50,13 @@ def reproduce(
     by_folder = {job.folder.name: job for job in found}
     for experiment, rows in plans.items():
         results = [Result(entry, [by_folder[point.folder_name] for point in points]) for entry, points in rows]
+        if only_show and not any(job.summary or job.run.lines for result in results for job in result.jobs):
+            # Its page may hold what was run with other settings.
+            missing = f"nothing of {experiment} with these settings is in {root}"
+            if name != "all":
+                raise UserError(f"{missing}; give those that it was run with, or leave --show out to run it")
+            print(missing)
+            continue
         _show(experiment, results, root, command, smoke)
     failed = []
     if name == "all" and not smoke:
@@ -131,12 +138,11 @@ def notes(name: str, results: list[Result], smoke: bool) -> list[str]:
     """What a reader must know: the subset, what failed, and which setting moves an accuracy far from the paper's."""
     out = []
     if smoke:
-        out.append(
-            f"Small scale: the first {SMOKE_SAMPLES:,} training and test samples, so the numbers are not the paper's."
-        )
-    settings = {s for r in results for s in (*r.entry.settings, *r.jobs[0].point.settings)}
-    limited = sorted(s for s in settings if s.startswith("data.limit"))
-    if limited and not smoke:
+        out.append("Small scale, so the numbers are not the paper's.")
+    data = [result.jobs[0].point.load().data for result in results]
+    limits = {("data.limit", each.limit) for each in data} | {("data.limit_test", each.limit_test) for each in data}
+    limited = sorted(f"{key}={limit}" for key, limit in limits if limit is not None)
+    if limited:
         out.append(f"Not the whole set: {', '.join(limited)}.")
     out += [
         f"{job.point.recipe} {' '.join(job.point.settings)}: {job.state}, {job.problem}"

@@ -6,8 +6,8 @@ from fastgen.models import INCEPTION_V3, NETWORKS
 from fastgen.optim.optimizers import DECAYED, OPTIMIZERS
 from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.load import known_recipes
-from fastgen.recipe.schema import known_keys
-from fastgen.recipe.validation import CUDA_GRAPHS, PRECISIONS, TRACKING
+from fastgen.recipe.schema import EVALUATE, TRACKING, known_keys
+from fastgen.recipe.validation import CUDA_GRAPHS, PRECISIONS
 from pipelines.backends import BACKENDS
 from pipelines.baked.encoding import ENCODINGS
 from pipelines.corruptions import LABELS, PIXELS
@@ -29,6 +29,7 @@ _NAMES: dict[str, Iterable[str]] = {
     "schedule.kind": SCHEDULES,
     "train.precision": PRECISIONS,
     "train.cuda_graphs": CUDA_GRAPHS,
+    "train.evaluate": EVALUATE,
     "track.wandb": TRACKING,
 }
 

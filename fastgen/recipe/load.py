@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,14 @@ _SYNONYMS = {
     "mixed_precision": "train.precision", "grad_accum": "train.accumulate", "clip_grad": "optim.clip",
     "output_dir": "run.dir", "out_dir": "run.dir", "log_interval": "track.log_steps",
 }  # fmt: skip
+_ANSWERS = {"true": "always", "on": "always", "yes": "always", "false": "never", "off": "never", "no": "never"}
+# Keys that may differ between a run and its continuation: how long, how observed, on which machine.
+FREE = (
+    "run.", "track.", "train.epochs", "train.max_steps", "train.threads", "train.startup_minutes",
+    "train.timeout_minutes", "train.compile", "train.channels_last", "data.backend", "data.workers", "data.stage",
+    "data.shards", "data.root", "bake.workers",
+)  # fmt: skip
+_LONGEST_NAME = 64  # characters
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _MOST_BASES = 100  # of a recipe
 _MOST_VALUES = 10_000  # in a recipe: more are aliases of aliases, without end
@@ -77,9 +85,33 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
         path and os.path.expanduser(path) for path in (run.dir, data.stage, data.shards)
     )
     data.labels, data.pixels = data.labels.resolved(), data.pixels.resolved(data.image_size)
+    recipe.track = recipe.track.resolved()
+    recipe.train.evaluate = _ANSWERS.get(recipe.train.evaluate, recipe.train.evaluate)
     recipe.bake.columns = [labels.resolved() for labels in recipe.bake.columns]
+    if recipe.run.name is None:
+        recipe.run.name = run_name(recipe, [override.partition("=")[0] for override in overrides or []])
     validate(recipe)
     return recipe
+
+
+def run_name(recipe: Recipe, keys: Iterable[str] = ()) -> str:
+    """What a run is, in short, and fit for a file's name: the recipe, and its values of `keys`, but for the FREE ones.
+
+    Where they are too many for a short name, it ends with how many are left out, as "+3".
+    """
+    parts, values = [], recipe.flat()
+    for key in dict.fromkeys(keys):
+        last, value = key.rpartition(".")[2], values.get(key)
+        if not key.startswith(FREE):
+            text = f"{value:g}" if isinstance(value, float) else str(value).lower()
+            text = text if last in ("name", "kind", "source") else f"{last}-{text}"
+            parts.append("-" + re.sub(r"[^\w.-]+", "_", text).strip("._"))
+    name, left = recipe.recipe, len(parts)
+    for part in parts:
+        if len(name + part) > _LONGEST_NAME:
+            break
+        name, left = name + part, left - 1
+    return f"{name}+{left}" if left else name
 
 
 def stored(path: Path) -> dict[str, Any]:
@@ -100,22 +132,23 @@ def parse(arguments: list[str]) -> Recipe:
     others = [a for a in arguments if not a.startswith("recipe=")]
     if len(names) != 1:
         found = "no recipe" if not names else f"{len(names)} recipes"
-        raise UserError(f"{found} given; write recipe=NAME; `fastgen recipes` lists them")
+        meant = next((word for word in others if word in known_recipes()), "NAME")
+        raise UserError(f"{found} given; write recipe={meant}; `fastgen recipes` lists them")
     return load(names[0], others)
 
 
 def _find(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(os.path.expanduser(name))  # Path's own raises for an unknown user
-        if not path.is_file():
-            raise UserError(f"recipe file {name} does not exist")
+    path = Path(os.path.expanduser(name))  # Path's own raises for an unknown user
+    is_path = "/" in name or path.suffix in (".yaml", ".yml")
+    if is_path and path.is_file():
         return path
-    path = recipes_folder() / f"{name}.yaml"
-    if not path.is_file():
-        near = difflib.get_close_matches(name, known_recipes(), n=3, cutoff=0.3)
-        meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-        raise UserError(f"unknown recipe '{name}': {meant}`fastgen recipes` lists all")
-    return path
+    stem = path.stem if is_path else name
+    if "/" not in name and (shipped := recipes_folder() / f"{stem}.yaml").is_file():
+        return shipped
+    near = difflib.get_close_matches(stem, known_recipes(), n=3, cutoff=0.3)
+    meant = f"did you mean {' or '.join(f'recipe={each}' for each in near)}? " if near else ""
+    what = f"recipe file {name} does not exist" if is_path else f"unknown recipe '{name}'"
+    raise UserError(f"{what}: {meant}`fastgen recipes` lists all")
 
 
 def _chain(path: Path, below: tuple[Path, ...]) -> Iterator[tuple[str, dict[str, Any]]]:

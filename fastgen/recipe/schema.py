@@ -1,6 +1,7 @@
 """The typed schema of a recipe, its defaults and its dotted keys."""
 
 import dataclasses
+import os
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -17,6 +18,9 @@ from pipelines.sampler import SubsetSpec
 from pipelines.sources import SourceSpec
 from pipelines.view.preparation import AugmentSpec, NormalizeSpec
 from pipelines.view.regions import ViewSpec
+
+EVALUATE = ("always", "end", "never")  # what train.evaluate can be
+TRACKING = ("online", "offline", "off")  # what track.wandb can be; the last tells others least
 
 
 @dataclass
@@ -85,6 +89,7 @@ class TrainSpec:
     max_steps: int | None = None  # optimizer steps: the run ends there, if before its last epoch
     stop_at_interpolation: bool = False  # end when the training set is fitted
     fitted_at: float = 100.0  # percent of the training set: from this accuracy on it counts as fitted
+    evaluate: str = "always"  # always: during training and at its end; end: only there; never (or false)
     evaluate_epochs: int = 1  # evaluate every this many epochs
     evaluate_train_epochs: int | None = None  # the training set, too, only every this many (None: each time)
     checks_per_epoch: int = (
@@ -108,9 +113,10 @@ class TrainSpec:
 class RunSpec:
     """Where the run lives, and how it continues (run.*)."""
 
-    dir: str | None = None  # None: runs/RECIPE-NNN, a new number for each run
+    dir: str | None = None  # None: runs/NAME-NNN below FASTGEN_OUTPUT or ./fastgen_out, a new number for each run
+    name: str | None = None  # None: the recipe's, and what was set otherwise on the command line
     resume: bool = False  # continue from the last checkpoint in run.dir (None: in the newest folder)
-    checkpoint_minutes: float = 5.0  # between checkpoints; the end of the run and a signal make one in any case
+    checkpoint_minutes: float = 5.0  # between checkpoints; the first comes after half a minute, the last at the end
     keep_checkpoints: int = 2  # the latest so many are kept
     need_checkpoints: bool = True  # end where one cannot be written (false: say so, and try again with the next)
 
@@ -126,6 +132,15 @@ class TrackSpec:
     job_type: str | None = None  # None: the label corruption
     tags: list[str] = field(default_factory=list)  # of W&B, beside network, source and pixel corruption
     log_steps: int = 50  # steps between lines of metrics
+
+    def resolved(self) -> "TrackSpec":
+        """With W&B's own WANDB_MODE and WANDB_DISABLED, of which and of `wandb` the one that tells least counts."""
+        if self.wandb not in TRACKING:
+            return self  # which `validate` refuses
+        mode = {"disabled": "off", "dryrun": "offline", "offline": "offline"}.get(os.environ.get("WANDB_MODE", ""))
+        disabled = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes")
+        wishes = [self.wandb, mode or "online", "off" if disabled else "online"]
+        return dataclasses.replace(self, wandb=max(wishes, key=TRACKING.index))
 
 
 @dataclass

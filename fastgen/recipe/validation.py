@@ -1,13 +1,14 @@
 """The rules of a recipe that need no data to be checked."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from fastgen.models import is_known
 from fastgen.optim.schedules import SCHEDULES
-from fastgen.recipe.schema import DataSpec, Recipe
+from fastgen.recipe.schema import EVALUATE, TRACKING, DataSpec, Recipe
 from pipelines.backends import BACKENDS
 from pipelines.errors import UserError, did_you_mean
 from pipelines.sources import SOURCES
@@ -15,7 +16,6 @@ from pipelines.view.preparation import NORMALIZATIONS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CUDA_GRAPHS = ("auto", "on", "off")
-TRACKING = ("online", "offline", "off")
 _MOST_MINUTES = 1_000_000  # two years: more is no time that gloo can count
 # Smallest value -> the keys that must be at least that, or null.
 _AT_LEAST = {
@@ -49,6 +49,7 @@ def validate(recipe: Recipe) -> None:
         registry[name]  # raises for an unknown name
     _choice("train.precision", train.precision, PRECISIONS)
     _choice("train.cuda_graphs", train.cuda_graphs, CUDA_GRAPHS)
+    _choice("train.evaluate", train.evaluate, EVALUATE)
     _choice("track.wandb", recipe.track.wandb, TRACKING)
     if data.shards is not None and not BACKENDS[data.backend].streams_exports:
         able = " or ".join(name for name, backend in BACKENDS.items() if backend.streams_exports)
@@ -73,6 +74,8 @@ def validate(recipe: Recipe) -> None:
         raise UserError(
             f"train.dynamics=true compares with true labels, and data.labels.kind={data.labels.kind} has none"
         )
+    if recipe.run.name and not re.fullmatch(r"[^/\0]{1,200}", recipe.run.name.strip(".")):
+        raise UserError(f"run.name={recipe.run.name} is part of a folder's name: up to 200 characters without a /")
     _check_model(recipe.model.name)
 
 

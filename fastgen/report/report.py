@@ -15,6 +15,7 @@ from fastgen.runs.run import Run, find_runs
 from fastgen.sets import draw_samples
 from pipelines.baked.manifest import BakedSet
 from pipelines.errors import UserError
+from pipelines.locations import outputs_root
 
 _MOST_SECTIONS = 40  # runs of a page that are shown one by one
 _MOST_CONDITIONS = 30  # whose losses are drawn
@@ -23,7 +24,8 @@ _MOST_FIGURES = 30  # of an index
 
 def report(paths: list[Path], output: Path | None = None, wandb: bool = False) -> None:
     """Write a page about runs, or for those of several folders an index with a page for each. paths: run directories,
-    or folders of them, however deep. output: an HTML file (None: report.html).
+    or folders of them, however deep. output: an HTML file (None: reports/report.html
+    below the folder of outputs).
 
     wandb: make a W&B report instead, and print its link. Raises UserError for mistakes.
     """
@@ -34,7 +36,7 @@ def report(paths: list[Path], output: Path | None = None, wandb: bool = False) -
             raise UserError("--output names a file, and with --wandb none is written; leave one of them out")
         print(wandb_report.publish(find_runs(paths)))
         return
-    output = output or Path("report.html")
+    output = output or outputs_root() / "reports" / "report.html"
     if output.suffix != ".html":
         raise UserError(f"--output={output} must end in .html")
     groups = grouped(paths)

@@ -2,13 +2,14 @@
 
 import json
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fastgen.recipe.load import load
+from fastgen.recipe.load import FREE, load, run_name
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.machine import machine
 from fastgen.runs.summary import FINISHED, SUMMARY, Summary
@@ -17,18 +18,12 @@ from pipelines.baked.manifest import MANIFEST, Manifest
 from pipelines.baked.notes import parsed
 from pipelines.durable import aside, read_regular, write_durably
 from pipelines.errors import UserError
+from pipelines.locations import outputs_root
 from pipelines.provenance import made_by
 
-# Keys that may differ between a run and its continuation: how long, how observed, on which machine.
-_FREE = (
-    "run.", "track.", "train.epochs", "train.max_steps", "train.threads", "train.startup_minutes",
-    "train.timeout_minutes", "train.compile", "train.channels_last", "data.backend", "data.workers", "data.stage",
-    "data.shards", "data.root", "bake.workers",
-)  # fmt: skip
 _LENGTHS = ("train.epochs", "train.max_steps")  # a continuation may change them; the result is another one then
 RECIPE = "recipe.yaml"
 MADE_BY = "made_by.json"
-_RUNS = Path("runs")  # where runs without run.dir lie
 # The packages that a run's result depends on, by pip's names.
 PACKAGES = ("torch", "timm", "accelerate", "numpy", *(b.distribution for b in BACKENDS.values() if b.distribution))
 LOCK = ".lock"  # held by the process that trains in the folder
@@ -39,18 +34,42 @@ SAMPLES = "samples"  # the key of the sample images in W&B
 class RunLock:
     """Keeps other processes from training in a run directory, until its context ends or its process.
 
-    The kernel frees it when the process has ended, however that ended, also on NFS.
+    The kernel frees it when the process has ended, however that ended, also on NFS. A run that ends before `keep` has
+    failed to start: what was made for it goes with the context.
     """
 
     def __init__(self) -> None:
         self._lock: FileLock | None = None
+        self._new: Path | None = None  # its content is of a start that may fail
+        self._made: list[Path] = []  # the folders that this start has made, the innermost first
 
     def __enter__(self) -> "RunLock":
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._new is not None:
+            for path in self._new.iterdir():
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         if self._lock:
             self._lock.release()
+        for folder in self._made:
+            with suppress(OSError):  # others have put something there
+                folder.rmdir()
+
+    def make(self, folder: Path, exist_ok: bool) -> None:
+        """Make the folder of a new run, and take it. exist_ok: it may be there, empty.
+
+        Raises FileExistsError, and UserError where another process has it.
+        """
+        self._made = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+        self.take(folder)
+        self._new = folder
+
+    def keep(self) -> None:
+        """The run has started: from now on its directory stays."""
+        self._new, self._made = None, []
 
     def take(self, folder: Path) -> None:
         """Raises UserError where another process has it."""
@@ -64,8 +83,8 @@ class RunLock:
 
 
 def recipe_to_resume(named: list[str]) -> Recipe:
-    """The recipe of a run, which says that it goes on. named: its folder, else the newest below runs/ that has not
-    finished is taken, and key=value.
+    """The recipe of a run, which says that it goes on. named: its folder, else the newest below `runs_root` that has
+    not finished is taken, and key=value.
 
     Raises UserError where there is none.
     """
@@ -74,11 +93,10 @@ def recipe_to_resume(named: list[str]) -> Recipe:
     if len(folders) > 1:
         raise UserError(f"{len(folders)} run directories given, and one is resumed at a time")
     if not folders:
-        runs = [path.parent for path in _RUNS.glob(f"*/{RECIPE}")]
-        open_ones = [run for run in runs if (found := Summary.read(run)) is None or found.status != FINISHED]
-        folders = sorted(open_ones, key=lambda run: (run / RECIPE).stat().st_mtime)[-1:]
+        found = ((run, Summary.read(run)) for run in _latest())
+        folders = [run for run, summary in found if summary is None or summary.status != FINISHED][:1]
         if not folders:
-            raise UserError(f"no run below {_RUNS}/ is left to resume; name another one: fastgen resume RUN_DIR")
+            raise UserError(f"no run below {runs_root()} is left to resume; name another one: fastgen resume RUN_DIR")
     (folder,) = folders
     if not (folder / RECIPE).is_file():
         raise UserError(f"there is no run to resume in {folder}")
@@ -94,22 +112,23 @@ def choose(recipe: Recipe, lock: RunLock) -> Path:
     Raises UserError when run.dir is in use, when there is nothing to resume, or the recipe differs from the run's.
     """
     if recipe.run.resume:
-        last = _last_number(recipe.recipe)
-        folder = Path(recipe.run.dir) if recipe.run.dir else _numbered(recipe.recipe, last) if last else _RUNS
+        folder = Path(recipe.run.dir) if recipe.run.dir else _numbered(_name(recipe), _last_number(_name(recipe)))
         if not (folder / RECIPE).is_file():
-            raise UserError(f"run.resume=true, but there is no run to resume in {folder}")
+            what = f"in {folder}" if recipe.run.dir else f"named {_name(recipe)} in {runs_root()}"
+            latest = ", ".join(map(str, _latest()[:3]))
+            raise UserError(
+                f"run.resume=true, but there is no run to resume {what}; "
+                + (f"name one by run.dir, the latest are {latest}" if latest else "leave it out to start one")
+            )
         lock.take(folder)
         _check_same(recipe, folder)
         return folder
     if recipe.run.dir is None:
-        folder = _new_numbered(recipe.recipe)
-        lock.take(folder)
-        return folder
+        return _make_numbered(_name(recipe), lock)
     folder = Path(recipe.run.dir)
     if folder.exists() and {path.name for path in folder.iterdir()} - {LOCK, aside(folder / RECIPE).name}:
         raise UserError(f"run.dir={folder} is not empty; run.resume=true continues it, another run.dir starts anew")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock.take(folder)
+    lock.make(folder, exist_ok=True)
     aside(folder / RECIPE).unlink(missing_ok=True)  # of a process that died in `begin`
     return folder
 
@@ -139,24 +158,39 @@ def decisive_settings(recipe: Recipe) -> dict[str, Any]:
 
 def is_decisive(key: str) -> bool:
     """Whether a key has a part in what `decisive_settings` are."""
-    return key in _LENGTHS or not key.startswith(_FREE)
+    return key in _LENGTHS or not key.startswith(FREE)
+
+
+def runs_root() -> Path:
+    """Where runs without run.dir lie."""
+    return outputs_root() / "runs"
+
+
+def _latest() -> list[Path]:
+    """The runs in `runs_root`, the newest first."""
+    runs = [path.parent for path in runs_root().glob(f"*/{RECIPE}")]
+    return sorted(runs, key=lambda run: (run / RECIPE).stat().st_mtime, reverse=True)
+
+
+def _name(recipe: Recipe) -> str:
+    return recipe.run.name or run_name(recipe)  # of a recipe that was not loaded
 
 
 def _numbered(name: str, number: int) -> Path:
-    return _RUNS / f"{name}-{number:03d}"
+    return runs_root() / f"{name}-{number:03d}"
 
 
 def _last_number(name: str) -> int:
     """The number of the newest folder without run.dir; 0 where there is none."""
-    matches = (re.fullmatch(re.escape(name) + r"-(\d{3,})", path.name) for path in _RUNS.glob("*"))
+    matches = (re.fullmatch(re.escape(name) + r"-(\d{3,})", path.name) for path in runs_root().glob("*"))
     return max((int(match[1]) for match in matches if match), default=0)
 
 
-def _new_numbered(name: str) -> Path:
+def _make_numbered(name: str, lock: RunLock) -> Path:
     while True:
         folder = _numbered(name, _last_number(name) + 1)
         try:
-            folder.mkdir(parents=True)
+            lock.make(folder, exist_ok=False)
             return folder
         except FileExistsError:
             continue  # another run took the number
@@ -166,7 +200,7 @@ def _check_same(recipe: Recipe, folder: Path) -> None:
     # Tracking is free to differ, and W&B may be missing on this machine.
     before = load(str(folder / RECIPE), ["track.wandb=off"]).flat()
     for key, value in recipe.flat().items():
-        fixed = not key.startswith(_FREE) or (recipe.schedule.of_length and key in _LENGTHS)
+        fixed = not key.startswith(FREE) or (recipe.schedule.of_length and key in _LENGTHS)
         if fixed and before.get(key) != value:
             why = f" (schedule.kind={recipe.schedule.kind} goes by the run's length)" if key in _LENGTHS else ""
             raise UserError(

@@ -18,7 +18,9 @@ from fastgen.sweeps.executor import DONE, FAILED, RUNNING, Job, run_points
 from fastgen.sweeps.grid import Grid
 from fastgen.terminal import console
 from pipelines.durable import write_atomically
+from pipelines.locations import outputs_root
 
+_KNOWN = ("epoch", "training", "test", "fitted at epoch")  # what the table says of a run
 _RESULTS = ("train_top1", "test_top1", "interpolation_epoch", "fitted_epoch", "epochs", "wall_seconds")
 
 
@@ -41,7 +43,7 @@ def sweep(
         print(f"wandb sweep {wandb_file} creates it; then `wandb agent SWEEP` on any number of machines")
         return
     names = hashlib.sha256(" ".join(point.folder_name for point in points).encode()).hexdigest()[:6]
-    root = output or Path(f"sweeps/{Path(grid.recipe).stem}-{names}")
+    root = output or outputs_root() / "sweeps" / f"{Path(grid.recipe).stem}-{names}"
     with LiveTable(list(grid.varied), lambda job: list(grid.label(job.point).values())) as live:
         done = run_points(points, root, jobs, live.show, cluster)
     write_atomically(root / "results.csv", results_csv(grid, done))
@@ -118,10 +120,12 @@ class LiveTable:
                 self._states[job.folder.name] = job.state
                 if not self._live:
                     values = [f"{key}={value}" for key, value in zip(self._columns, self._label(job), strict=True)]
-                    print(" ".join([job.state, *values, *filter(None, self._known(job))]), flush=True)
+                    known = zip(_KNOWN, self._known(job), strict=True)
+                    told = [job.problem] if job.state == FAILED else [f"{what} {text}" for what, text in known if text]
+                    print(", ".join([" ".join([job.state, *values]), *told]), flush=True)
 
     def _table(self, jobs: list[Job]) -> Table:
-        table = Table(*self._columns, "state", "epoch", "training", "test", "fitted at epoch")
+        table = Table(*self._columns, "state", *_KNOWN)
         for job in jobs:
             style = {RUNNING: "bold", FAILED: "red", DONE: "green"}.get(job.state)
             table.add_row(*self._label(job), job.state, *self._known(job), style=style)

@@ -12,13 +12,16 @@ from accelerate import Accelerator
 from fastgen.recipe.schema import DataSpec, Recipe
 from fastgen.sets import bake_recipe
 from fastgen.training.launch import everywhere, on_main, share_of_cores
+from fastgen.training.network import check_network
 from pipelines.backends import Batch, Engine, open_engine
 from pipelines.baked.bake import check_made_as
+from pipelines.baked.encoding import first_size
 from pipelines.baked.manifest import BakedSet
 from pipelines.baked.shards import Export
 from pipelines.baked.staging import staged
 from pipelines.errors import UserError
 from pipelines.sampler import Sampler
+from pipelines.sources import Source
 from pipelines.view.augment import Preprocess
 from pipelines.view.regions import View
 
@@ -105,7 +108,7 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
 
     def path_and_identity() -> tuple[Path, str]:
         if data.shards is None:
-            baked: BakedSet | Export = bake_recipe(recipe)
+            baked: BakedSet | Export = bake_recipe(recipe, lambda source: _check_network(recipe, source))
         else:
             baked = Export.open(data.shards)
             check_made_as(baked.manifest, baked.path, data.source_spec, data.pixels, recipe.bake)
@@ -160,6 +163,13 @@ def _parts(baked: BakedSet | Export, data: DataSpec) -> dict[str, np.ndarray]:
         trained_on = members[columns["index"]]
         parts |= {"train": np.flatnonzero(trained_on), LEFT_OUT: np.flatnonzero(~trained_on)}
     return parts
+
+
+def _check_network(recipe: Recipe, source: Source) -> None:
+    """Raises UserError where the network cannot take such images, as far as their size is known before the bake."""
+    width, height = (recipe.data.image_size,) * 2 if recipe.data.image_size else first_size(source, recipe.bake)
+    if width == height:
+        check_network(recipe, recipe.data.labels.classes(source.num_classes), source.channels, width)
 
 
 def _sizes(baked: BakedSet | Export, data: DataSpec) -> tuple[int, int | None]:

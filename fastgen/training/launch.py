@@ -5,10 +5,11 @@ import hashlib
 import os
 import platform
 import signal
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import timedelta
 from fractions import Fraction
@@ -198,6 +199,20 @@ class Agreement:
         return STOP if stop else CHECKPOINT if checkpoint else CONTINUE
 
 
+def _beside(work: Callable[[], T]) -> "Future[T]":
+    """Begin `work` in a thread. A signal may end the process meanwhile, which an executor's threads would hold up."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
 def everywhere(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Do `work`, which may take long, in every process, and return when all are done.
 
@@ -205,18 +220,17 @@ def everywhere(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """
     if accelerator.num_processes == 1:
         return work()
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work)
-        while True:
-            wait([future], timeout=5)
-            failure = str(future.exception()) if future.done() and future.exception() else None
-            reports = gather_object([(future.done(), failure)])
-            failures = [text for _, text in reports if text is not None]
-            if failures:
-                error = future.exception() if future.done() else None
-                raise error if error and not isinstance(error, UserError) else UserError(failures[0])
-            if all(done for done, _ in reports):
-                return future.result()
+    future = _beside(work)
+    while True:
+        wait([future], timeout=5)
+        failure = str(future.exception()) if future.done() and future.exception() else None
+        reports = gather_object([(future.done(), failure)])
+        failures = [text for _, text in reports if text is not None]
+        if failures:
+            error = future.exception() if future.done() else None
+            raise error if error and not isinstance(error, UserError) else UserError(failures[0])
+        if all(done for done, _ in reports):
+            return future.result()
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
@@ -234,10 +248,9 @@ def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
                 raise UserError(value)
             if state == "done":
                 return value
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(work)
-        while not wait([future], timeout=20).done:
-            broadcast_object_list([("waiting", None)])
+    future = _beside(work)
+    while not wait([future], timeout=20).done:
+        broadcast_object_list([("waiting", None)])
     error = future.exception()
     if error is not None:
         broadcast_object_list([("error", str(error))])

@@ -42,6 +42,7 @@ def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
                 evaluate(run)
             for step in remaining:
                 update(run, step)
+                lock.keep()
                 if run.position.step % recipe.track.log_steps == 0:  # seldom, as reading metrics waits for the device
                     log_progress(run, step)
                 if run.position.step_in_epoch == 0:
@@ -131,6 +132,13 @@ def running(run: Training) -> Iterator[None]:
             f"{run.recipe.recipe} in {run.folder}: {run.recipe.model.name}, {parameter_count(run.bare):,} parameters, "
             f"{run.data.baked.path.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
         )
+        if run.position.step:
+            run.display.say(f"going on from step {run.position.step:,}, epoch {run.position.epochs:g}")
+        if run.recipe.train.stop_at_interpolation and run.recipe.train.evaluate != "always":
+            run.display.say(
+                f"train.evaluate={run.recipe.train.evaluate}: nobody sees when the training set is fitted, and the run "
+                "does not end before its last epoch"
+            )
         if run.accelerator.num_processes > 1:  # NCCL can end a process that has lost another before it says so
             run.display.say(
                 f"if a process is lost, run.resume=true run.dir={run.folder} goes on, on any number of them"
@@ -171,8 +179,7 @@ def end_epoch(run: Training, step: Step) -> None:
 
 def agree(run: Training) -> int:
     """Continue, write a checkpoint, or stop: all processes decide the same, though a signal may reach one alone."""
-    minutes = (time.monotonic() - run.saved_at) / 60
-    due = run.accelerator.is_main_process and minutes > run.recipe.run.checkpoint_minutes
+    due = run.accelerator.is_main_process and time.monotonic() > run.save_at
     wish = STOP if run.signal.received else CHECKPOINT if due else CONTINUE
     return run.agreement.reach(wish, run.position.step)
 
@@ -180,10 +187,10 @@ def agree(run: Training) -> int:
 def evaluation_is_due(run: Training) -> bool:
     """Whether to evaluate now: at the end of some epochs and of the run, and more often once nearly all is fitted."""
     position, settings = run.position, run.recipe.train
-    if position.step in (0, position.evaluated_step):
+    if settings.evaluate == "never" or position.step in (0, position.evaluated_step):
         return False
-    if position.step >= run.total_steps:
-        return True
+    if settings.evaluate == "end" or position.step >= run.total_steps:
+        return position.step >= run.total_steps
     if position.step_in_epoch == 0:
         return position.nearly or position.epoch % settings.evaluate_epochs == 0
     steps_per_check = -(-position.steps_per_epoch // settings.checks_per_epoch)
@@ -228,7 +235,7 @@ def save(run: Training, last: bool = False) -> None:
         if last or run.recipe.run.need_checkpoints:
             raise
         run.display.say(f"{error}; the run goes on (run.need_checkpoints=false)")
-    run.saved_at = time.monotonic()
+    run.save_at = time.monotonic() + 60 * run.recipe.run.checkpoint_minutes
     run.clock.enter(None)
 
 
@@ -241,6 +248,12 @@ def check_finite(run: Training, loss: float | None) -> None:
             f"the loss is {loss} at step {run.position.step}: training diverged. Lower optim.lr (now "
             f"{run.recipe.optim.lr:g}); what was logged until then is in {run.folder}"
         )
+
+
+def longest_side(run: Training) -> int:
+    """Of the baked training images, in pixels."""
+    stored = run.data.baked.splits["train"]
+    return int(max(stored.height.max(), stored.width.max()))
 
 
 def finish(run: Training) -> Summary:
@@ -275,7 +288,7 @@ def finish(run: Training) -> Summary:
         images_per_second=round(run.clock.images_per_second, 1),
         data_stall_fraction=round(run.clock.stall_fraction, 4),
         time_fractions=run.clock.fractions,
-        advice=advice(run.clock, recipe.data.backend, run.accelerator.device.type),
+        advice=advice(run.clock, recipe.data.backend, run.accelerator.device.type, longest_side(run)),
         wall_seconds=run.wall_seconds,
         processes=run.accelerator.num_processes,
         device=run.accelerator.device.type,

@@ -1,15 +1,20 @@
 """The network of a recipe, one of timm's or the paper's, laid out and compiled for its device."""
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
+from torch.random import fork_rng
 
 from fastgen import models
 from fastgen.recipe.schema import Recipe
 from fastgen.training.objective import logits_of
 from pipelines.errors import UserError
 
+# What timm raises for options or images that a network cannot have.
+_REFUSALS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError, AssertionError, OSError)
+_USUAL_SIZES = (32, 64, 96, 128, 224, 256, 299)  # pixels: sides of images, of which most networks take one
 _OTHER_GRAPHS = 8  # beside those of each size of training images: evaluation's, and what a network itself lets vary
 
 
@@ -22,19 +27,45 @@ def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, d
     spec = recipe.model
     if given := {"num_classes", "in_chans"} & spec.options.keys():
         raise UserError(f"model.options.{min(given)} follows from the data; leave it out")
-    arguments = {"num_classes": classes, "in_chans": channels, "drop_rate": spec.dropout, **spec.options}
-    # models.make needs no timm, which takes seconds to import; but only timm understands options.
-    make = models.make if spec.name in models.NETWORKS and not spec.options else _make_by_timm
     try:
-        network = make(spec.name, img_size=image_size, **arguments)
-        _try(network, channels, image_size, classes)
-    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, AssertionError, OSError) as error:
+        network = _made(recipe, classes, channels, image_size)
+    except _REFUSALS as error:
         raise UserError(
             f"model.name={spec.name} cannot be made for {channels} x {image_size} x {image_size} images and "
             f"{classes} classes with model.options={spec.options}: {error}"
+            f"{_larger(recipe, classes, channels, image_size)}"
         ) from error
     network = network.to(device)
     return network if recipe.train.channels_last is False else network.to(memory_format=torch.channels_last)
+
+
+def check_network(recipe: Recipe, classes: int, channels: int, image_size: int) -> None:
+    """Raises UserError as `make_network` would. Random numbers are drawn afterwards as if it had not been asked."""
+    with fork_rng(devices=()):
+        make_network(recipe, classes, channels, image_size, torch.device("cpu"))
+
+
+def _made(recipe: Recipe, classes: int, channels: int, image_size: int) -> torch.nn.Module:
+    """The network, which has classified an image of this size. Raises one of _REFUSALS."""
+    spec = recipe.model
+    arguments = {"num_classes": classes, "in_chans": channels, "drop_rate": spec.dropout, **spec.options}
+    # models.make needs no timm, which takes seconds to import; but only timm understands options.
+    make = models.make if spec.name in models.NETWORKS and not spec.options else _make_by_timm
+    network: torch.nn.Module = make(spec.name, img_size=image_size, **arguments)
+    _try(network, channels, image_size, classes)
+    return network
+
+
+def _larger(recipe: Recipe, classes: int, channels: int, image_size: int) -> str:
+    """The remedy where it is larger images that the network needs."""
+    for size in _USUAL_SIZES:
+        if size > image_size:
+            with suppress(*_REFUSALS):
+                _made(recipe, classes, channels, size)
+                resized = recipe.data.view.fraction is not None
+                bake = "" if resized else f" bake.resolution={size} bake.square=true"
+                return f"; it takes {size} x {size}: data.image_size={size}{bake}"
+    return ""
 
 
 def _try(network: torch.nn.Module, channels: int, image_size: int, classes: int) -> None:

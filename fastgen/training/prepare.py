@@ -29,10 +29,12 @@ from fastgen.training.position import Position
 from fastgen.training.recorder import Recorder
 from fastgen.training.stages import Clock
 from fastgen.training.stopping import StopSignal
-from fastgen.training.tracking import Display, start_wandb
+from fastgen.training.tracking import Display, check_login, start_wandb
 from fastgen.training.watching import Watcher
 from pipelines.errors import UserError
 from pipelines.provenance import made_by
+
+_FIRST_CHECKPOINT = 30.0  # seconds after the start, if it is not due before: until then nothing could be gone on with
 
 
 @dataclass
@@ -41,7 +43,8 @@ class Training:
 
     bare: the network itself. captured: a whole step, (images uint8, index, epoch, labels) -> (logits, loss), as a CUDA
     graph; None where steps are made of their parts. position: the only counter. metrics: the main process's file, None
-    in the others. started: time.perf_counter() at the start, less the seconds before a resume.
+    in the others. started: time.perf_counter() at the start, less the seconds before a resume. save_at:
+    time.monotonic() from which on a checkpoint is due.
     """
 
     recipe: Recipe
@@ -64,8 +67,8 @@ class Training:
     display: Display
     agreement: Agreement
     started: float
+    save_at: float
     signal: StopSignal = field(default_factory=StopSignal)
-    saved_at: float = field(default_factory=time.monotonic)
     decision: int = CONTINUE
 
     @property
@@ -89,6 +92,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
     # ------------------------------------------------------------ processes and run directory
     started = time.perf_counter()
     accelerator = make_accelerator(recipe)
+    on_main(accelerator, lambda: check_login(recipe))
     folder = on_main(accelerator, lambda: run_folder.choose(recipe, lock))
 
     # ------------------------------------------------------------ data
@@ -135,7 +139,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
     start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name), about)
     meter = Meter(accelerator, position.running)
     clock = Clock(recipe.data.batch_size, gpu=accelerator.device.type == "cuda")
-    display = Display(main, total_steps, position.step)
+    display = Display(main, total_steps, position.step, recipe.train.stop_at_interpolation)
     return Training(
         recipe=recipe,
         accelerator=accelerator,
@@ -157,6 +161,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         display=display,
         agreement=Agreement(accelerator),
         started=started - position.seconds,
+        save_at=time.monotonic() + min(60 * recipe.run.checkpoint_minutes, _FIRST_CHECKPOINT),
     )
 
 

@@ -12,6 +12,7 @@ WAIT, HOST_TO_DEVICE, AUGMENT, STEP = "waiting", "host_to_device", "augment", "s
 EVALUATE, LOG, SAVE = "evaluate", "log", "save"
 _STAGES = (WAIT, HOST_TO_DEVICE, AUGMENT, STEP, EVALUATE, LOG, SAVE)
 _STALLED = 0.05  # fraction of the loop's time: above it, waiting for batches bounds the training
+_LARGE = 400  # pixels: larger images gain by being baked smaller, or decoded beside the training
 _SHORT = 15.0  # seconds: the evaluation and the checkpoint at the end dominate a shorter run, and advise nothing
 _MUCH = 0.2  # fraction of the whole time: above it, evaluations or checkpoints should be made less often
 
@@ -86,15 +87,17 @@ class Clock(Watcher):
         return sum(self.seconds[stage] for stage in _STAGES if stage not in (EVALUATE, SAVE))
 
 
-def advice(clock: Clock, backend: str, device: str) -> str:
-    """One sentence: what bounds this training, and the remedy."""
+def advice(clock: Clock, backend: str, device: str, side: int) -> str:
+    """One sentence: what bounds this training, and the remedy. side: the longest of the baked images, in pixels."""
     seconds, fractions = clock.seconds, clock.fractions
     rate, stalled = clock.images_per_second, clock.stall_fraction
     if not fractions or not rate:
         return "too short to say what bounds it"
     if stalled > _STALLED and seconds[WAIT] >= seconds[HOST_TO_DEVICE]:
         told = f"the loader delivers {rate:,.0f} images/s, the {device} takes {rate / (1 - stalled):,.0f}"
-        return f"{told}: {BACKENDS[backend].when_slow}"
+        slow = BACKENDS[backend]
+        remedies = [slow.bake_less] * (side > _LARGE) + [slow.when_slow]
+        return f"{told}: {', or '.join(filter(None, remedies))}"
     if stalled > _STALLED:
         share = 100 * stalled
         others = " or ".join(name for name, other in BACKENDS.items() if other.decodes_on_gpu)

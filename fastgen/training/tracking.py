@@ -24,6 +24,24 @@ from pipelines.errors import UserError
 
 # The fields of `Summary` that no line of metrics has, and by which runs are compared.
 _IN_SUMMARY = ("status", "epochs", "best_test_top1", "best_test_top5", "interpolation_epoch", "fitted_epoch")
+_LOGIN = "`wandb login`, or track.wandb=offline"  # the remedy where W&B refuses a run
+
+
+def check_login(recipe: Recipe) -> None:
+    """Ask W&B whether it knows who logs a run online, before any work is done for it. On a terminal it asks the user.
+
+    Raises UserError where it does not.
+    """
+    if recipe.track.wandb != "online":
+        return
+    import wandb
+
+    try:
+        known = wandb.login(verify=True)
+    except wandb.Error as error:
+        raise UserError(f"W&B does not start ({error}); {_LOGIN}") from error
+    if not known:
+        raise UserError(f"W&B does not know this user; {_LOGIN}")
 
 
 def start_wandb(
@@ -68,7 +86,7 @@ def start_wandb(
     try:
         accelerator.init_trackers(track.project, config={**recipe.flat(), **about}, init_kwargs={"wandb": settings})
     except Error as error:
-        raise UserError(f"W&B does not start ({error}); `wandb login`, or track.wandb=offline") from error
+        raise UserError(f"W&B does not start ({error}); {_LOGIN}") from error
     if main:
         lines, tracker = read_metrics(folder), accelerator.get_tracker("wandb")
         if offline or not lines:
@@ -95,19 +113,25 @@ def _wandb_id(folder: Path) -> str:
     return found
 
 
+_WIDE = 100  # columns of a terminal: narrower ones have no room for a bar beside the numbers
+
+
 class Display(Watcher):
     """A progress bar with rate and time left on a terminal, and a line for each evaluation. Main process only."""
 
-    def __init__(self, enabled: bool, total_steps: int, done_steps: int) -> None:
+    def __init__(self, enabled: bool, total_steps: int, done_steps: int, may_stop: bool = False) -> None:
+        """may_stop: the run may end before its last step, as soon as its training set is fitted."""
         self._enabled = enabled
         self._console = console()
+        wide = self._console.width >= _WIDE
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            *[BarColumn()] * wide,
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
+            *[TimeElapsedColumn()] * wide,
             TimeRemainingColumn(),
+            TextColumn("left at most" if may_stop else "left"),
             console=self._console,
             transient=True,
             disable=not enabled or not self._console.is_terminal,
@@ -126,7 +150,7 @@ class Display(Watcher):
 
     def rate(self, epoch: int, loss: float, images_per_second: float) -> None:
         text = f"epoch {epoch} loss {loss:.3f}"
-        self._progress.update(self._task, description=text, rate=f"{images_per_second:,.0f} images/s")
+        self._progress.update(self._task, description=text, rate=f"{images_per_second:,.0f}/s")
 
     def evaluated(self, position: Position) -> None:
         found = position.evaluation

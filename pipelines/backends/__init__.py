@@ -85,14 +85,15 @@ def check_one_size(stored: Beton | Shards, view: View | None) -> None:
 class Backend:
     """What others know of a backend without importing its package.
 
-    module: has `open_engine`. when_slow: what to do where it is the limit of a training. streams_exports: it reads the
-    shards of an export, too. decodes_on_gpu: images reach the GPU as files. works_in_torch: it works in PyTorch's
-    threads. package: what its module imports beside fastgen's own needs; pip's name for it (distribution); how to
-    install it.
+    module: has `open_engine`. when_slow: what to do where it is the limit of a training; with large images `bake_less`
+    as well. streams_exports: it reads the shards of an export, too. decodes_on_gpu: images reach the GPU as files.
+    works_in_torch: it works in PyTorch's threads. package: what its module imports beside fastgen's own needs; pip's
+    name for it (distribution); how to install it.
     """
 
     module: str
     when_slow: str
+    bake_less: str = ""
     streams_exports: bool = False
     decodes_on_gpu: bool = False
     works_in_torch: bool = False
@@ -106,7 +107,8 @@ BACKENDS.add(
     "resident",
     Backend(
         "pipelines.backends.resident",
-        when_slow="stream with data.backend=ffcv or dali, which decode and resize beside the training",
+        when_slow="give each step more to do (data.batch_size)",
+        bake_less="stream with data.backend=ffcv or dali, which decode and resize beside the training",
         works_in_torch=True,
     ),
 )
@@ -114,8 +116,8 @@ BACKENDS.add(
     "ffcv",
     Backend(
         "pipelines.backends.ffcv",
-        when_slow="bake smaller (bake.resolution=400; bake.encoding=raw, at 8 times the disk, needs no decoding), "
-        "try data.backend=dali, or give it more cores (data.workers)",
+        when_slow="try data.backend=dali, or give it more cores (data.workers)",
+        bake_less="bake smaller (bake.resolution=400; bake.encoding=raw, at 8 times the disk, needs no decoding)",
         package="ffcv",
         distribution="ffcv",
         install="apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++, then pip install ffcv setuptools",
@@ -125,7 +127,8 @@ BACKENDS.add(
     "dali",
     Backend(
         "pipelines.backends.dali",
-        when_slow="bake smaller (bake.resolution=400), try data.backend=ffcv, or give it more cores (data.workers)",
+        when_slow="try data.backend=ffcv, or give it more cores (data.workers)",
+        bake_less="bake smaller (bake.resolution=400)",
         streams_exports=True,
         decodes_on_gpu=True,
         package="nvidia.dali",

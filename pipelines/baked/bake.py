@@ -80,19 +80,19 @@ def bake(
     spec: BakeSpec,
     cache: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    before: Callable[[Source], None] = lambda source: None,
 ) -> BakedSet:
     """The baked set of this specification with this labelling: found, extended by a label column, or made.
 
-    cache: the folder of baked sets (default: FASTGEN_CACHE). say: is told each step in words.
+    cache: the folder of baked sets (default: FASTGEN_CACHE). say: is told each step in words. before: is told the
+    training samples before any is baked, and may raise what speaks against it.
     Safe to call from several processes: one bakes, the others wait for it.
     Raises UserError for contradictory settings, missing data, or a sample that cannot be decoded.
     """
-    spec.validate(pixels)
-    wanted = {s.column_name: s.resolved() for s in (labels, *spec.columns)}
-    splits = {name: opened for name in SPLITS if (opened := open_source(source, name)) is not None}
-    plan = specification(source, pixels, spec, {name: s.fingerprint for name, s in splits.items()})
-    root = (cache or cache_root()) / "baked"
-    folder = root / folder_name(plan)
+    splits, plan, folder = _planned(source, pixels, spec, cache)
+    root, wanted = folder.parent, _wanted(labels, spec)
+    if not (folder / MANIFEST).is_file():
+        before(splits["train"])
     remedy = "free some space (`fastgen clean` shows the cache), or set FASTGEN_CACHE to a folder that can be written"
     with refusals(root, remedy):
         root.mkdir(parents=True, exist_ok=True)
@@ -115,6 +115,29 @@ def bake(
                 _extend(baked, splits["train"], missing)
                 baked = BakedSet.open(folder, plan=plan)
             return baked
+
+
+def find_baked(source: SourceSpec, labels: LabelSpec, pixels: PixelSpec, spec: BakeSpec) -> BakedSet | None:
+    """The set that `bake` finds in FASTGEN_CACHE, where it is there with all its label columns. Writes nothing."""
+    _, plan, folder = _planned(source, pixels, spec, None)
+    if not (folder / MANIFEST).is_file():
+        return None
+    baked = BakedSet.open(folder, plan=plan)
+    return baked if _wanted(labels, spec).keys() <= set(baked.splits["train"].names) else None
+
+
+def _planned(
+    source: SourceSpec, pixels: PixelSpec, spec: BakeSpec, cache: Path | None
+) -> tuple[dict[str, Source], dict[str, Any], Path]:
+    """The splits of the source, the specification, and the folder of its set."""
+    spec.validate(pixels)
+    splits = {name: opened for name in SPLITS if (opened := open_source(source, name)) is not None}
+    plan = specification(source, pixels, spec, {name: s.fingerprint for name, s in splits.items()})
+    return splits, plan, (cache or cache_root()) / "baked" / folder_name(plan)
+
+
+def _wanted(labels: LabelSpec, spec: BakeSpec) -> dict[str, LabelSpec]:
+    return {s.column_name: s.resolved() for s in (labels, *spec.columns)}
 
 
 def lock_of(folder: Path) -> Path:

@@ -141,6 +141,11 @@ def _pixels(source: Source, index: int, spec: BakeSpec) -> np.ndarray:
     return np.asarray(_fit(_decoded(stored, source.sample_name(index)).image, spec))
 
 
+def first_size(source: Source, spec: BakeSpec) -> tuple[int, int]:
+    """Width and height, in pixels, of the first sample when it is baked."""
+    return _fit(_decoded(source.read(0), source.sample_name(0)).image, spec).size
+
+
 def _fit(image: Image.Image, spec: BakeSpec) -> Image.Image:
     """`image` itself when it already fits, else cropped and resized."""
     width, height = image.size
