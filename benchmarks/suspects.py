@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sklearn.metrics import roc_auc_score
 
 from fastgen.bench.results import write_figures
-from fastgen.owndata.ranking import Evidence, found_at, gather
+from fastgen.owndata.ranking import Evidence, found_at, gather, mean_of_known
 from fastgen.owndata.suspects import train_folds
 from fastgen.recipe.load import load
 from fastgen.runs.dynamics import FOLDER
@@ -40,13 +40,21 @@ def ranked(given: np.ndarray, true: np.ndarray, score: np.ndarray) -> dict[str, 
     return {"precision_and_recall_percent": round(found[1], 2) if found else None, "roc_area": round(float(area), 4)}
 
 
+def recorded(run: Path, measure: str) -> np.ndarray:
+    """float64 (epochs, samples), NaN where a sample was in the dropped tail."""
+    epochs = [pq.read_table(path)[measure] for path in sorted((run / FOLDER).glob("epoch-*.parquet"))]
+    return np.stack([column.to_numpy(zero_copy_only=False).astype(float) for column in epochs])
+
+
 def ways(run: Path, folds: list[Path]) -> dict[str, dict[str, float]]:
-    alone = gather([run])
-    given, true = alone.given, alone.true
-    margins = [pq.read_table(path)["margin"] for path in sorted((run / FOLDER).glob("epoch-*.parquet"))]
-    margins = np.stack([column.to_numpy(zero_copy_only=False).astype(float) for column in margins])
-    found = {f"area under the margin, {epochs} epochs": np.nanmean(margins[:epochs], 0)
-             for epochs in range(1, len(margins) + 1)}  # fmt: skip
+    alone, margins, losses = gather([run]), recorded(run, "margin"), recorded(run, "loss_nats")
+    given, true, half = alone.given, alone.true, len(margins) // 2
+    found = {
+        f"area under the margin, epochs 1 to {last}": mean_of_known(margins[:last])
+        for last in range(1, len(margins) + 1)
+    }
+    found[f"mean margin, epochs {half + 1} to {len(margins)}"] = mean_of_known(margins[half:])
+    found[f"mean loss, epochs {half + 1} to {len(margins)}"] = -mean_of_known(losses[half:])
     found["given label's mean probability in training"] = alone.probability_of(given)
     if folds:
         both = gather([run, *folds])

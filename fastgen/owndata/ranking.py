@@ -80,13 +80,12 @@ def gather(runs: list[Path]) -> Evidence:
     margins = np.stack([table["aum"].to_numpy(zero_copy_only=False).astype(np.float64) for table in tables])
     left_out = [found for run in runs if (found := read_probabilities(run, OUT_OF_SAMPLE)) is not None]
     inside = [found for run in runs if (found := read_probabilities(run, MEAN)) is not None]
-    probabilities = left_out or inside
-    return Evidence(
-        given, true, _mean(margins), _mean(np.stack(probabilities)) if probabilities else None, bool(left_out)
-    )
+    known = left_out or inside
+    probabilities = mean_of_known(np.stack(known)) if known else None
+    return Evidence(given, true, mean_of_known(margins), probabilities, bool(left_out))
 
 
-def _mean(stacked: np.ndarray) -> np.ndarray:
+def mean_of_known(stacked: np.ndarray) -> np.ndarray:
     """Over the first axis, of what is known; NaN where nothing is."""
     known = ~np.isnan(stacked)
     total = np.where(known, stacked, 0).sum(0)
