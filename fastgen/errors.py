@@ -96,10 +96,12 @@ def _format_warning(message: Warning | str, *place: Any, **more: Any) -> str:
     return f"fastgen: {message}\n" if isinstance(message, Note) else _FORMAT(message, *place, **more)
 
 
-def _tell_launcher(text: str) -> None:
+def _point_there() -> None:
     """torchrun, which starts accelerate's several processes, reports each that failed, behind a traceback of its own.
-    Nothing that a process does keeps it from that; but it gives for a reason what lies in this file."""
+    Nothing that a process does keeps it from that; but the reason that it gives is what lies in this file, and so it
+    says where to look, in place of a link to its manual."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        text = "the line above that begins with fastgen says what is wrong"
         more = {"py_callstack": text, "timestamp": str(int(time.time()))}
         with suppress(OSError):
             Path(path).write_text(json.dumps({"message": {"message": text, "extraInfo": more}}))
@@ -107,7 +109,6 @@ def _tell_launcher(text: str) -> None:
 
 def _tell(problem: object, by_each: bool = False) -> None:
     """by_each: of all processes that a launch has started on a machine, and not of the first alone."""
-    text = f"fastgen: {' '.join(str(problem).split())}"
-    _tell_launcher(text)
+    _point_there()
     if by_each or os.environ.get("LOCAL_RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)
+        print(f"fastgen: {' '.join(str(problem).split())}", file=sys.stderr, flush=True)

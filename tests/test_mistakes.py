@@ -153,7 +153,7 @@ def test_wandbs_own_variables_are_respected(variables, asked, mode, monkeypatch)
     assert load("quickstart", [f"track.wandb={asked}"]).track.wandb == mode
 
 
-def test_a_mistake_in_a_launch_of_two_is_told_by_us_and_as_the_launchers_reason(place):
+def test_a_mistake_in_a_launch_of_two_is_told_once_and_the_launcher_points_there(place):
     """A user's folder stays, and is as empty as it was."""
     (place / "mine").mkdir()
     config = ["--config_file", str(ROOT / "recipes" / "accelerate" / "cpu_2.yaml"), "--main_process_port", "0"]
@@ -164,5 +164,5 @@ def test_a_mistake_in_a_launch_of_two_is_told_by_us_and_as_the_launchers_reason(
     )  # fmt: skip
     ours = "fastgen: data.batch_size=1000 is larger than the training set of 99 samples"
     assert done.returncode != 0 and done.stderr.startswith(ours), done.stderr
-    assert done.stderr.count(f"\n{ours}") == 0 and f"traceback : {ours}" in done.stderr
+    assert done.stderr.count("fastgen: ") == 1 and "traceback : the line above that begins with fastgen" in done.stderr
     assert not list((place / "mine").iterdir()) and not (place / "fastgen_out").exists()

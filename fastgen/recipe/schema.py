@@ -115,7 +115,7 @@ class RunSpec:
 
     dir: str | None = None  # None: runs/NAME-NNN below FASTGEN_OUTPUT or ./fastgen_out, a new number for each run
     name: str | None = None  # None: the recipe's, and what was set otherwise on the command line
-    resume: bool = False  # continue from the last checkpoint in run.dir (None: in the newest folder)
+    resume: bool = False  # continue from the last checkpoint in run.dir (None: in the newest folder of that name)
     checkpoint_minutes: float = 5.0  # between checkpoints; the first comes after half a minute, the last at the end
     keep_checkpoints: int = 2  # the latest so many are kept
     need_checkpoints: bool = True  # end where one cannot be written (false: say so, and try again with the next)
