@@ -123,7 +123,8 @@ class OpenSet:
             labels: the label column of the training set, if not the recipe's. Other splits have their true labels.
             raw: images as uint8, neither normalised nor augmented.
             device: where batches are wanted, such as "cuda".
-            rank, world_size: this process, and how many there are (None: as torch.distributed knows it, else one).
+            rank: of this process (None: as torch.distributed knows it, else 0).
+            world_size: how many processes there are (None: the same, else 1).
 
         Raises:
             UserError: a name that is not known, a position beyond the epoch, a batch that is larger than the set, or

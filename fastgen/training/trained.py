@@ -144,6 +144,7 @@ class TrainedRun(Run):
         """timm's network, freshly initialised, and the arguments that made it."""
         spec, manifest = self.recipe.model, self.manifest
         arguments = arguments_of(spec, self.labels.classes(manifest.num_classes), manifest.channels)
+        arguments.pop("pretrained", None)  # what it began with
         return make_by_timm(spec.name, self._image_size, arguments)
 
     @cached_property
