@@ -1,6 +1,6 @@
 # Each target is complete on a fresh Debian or Ubuntu machine with Python 3.11 or later: scripts/setup.sh installs
 # what is missing, and nothing the second time.
-.PHONY: quickstart test quick torture lint setup
+.PHONY: quickstart test quick torture lint docs setup
 BIN := .venv/bin
 # Where this is set, every process compiles all that it imports again, which takes it twice as long to start.
 export PYTHONDONTWRITEBYTECODE :=
@@ -27,6 +27,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy fastgen pipelines
+
+# The documentation as a site, in site/.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 setup:
 	@sh scripts/setup.sh

@@ -1,4 +1,5 @@
-"""Copies what proves the results of `fastgen reproduce` into docs/results, and makes its pages and the README's table.
+"""Copies what proves the results of `fastgen reproduce` into docs/results, and makes its pages, and the tables of
+docs/paper.md and README.md.
 
     python benchmarks/record_runs.py [FOLDER]      (in the checkout's root)
 
@@ -27,7 +28,15 @@ from pipelines.baked.manifest import MANIFEST
 from pipelines.durable import write_atomically
 
 SEEDS = (0, 1, 2)
-RESULTS, README = Path("docs/results"), Path("README.md")
+RESULTS, PAPER, README = Path("docs/results"), Path("docs/paper.md"), Path("README.md")
+_SHORT = (
+    "model",
+    "labels",
+    "training, paper",
+    "training, ours",
+    "test, paper",
+    "test, ours",
+)  # columns of the README's
 BEGIN, END = "<!-- table 1: python benchmarks/record_runs.py -->", "<!-- end -->"
 _CURVE = 60  # points that are kept of a curve of the running loss
 
@@ -83,19 +92,23 @@ def make_page(name: str) -> None:
     shutil.rmtree(RESULTS / f"{name}_files", ignore_errors=True)
 
 
-def readme_table() -> str:
-    """The README's table: table 1's rows that were run."""
+def table(short: bool) -> str:
+    """Table 1's rows that were run. short: without crops and weight decay, and the accuracies alone."""
     header, rows = comparison(EXPERIMENTS["table1"], results("table1"))
-    run = [row for row in rows if row[header.index("training, ours")] != "not run"]
-    lines = [header, ["---"] * len(header), *run]
+    run = [dict(zip(header, row, strict=True)) for row in rows]
+    run = [row for row in run if row["training, ours"] != "not run"]
+    if short:
+        header = list(_SHORT)
+        run = [row for row in run if (row["random crop"], row["weight decay"]) == ("no", "no")]
+    lines = [header, ["---"] * len(header), *([row[name] for name in header] for row in run)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def with_table(text: str) -> str:
-    """The README's text with the table as it should be."""
+def with_table(text: str, short: bool) -> str:
+    """A document's text with the table as it should be."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{readme_table()}{END}{after}"
+    return f"{before}{BEGIN}\n{table(short)}{END}{after}"
 
 
 def main(arguments: list[str]) -> None:
@@ -105,7 +118,8 @@ def main(arguments: list[str]) -> None:
         if any(result.summaries for result in results(name)):
             make_page(name)
     make_page("coverage")
-    write_atomically(README, with_table(README.read_text()))
+    for document in (PAPER, README):
+        write_atomically(document, with_table(document.read_text(), short=document == README))
 
 
 if __name__ == "__main__":

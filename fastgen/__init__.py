@@ -1,4 +1,6 @@
-"""The training wing of fastgen. Importing it registers the paper's networks with timm, now or once timm is imported.
+"""The training wing of fastgen, and what it offers to Python: `train`, `bake`, `open`, `load_run`.
+
+Importing it registers the paper's networks with timm, now or once timm is imported.
 
 Registering calls timm, and importing timm takes seconds, which commands that need no network should not spend. So the
 finder below adds the registration to timm's own import. wrapt's `when_imported` does the same, but importing wrapt
@@ -15,8 +17,20 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from fastgen.api import UserError, bake, load_run, open, train
+
+__all__ = ["UserError", "bake", "load_run", "open", "train"]
 _ENTRY_POINTS = "fastgen.models.timm_networks"  # importing it registers
+
+
+def __getattr__(name: str) -> Any:
+    """What `fastgen.api` offers, which is imported when it is asked for."""
+    if name in __all__:
+        return getattr(importlib.import_module("fastgen.api"), name)
+    raise AttributeError(f"module 'fastgen' has no attribute '{name}'")
 
 
 class _TimmFinder:

@@ -185,7 +185,7 @@ app.add_typer(bench, name="bench")
 def train(settings: Settings, only_print: Print = False) -> None:
     """Train a recipe, with some keys set to other values.
 
-    On several devices: accelerate launch fastgen/train.py recipe=NAME key=value ...
+    On several devices: accelerate launch -m fastgen.train recipe=NAME key=value ...
     """
     recipe = _recipe(settings, only_print)  # before PyTorch is imported, so that mistakes end at once
     from fastgen.training.loop import train

@@ -45,10 +45,7 @@ def _open(named: list[str], full: bool, missing: Callable[[Recipe], BakedSet]) -
     """named: the path of a baked set or export, or recipe=NAME key=value ... for the recipe's. missing: makes a set
     that is not baked, or refuses to."""
     if path := _path(named):
-        with refusals(path, "name the folder of a baked set or export, and let this user read it"):
-            if path.is_file():
-                raise UserError(f"{path} is a file; name the folder of a baked set or export")
-            return (Export if (path / EXPORT).exists() else BakedSet).open(path, full=full)
+        return open_path(path, full)
     recipe = parse(named)
     data = recipe.data
     baked = find_baked(data.source_spec, data.labels, data.pixels, recipe.bake) or missing(recipe)
@@ -60,6 +57,14 @@ def _refuse_to_bake(named: list[str]) -> Callable[[Recipe], BakedSet]:
         raise UserError(f"this set is not baked yet; make it: {shlex.join(['fastgen', 'bake', *named])}")
 
     return refuse
+
+
+def open_path(path: Path, full: bool = False) -> BakedSet | Export:
+    """The baked set or export in a folder. full: hash every byte. Raises UserError where none is, or a damaged one."""
+    with refusals(path, "name the folder of a baked set or export, and let this user read it"):
+        if path.is_file():
+            raise UserError(f"{path} is a file; name the folder of a baked set or export")
+        return (Export if (path / EXPORT).exists() else BakedSet).open(path, full=full)
 
 
 def _path(named: list[str]) -> Path | None:
@@ -110,9 +115,9 @@ def export_set(
     output = output or outputs_root() / "exports" / f"{baked.path.name}-{to}"
     if labels is None and not _path(named):
         labels = parse(named).data.labels.column_name
-    labels = labels or labellings(baked.splits["train"])[0]
+    labels = labels or labellings(baked.splits["train"].names)[0]
     shards = export(baked, to, output, shard_mb << 20, labels)
-    others = ", ".join(name for name in labellings(baked.splits["train"]) if name != labels)
+    others = ", ".join(name for name in labellings(baked.splits["train"].names) if name != labels)
     print(f"{output}: .cls is {labels}{f' (with --labels it can be {others})' if others else ''}")
     for split, files in shards.items():
         samples, size = sum(shard.samples for shard in files), sum(shard.bytes for shard in files)

@@ -1,6 +1,7 @@
 """Train one recipe: the file that accelerate launches. `fastgen.training.loop` holds the loop.
 
-accelerate launch fastgen/train.py recipe=NAME [key=value ...]
+accelerate launch fastgen/train.py recipe=NAME [key=value ...]        (in a checkout)
+accelerate launch -m fastgen.train recipe=NAME [key=value ...]        (anywhere, once fastgen is installed)
 """
 
 import sys

@@ -13,6 +13,10 @@ class UserError(ValueError):
     def __init__(self, message: str) -> None:
         super().__init__(shown(" ".join(message.split())))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it (IPython asks for this)."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def shown(text: str) -> str:
     """Text that every terminal shows: bytes of a file's name that are no UTF-8, and control characters, as escapes."""

@@ -81,7 +81,7 @@ if [ "$python" != .venv/bin/python ]; then
     .venv/bin/python -m pip install --quiet --constraint constraints.txt uv
 fi
 
-uv_install dali,reports,slurm,dev
+uv_install dali,reports,slurm,pandas,dev
 if [ "$missing" ]; then
     say "going on without FFCV, as this machine lacks: $missing"
 elif ! uv_install ffcv; then

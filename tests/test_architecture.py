@@ -14,10 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # import, all of them further down. Every room may import itself, and the ground.
 FLOORS = {
     "fastgen": {  # imports pipelines wherever it likes
+        "__init__": "api models",
         "train": "cli",
         "__main__": "cli",
         "cli": "quickstart doctor paper bench owndata sweeps report training sets runs recipe",
         "quickstart": "runs",
+        "api": "training sets runs recipe",
         "doctor": "",
         "paper": "sweeps report runs theory recipe models",
         "bench": "report training sets runs recipe optim",
@@ -29,7 +31,6 @@ FLOORS = {
         "runs": "recipe",
         "theory": "",
         "recipe": "models optim",
-        "__init__": "models",
         "models": "",
         "optim": "",
     },

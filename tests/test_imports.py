@@ -39,6 +39,8 @@ for arguments in (["--help"], ["train", "--help"], ["reproduce", "--help"], ["be
                   ["sweep", *tiny, "seed=0,1", "--wandb-file", sys.argv[1] + "/sweep.yaml"]):
     assert cli.main(arguments) == 0, arguments
     check(arguments)
+assert fastgen.bake("quickstart", **{"data.limit": 50}).manifest.splits["train"].samples == 50
+check("fastgen.bake")
 import fastgen.recipe.completion, fastgen.paper.experiments
 check("what completes words")
 import fastgen.sweeps.executor

@@ -72,3 +72,11 @@ def test_installed_recipes_are_found_from_any_folder(installed: Path, tmp_path: 
     for command in (["-m", "fastgen.train"], ["-m", "fastgen.cli", "train"]):
         shown = run(*command, "recipe=quickstart", "--print", cwd=tmp_path, PYTHONPATH=str(installed))
         assert yaml.safe_load(shown)["data"]["source"] == "digits"
+
+
+def test_the_headline_command_runs_anywhere(installed: Path, tmp_path: Path) -> None:
+    """As documented beside the checkout's form, and without a checkout: accelerate launch -m fastgen.train."""
+    settings = ["recipe=quickstart", "data.limit=100", "train.epochs=1", "train.threads=1", "run.dir=it"]
+    launch = ["-m", "accelerate.commands.launch", "-m", "fastgen.train", *settings]
+    run(*launch, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert (tmp_path / "it" / "summary.json").is_file()

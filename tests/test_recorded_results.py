@@ -38,7 +38,8 @@ def test_a_copy_has_the_evaluations_and_no_folder_of_the_machine(script, tmp_pat
     assert not any("secret" in file.read_text() for file in copy.iterdir())
 
 
-def test_the_readme_has_the_table_that_the_recorded_runs_give(script):
-    text = (ROOT / "README.md").read_text()
-    assert script["with_table"](text) == text
+@pytest.mark.parametrize(("document", "short"), [("README.md", True), ("docs/paper.md", False)])
+def test_a_document_has_the_table_that_the_recorded_runs_give(document, short, script):
+    text = (ROOT / document).read_text()
+    assert script["with_table"](text, short) == text
     assert script["BEGIN"] in text and text.index(script["BEGIN"]) < text.index(script["END"])

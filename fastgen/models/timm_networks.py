@@ -31,9 +31,9 @@ def _slim_inception_v3(**arguments: Any) -> Any:
 
 def _register(name: str, constructor: Callable[..., Any]) -> None:
     def entry_point(pretrained: bool = False, **arguments: Any) -> Any:
-        if pretrained:
+        if pretrained and not arguments.get("pretrained_cfg"):  # which the Hub's, or a folder's, come with
             raise UserError(f"{name} has no pretrained weights: the randomization test starts from random ones")
-        return build_model_with_cfg(constructor, name, pretrained=False, **arguments)
+        return build_model_with_cfg(constructor, name, pretrained=pretrained, **arguments)
 
     entry_point.__name__ = entry_point.__qualname__ = name
     register_model(entry_point)

@@ -73,7 +73,16 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
         called = _called(values, path.stem, origin)  # a run's recipe.yaml names its recipe; the file itself comes last
         for key, value in leaves(Recipe, values):
             _set(config, key, value, origin)
-    for override in overrides or []:
+    return _resolved(config, called, overrides or [])
+
+
+def defaults(overrides: list[str]) -> Recipe:
+    """What the schema itself says, and overrides "key=value"; as `load`, for what needs no experiment."""
+    return _resolved(OmegaConf.structured(Recipe), "", overrides)
+
+
+def _resolved(config: Any, called: str, overrides: list[str]) -> Recipe:
+    for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"'{override}' is no override; write key=value")

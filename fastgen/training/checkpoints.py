@@ -34,7 +34,7 @@ from pipelines.durable import check_room, read_regular, share, sync_folder, writ
 from pipelines.errors import UserError
 
 POSITION = "position.json"
-_MODEL = "model.safetensors"
+MODEL = "model.safetensors"
 _FILES, _DIGEST = "files", "sha256"  # keys of position.json: the other files, and the digest of all that it says itself
 # What reading a file raises that is whole and of another model.
 _OTHER = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, SafetensorError)
@@ -111,7 +111,7 @@ def _write(
         if main:
             for name, state in collected.items():
                 write_state(to / f"{name}.safetensors", state)
-            save_file(on_the_host(network.state_dict()), to / _MODEL)
+            save_file(on_the_host(network.state_dict()), to / MODEL)
     with _together(accelerator, folder):
         if main:
             for path in to.iterdir():
@@ -154,13 +154,9 @@ def restore(
 
     Raises UserError when a file is missing or damaged, or does not fit the recipe's network.
     """
-    position, files = _read_position(checkpoint)
-    for name, described in files.items():
-        path = checkpoint / name
-        if not path.is_file() or _described(path) != described:
-            raise _damaged(checkpoint, f"{path} is {'damaged' if path.exists() else 'missing'}")
+    position = _whole(checkpoint)
     same_processes = position.world_size == accelerator.num_processes
-    name = _MODEL
+    name = MODEL
     try:
         network.load_state_dict(load_file(checkpoint / name))
         for state, holder in states.items():
@@ -175,6 +171,26 @@ def restore(
     if not same_processes:
         # There are no random numbers for processes that did not exist: each process begins fresh ones.
         torch.manual_seed(position.step * 65537 + accelerator.process_index)
+    return position
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Weights and buffers, on the host, as the run's evaluations use them: where it averages them (train.ema), those.
+
+    Raises UserError when a file is missing or damaged.
+    """
+    _whole(checkpoint)
+    average = checkpoint / "average.safetensors"
+    return read_state(average)["network"] if average.is_file() else load_file(checkpoint / MODEL)
+
+
+def _whole(checkpoint: Path) -> Position:
+    """Where it stood, once each of its files was found as it was written."""
+    position, files = _read_position(checkpoint)
+    for name, described in files.items():
+        path = checkpoint / name
+        if not path.is_file() or _described(path) != described:
+            raise _damaged(checkpoint, f"{path} is {'damaged' if path.exists() else 'missing'}")
     return position
 
 

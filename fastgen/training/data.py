@@ -52,11 +52,12 @@ class Data:
         """How many different labels the training set has."""
         return self.spec.labels.classes(self.baked.manifest.num_classes)
 
-    def training(self, epoch: int, step: int = 0) -> Generator[Batch]:
-        """This process's batches of an epoch (from 0), from its optimizer step `step` (from 0) on."""
+    def training(self, epoch: int, step: int = 0, labels: str | None = None) -> Generator[Batch]:
+        """This process's batches of an epoch (from 0), from its optimizer step `step` (from 0) on. labels: the column
+        (None: the recipe's)."""
         self.sampler.epoch, self.sampler.offset = epoch, step * self.sampler.batch_size
         view = self._view(self.spec.progressive.size(epoch, self.image_size), epoch)
-        return self.engines["train"].batches(self.sampler, self.spec.labels.column_name, view)
+        return self.engines["train"].batches(self.sampler, labels or self.spec.labels.column_name, view)
 
     def compile(self) -> None:
         """Fuse the preparation of training batches into few kernels, anew for each image size. Evaluation's batches,
@@ -81,8 +82,9 @@ class Data:
         """Global: over all processes."""
         return self.spec.eval_batch_size or 4 * self.spec.batch_size
 
-    def evaluation(self, part: str) -> Generator[Batch]:
-        """This process's share of a whole part in file order. Test labels are the true ones."""
+    def evaluation(self, part: str, batch: int = 0, labels: str | None = None) -> Generator[Batch]:
+        """This process's share of a whole part in file order, from a global batch on. labels: as in `training`; test
+        labels are the true ones."""
         rows, split = self.parts[part], "train" if part == LEFT_OUT else part
         sampler = Sampler(
             len(rows),
@@ -90,9 +92,10 @@ class Data:
             shuffle=False,
             rank=self.sampler.rank,
             world_size=self.sampler.world_size,
+            offset=batch * self.eval_batch_size,
             rows=rows,
         )
-        column = self.spec.labels.column_name if split == "train" else "label_true"
+        column = "label_true" if split != "train" else labels or self.spec.labels.column_name
         return self.engines[split].batches(sampler, column, self._view(self.spec.eval_size or self.image_size, None))
 
     def _view(self, size: int, epoch: int | None) -> View | None:
@@ -107,22 +110,58 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
     data = recipe.data
 
     def path_and_identity() -> tuple[Path, str]:
-        if data.shards is None:
-            baked: BakedSet | Export = bake_recipe(recipe, lambda source: _check_network(recipe, source))
-        else:
-            baked = Export.open(data.shards)
-            check_made_as(baked.manifest, baked.path, data.source_spec, data.pixels, recipe.bake)
-            if (column := data.labels.column_name) not in (known := baked.splits["train"].names):
-                raise UserError(
-                    f"data.shards={baked.path} has no label column '{column}' but {', '.join(known)}; bake it with "
-                    "that labelling (bake.columns) and export the set again"
-                )
-        return baked.path, baked.manifest.identity
+        found = set_of(recipe, lambda source: _check_network(recipe, source))
+        return found.path, found.manifest.identity
 
     path, identity = on_main(accelerator, path_and_identity)
     opened: Callable[..., BakedSet | Export] = BakedSet.open if data.shards is None else Export.open
     stage = Path(data.stage) if data.stage else None
     baked = everywhere(accelerator, lambda: opened(staged(path, stage, opened) if stage else path, expect=identity))
+    engines = open_engines(data, baked, accelerator.device, data.workers or share_of_cores(accelerator))
+    return data_of(recipe, baked, engines, accelerator.device, accelerator.process_index, accelerator.num_processes)
+
+
+def set_of(recipe: Recipe, before: Callable[[Source], None] = lambda source: None) -> BakedSet | Export:
+    """The recipe's baked set, made now if it is not there, or the export that data.shards names.
+
+    before: is called with the source of a set that is to be made, and may refuse.
+
+    Raises UserError when that is not of the recipe's set.
+    """
+    data = recipe.data
+    if data.shards is None:
+        return bake_recipe(recipe, before)
+    found = Export.open(data.shards)
+    check_made_as(found.manifest, found.path, data.source_spec, data.pixels, recipe.bake)
+    if (column := data.labels.column_name) not in (known := found.splits["train"].names):
+        raise UserError(
+            f"data.shards={found.path} has no label column '{column}' but {', '.join(known)}; bake it with "
+            "that labelling (bake.columns) and export the set again"
+        )
+    return found
+
+
+def open_engines(
+    data: DataSpec, baked: BakedSet | Export, device: torch.device, workers: int | None
+) -> dict[str, Engine]:
+    """One for each split. workers: loader threads (None: the cores that this process may use)."""
+    channels, own = baked.manifest.channels, {"dali": data.dali}.get(data.backend)
+    return {
+        split: open_engine(data.backend, stored, device, channels, workers, own)
+        for split, stored in baked.splits.items()
+    }
+
+
+def data_of(
+    recipe: Recipe,
+    baked: BakedSet | Export,
+    engines: dict[str, Engine],
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Data:
+    """The recipe's data on one of world_size processes. Raises UserError when the set is not fit for the recipe."""
+    data = recipe.data
     image_size, crop = _sizes(baked, data)
     data.normalize.validate(baked.manifest.channels)
     parts = _parts(baked, data)
@@ -130,20 +169,14 @@ def open_data(accelerator: Accelerator, recipe: Recipe) -> Data:
         len(parts["train"]),
         data.batch_size,
         recipe.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
+        rank=rank,
+        world_size=world_size,
         micro_batches=recipe.train.accumulate,
         rows=parts["train"],
     )
-    device: torch.device = accelerator.device
-    workers = data.workers or share_of_cores(accelerator)
-    own = {"dali": data.dali}.get(data.backend)
     return Data(
         baked=baked,
-        engines={
-            split: open_engine(data.backend, stored, device, baked.manifest.channels, workers, own)
-            for split, stored in baked.splits.items()
-        },
+        engines=engines,
         spec=data,
         parts=parts,
         image_size=image_size,

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
@@ -137,6 +138,19 @@ def draw_apart(accelerator: Accelerator, seed: int) -> None:
     if rank := accelerator.process_index:
         digest = hashlib.sha256(f"dropout {seed} {rank}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it, a training of one process begins as in a process of its own: accelerate keeps what the first one in a
+    process chose, and refuses another precision. Of several processes, accelerate's launcher began them."""
+    try:
+        if "WORLD_SIZE" not in os.environ:
+            AcceleratorState._reset_state(True)
+        yield
+    finally:
+        if "WORLD_SIZE" not in os.environ:
+            AcceleratorState._reset_state(True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch.random import fork_rng
 
 from fastgen import models
-from fastgen.recipe.schema import Recipe
+from fastgen.recipe.schema import ModelSpec, Recipe
 from fastgen.training.objective import logits_of
 from pipelines.errors import UserError
 
@@ -25,8 +25,6 @@ def make_network(recipe: Recipe, classes: int, channels: int, image_size: int, d
     Raises UserError when timm refuses the recipe's options, or the network such images.
     """
     spec = recipe.model
-    if given := {"num_classes", "in_chans"} & spec.options.keys():
-        raise UserError(f"model.options.{min(given)} follows from the data; leave it out")
     try:
         network = _made(recipe, classes, channels, image_size)
     except _REFUSALS as error:
@@ -48,10 +46,12 @@ def check_network(recipe: Recipe, classes: int, channels: int, image_size: int) 
 def _made(recipe: Recipe, classes: int, channels: int, image_size: int) -> torch.nn.Module:
     """The network, which has classified an image of this size. Raises one of _REFUSALS."""
     spec = recipe.model
-    arguments = {"num_classes": classes, "in_chans": channels, "drop_rate": spec.dropout, **spec.options}
+    arguments = arguments_of(spec, classes, channels)
     # models.make needs no timm, which takes seconds to import; but only timm understands options.
-    make = models.make if spec.name in models.NETWORKS and not spec.options else _make_by_timm
-    network: torch.nn.Module = make(spec.name, img_size=image_size, **arguments)
+    if spec.name in models.NETWORKS and not spec.options:
+        network: torch.nn.Module = models.make(spec.name, img_size=image_size, **arguments)
+    else:
+        network, _ = make_by_timm(spec.name, image_size, arguments)
     _try(network, channels, image_size, classes)
     return network
 
@@ -77,15 +77,24 @@ def _try(network: torch.nn.Module, channels: int, image_size: int, classes: int)
         raise ValueError("it gives no logits of these classes")
 
 
-def _make_by_timm(name: str, *, img_size: int, **arguments: Any) -> torch.nn.Module:
+def arguments_of(spec: ModelSpec, classes: int, channels: int) -> dict[str, Any]:
+    """What timm.create_model is given beside the name and the images' size."""
+    if given := {"num_classes", "in_chans"} & spec.options.keys():
+        raise UserError(f"model.options.{min(given)} follows from the data; leave it out")
+    return {"num_classes": classes, "in_chans": channels, "drop_rate": spec.dropout, **spec.options}
+
+
+def make_by_timm(name: str, image_size: int, arguments: dict[str, Any]) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """timm's network, and the arguments that it was made with: the images' size is one where it depends on that."""
     import timm
 
+    sized = {**arguments, "img_size": image_size}
     try:
-        return timm.create_model(name, img_size=img_size, **arguments)
+        return timm.create_model(name, **sized), sized
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-        return timm.create_model(name, **arguments)  # a network for any size
+        return timm.create_model(name, **arguments), arguments
 
 
 def wants_compilation(recipe: Recipe, device: torch.device) -> bool:

@@ -1,6 +1,7 @@
 """Ending in good order when a signal asks for it."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -17,6 +18,8 @@ class StopSignal:
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python gives signals to the main thread, which does not train here
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._former[number] = signal.signal(number, self._on_signal)

@@ -79,8 +79,8 @@ def export(
     small, or the format or the column is unknown.
     """
     write = EXPORTS[to]
-    chosen = {split: labellings(beton)[0] for split, beton in baked.splits.items()}
-    if labels is not None and labels not in (known := labellings(baked.splits["train"])):
+    chosen = {split: labellings(beton.names)[0] for split, beton in baked.splits.items()}
+    if labels is not None and labels not in (known := labellings(baked.splits["train"].names)):
         raise UserError(f"{baked.path} has no label column '{labels}': {did_you_mean(labels, known)}")
     chosen["train"] = labels or chosen["train"]
     with refusals(output, "name a folder that can be written, on a disk with room, with --output"):
@@ -113,9 +113,9 @@ def export(
     return shards
 
 
-def labellings(beton: Beton) -> list[str]:
-    """The label columns of a file that training may go by, in its order."""
-    return [name for name in beton.names if name not in ("clean_label", "index")]
+def labellings(names: list[str]) -> list[str]:
+    """Of a file's columns those of labels that training may go by, in its order."""
+    return [name for name in names if name not in ("clean_label", "index")]
 
 
 @contextmanager
