@@ -369,10 +369,10 @@ def memorization(
     wandb: Annotated[bool, typer.Option("--wandb", help="Log the estimates to W&B, too.")] = False,
     output: Annotated[Path | None, _path("--output", "FOLDER", "By default below memorization/.")] = None,
 ) -> None:
-    """Train networks on random subsets: what does each sample owe to being in, and what does it do to the others?
+    """Tell which samples are memorised, and whom they help.
 
-    Memorization, influence and consistency of every sample, as tables and a page. Finished networks are not repeated.
-    `fastgen train --help` lists recipes and keys.
+    By many networks on random subsets: memorization, influence and consistency of every sample, as tables and a page.
+    Finished networks are not repeated. `fastgen train --help` lists recipes and keys.
     """
     from fastgen.memorization.command import run
 
@@ -403,7 +403,7 @@ def reproduce(
     jobs: Jobs = None,
     only_show: Annotated[bool, typer.Option("--show", help="Run nothing: show what is there.")] = False,
 ) -> None:
-    """Run what is missing of the paper's experiments and show them.
+    """Show the paper's experiments, and run what is missing.
 
     NAME: table1, table2, table4, fig1a, fig1b, fig1c, fig2a, fig2b, rademacher, or all, which are trainings, with
     key=value for each; table3, table3_bandwidth, theorem1, minnorm, which are computed, with the keys seed, data.limit,

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fastgen.memorization.estimates import consistency, convergence, memorization, standard_error
+from fastgen.memorization.estimates import consistency, convergence, margin_outside, memorization, standard_error
 from fastgen.memorization.influence import influence_blocks, top_pairs
 from pipelines.sampler import SubsetSpec
 
@@ -133,6 +133,11 @@ def test_what_no_network_knows_is_not_a_number():
     assert standard_error(np.array(700), np.array(1000), np.array(90), np.array(300)) == pytest.approx(
         math.sqrt(0.7 * 0.3 / 1000 + 0.3 * 0.7 / 300), rel=0.01
     )
+
+
+def test_the_margin_is_that_of_networks_without_the_sample():
+    members, margin = np.array([[1, 0, 1], [0, 0, 1]], bool), np.array([[9, 1, 9], [-3, 2, 9]], np.float16)
+    assert np.array_equal(margin_outside(members, margin), [-3, 1.5, np.nan], equal_nan=True)
 
 
 def test_consistency_is_the_mean_over_fractions():

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fastgen.memorization import networks, tables
-from fastgen.memorization.estimates import Memorization, memorization
+from fastgen.memorization.estimates import Memorization, margin_outside, memorization
 from fastgen.memorization.influence import top_pairs
 from fastgen.memorization.networks import Asked, collect
 from fastgen.memorization.page import Images, Shown, shown
@@ -62,8 +62,10 @@ def run(
     if test is not None:
         pairs = top_pairs(said.member, said.correct_test, _TOP, root / tables.MATRIX if matrix else None)
         tables.write_pairs(root, pairs)
-    tables.write_samples(root, train.given, train.true, found, _by_fraction(of_fraction, fractions or [fraction]))
-    all_shown = shown(train, test, said, found)
+    margin = margin_outside(said.member, said.margin)
+    several = _by_fraction(of_fraction, fractions or [fraction])
+    tables.write_samples(root, train.given, train.true, found, margin, several)
+    all_shown = shown(train, test, said, found, margin)
     if removal and all(job.state == DONE for job in trained):  # else it would be of other samples in the end
         trained += _removal(asked, found, removal, seeds, jobs, root, all_shown)
     page = Page(f"Memorization: {recipe.recipe}")

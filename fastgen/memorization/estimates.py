@@ -45,6 +45,18 @@ def consistency(by_fraction: Mapping[float, Memorization]) -> np.ndarray:
     return np.mean([found.accuracy_outside for found in by_fraction.values()], axis=0)
 
 
+def margin_outside(member: np.ndarray, margin: np.ndarray) -> np.ndarray:
+    """The mean margin of each sample's given label in networks that were not trained on it: float64 (n,), NaN where
+    there is none. It tells apart the many samples that no network gets right unless it was trained on them.
+
+    member: bool (networks, n). margin: float16 (networks, n).
+    """
+    total = np.zeros(member.shape[1])
+    for trained, margins in zip(member, margin, strict=True):
+        total += np.where(trained, 0, margins.astype(np.float64))
+    return _share(total, (~member).sum(0))
+
+
 def standard_error(
     hits_inside: np.ndarray, inside: np.ndarray, hits_outside: np.ndarray, outside: np.ndarray
 ) -> np.ndarray:

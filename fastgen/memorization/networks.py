@@ -86,23 +86,25 @@ def _trimming(show: Callable[[list[Job]], None], trimmed: set[Path]) -> Callable
 @dataclass(frozen=True)
 class Said:
     """By the networks that have finished, in order of their seeds. member: bool (networks, n), trained on the sample.
-    correct: bool (networks, n), gives it its given label. correct_test: bool (networks, m), gives the test sample its
-    label."""
+    correct: bool (networks, n), gives it its given label. margin: float16 (networks, n), of that label.
+    correct_test: bool (networks, m), gives the test sample its label."""
 
     member: np.ndarray
     correct: np.ndarray
+    margin: np.ndarray
     correct_test: np.ndarray
 
 
 def collect(jobs: list[Job]) -> Said:
     """Raises UserError for predictions that are missing or damaged."""
-    member, correct, correct_test = [], [], []
+    member, correct, margin, correct_test = [], [], [], []
     for job in jobs:
         if job.state == DONE and (summary := job.summary) is not None:
             training, test = predictions.read(job.folder, summary)
             member.append(training.member)
             correct.append(training.correct_given)
+            margin.append(training.margin)
             correct_test.append(test.correct_given)
     if not member:
         raise UserError(f"none of the {len(jobs)} networks has finished: {jobs[0].problem or jobs[0].log}")
-    return Said(np.stack(member), np.stack(correct), np.stack(correct_test))
+    return Said(np.stack(member), np.stack(correct), np.stack(margin), np.stack(correct_test))

@@ -62,8 +62,8 @@ class Shown:
             page.image(sheet, caption)
 
 
-def shown(train: Images, test: Images | None, said: Said, found: Memorization) -> Shown:
-    """All but the removal experiment. test: None without a test split."""
+def shown(train: Images, test: Images | None, said: Said, found: Memorization, margin: np.ndarray) -> Shown:
+    """All but the removal experiment. test: None without a test split. margin: `margin_outside`."""
     corrupted, known = train.given != train.true, ~np.isnan(found.value)
     parts = {"clean": known & ~corrupted, "corrupted": known & corrupted}
     numbers: dict[str, float | None] = {
@@ -76,6 +76,7 @@ def shown(train: Images, test: Images | None, said: Said, found: Memorization) -
     for name, part in parts.items():
         numbers[f"mean memorization, {name} labels"] = float(found.value[part].mean()) if part.any() else None
     numbers["area under the ROC curve, corrupted against clean"] = _area(found.value[known], corrupted[known])
+    numbers["the same of a low margin without the sample"] = _area(-margin[known], corrupted[known])
     histogram = histograms({name: found.value[part] for name, part in parts.items() if part.any()}, "memorization")
     steps = [*(step for step in _STEPS if step < len(said.member)), len(said.member)]
     agreement = convergence(said.member, said.correct, steps)
@@ -87,10 +88,10 @@ def shown(train: Images, test: Images | None, said: Said, found: Memorization) -
                         "correlation over samples. All networks together are surer than their halves; stop where it "
                         "no longer grows"),
     }  # fmt: skip
-    order = np.argsort(np.where(known, -found.value, np.inf), kind="stable")[: known.sum()]
+    # Of the many that are memorised equally, those whose label the others speak most against come first.
+    order = np.lexsort((margin, np.where(known, -found.value, np.inf)))[: known.sum()]
     sheets = {
-        "most memorised": (_sheet(train, order[:_SHEET], found), "The most memorised training samples: true label and "
-                           "memorization, and the given label, red where it is another one"),
+        "most memorised": (_sheet(train, order[:_SHEET], found), _MEMORISED_CAPTION),
         "least memorised": (_sheet(train, order[::-1][:_SHEET], found), "The least memorised training samples"),
     }  # fmt: skip
     memorised = np.flatnonzero(np.nan_to_num(found.value) >= _MEMORISED)
@@ -105,6 +106,10 @@ def shown(train: Images, test: Images | None, said: Said, found: Memorization) -
     return Shown(numbers, figures, sheets)
 
 
+_MEMORISED_CAPTION = (
+    "The most memorised training samples: true label and memorization, and the given label, red where it is another "
+    "one. Of equal ones first those whose given label networks without them speak most against"
+)
 _INFLUENCE_CAPTION = (
     f"The test samples that training samples memorised by {_MEMORISED} or more moved most (first in each row), and the "
     "training samples that moved them: label, and influence with its standard error, red where the label is wrong. The "
@@ -141,7 +146,7 @@ def _sheet(images: Images, indices: np.ndarray, found: Memorization) -> Image.Im
 
 def _influences(train: Images, test: Images, moved: Pairs) -> Image.Image:
     cells = []
-    for index in np.argsort(-moved.influence[:, 0], kind="stable")[:_MOVED].tolist():
+    for index in np.argsort(moved.error[:, 0] - moved.influence[:, 0], kind="stable")[:_MOVED].tolist():
         cells.append((test[index], test.names[test.true[index]], f"test {index}", False))
         for i, influence, error in zip(moved.train[index], moved.influence[index], moved.error[index], strict=True):
             given = train.given[i]

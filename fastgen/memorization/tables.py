@@ -15,13 +15,19 @@ SAMPLES, PAIRS, MATRIX = "samples.parquet", "influence.parquet", "influence.npy"
 
 
 def write_samples(
-    root: Path, given: np.ndarray, true: np.ndarray, found: Memorization, by_fraction: dict[float, Memorization]
+    root: Path,
+    given: np.ndarray,
+    true: np.ndarray,
+    found: Memorization,
+    margin_out: np.ndarray,
+    by_fraction: dict[float, Memorization],
 ) -> None:
     """A row for each training sample, in order of its index.
 
     index, given_label, true_label: int64. memorization, standard_error, accuracy_in, accuracy_out: float64; null where
-    no network has the sample in, or none has it out. networks_in, networks_out: int64. c_score: float64, the mean of
-    accuracy_out over the fractions; with several of them, accuracy_out_at_F: float64, of each.
+    no network has the sample in, or none has it out. networks_in, networks_out: int64. margin_out: float64, the
+    mean margin of the given label, its logit minus the largest other, in networks without the sample. c_score: float64,
+    the mean of accuracy_out over the fractions; with several of them, accuracy_out_at_F: float64, of each.
     """
     columns = {
         "index": np.arange(len(given)),
@@ -33,6 +39,7 @@ def write_samples(
         "networks_out": found.outside,
         "accuracy_in": _nulls(found.accuracy_inside),
         "accuracy_out": _nulls(found.accuracy_outside),
+        "margin_out": _nulls(margin_out),
         "c_score": _nulls(consistency(by_fraction)),
     }
     if len(by_fraction) > 1:
