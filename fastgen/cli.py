@@ -152,6 +152,13 @@ def _parts(text: str, separator: str) -> list[str]:
     return [part.strip() for part in text.split(separator)] if text else []
 
 
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in _parts(text, ",")]
+    except ValueError:
+        raise UserError(f"{option}={text} must be numbers, such as 0.1,0.3,0.5") from None
+
+
 app = typer.Typer(
     help='The randomization test of "Understanding deep learning requires rethinking generalization".',
     rich_markup_mode=None,  # rich text takes longer to import
@@ -347,6 +354,44 @@ def sweep(
 
 
 @app.command()
+def memorization(
+    context: typer.Context,
+    settings: Settings,
+    networks: Annotated[int, _count("--networks", "Networks for each fraction.")] = 200,
+    fraction: Annotated[float, typer.Option("--fraction", help="Of the samples, which a network is trained on.")] = 0.7,
+    fractions: Annotated[str, typer.Option("--fractions", metavar="A,B", help="Several, for the C-score.")] = "",
+    removal: Annotated[
+        str, typer.Option("--removal", metavar="A,B", help="Then train without samples that are memorised so much.")
+    ] = "",
+    seeds: Annotated[int, _count("--seeds", "Trainings of each removal.")] = 3,
+    jobs: Jobs = None,
+    matrix: Annotated[bool, typer.Option("--matrix", help="Write all influences, float16, as influence.npy.")] = False,
+    wandb: Annotated[bool, typer.Option("--wandb", help="Log the estimates to W&B, too.")] = False,
+    output: Annotated[Path | None, _path("--output", "FOLDER", "By default below memorization/.")] = None,
+) -> None:
+    """Tell which samples are memorised, and whom they help.
+
+    By many networks on random subsets: memorization, influence and consistency of every sample, as tables and a page.
+    Finished networks are not repeated. `fastgen train --help` lists recipes and keys.
+    """
+    from fastgen.memorization.command import run
+
+    run(
+        settings,
+        count=networks,
+        fraction=fraction,
+        fractions=_numbers("--fractions", fractions),
+        removal=_numbers("--removal", removal),
+        seeds=seeds,
+        jobs=jobs,
+        matrix=matrix,
+        wandb=wandb,
+        output=output,
+        command=context.obj,
+    )
+
+
+@app.command()
 def reproduce(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", hidden=True, autocompletion=_complete_experiment)],
@@ -358,7 +403,7 @@ def reproduce(
     jobs: Jobs = None,
     only_show: Annotated[bool, typer.Option("--show", help="Run nothing: show what is there.")] = False,
 ) -> None:
-    """Run what is missing of the paper's experiments and show them.
+    """Show the paper's experiments, and run what is missing.
 
     NAME: table1, table2, table4, fig1a, fig1b, fig1c, fig2a, fig2b, rademacher, or all, which are trainings, with
     key=value for each; table3, table3_bandwidth, theorem1, minnorm, which are computed, with the keys seed, data.limit,

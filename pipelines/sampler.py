@@ -6,10 +6,12 @@ them the losses, are the same for any number of processes, and a run can resume 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from pipelines.errors import UserError
+from pipelines.indices import read_indices
 from pipelines.randomness import permutation, uniforms_of
 
 
@@ -17,36 +19,64 @@ from pipelines.randomness import permutation, uniforms_of
 class SubsetSpec:
     """Which training samples are trained on (data.subset.*): the others are only evaluated.
 
-    They are chosen by (seed, sample index) and label alone, so that every process, and every continuation, agrees.
+    They are chosen by (seed, sample index) and label alone, so that every process, and every continuation, agrees: all
+    parts but one, or a fraction with an exact number of samples.
     """
 
     folds: int | None = None  # parts of the training set, each with its share of every class (None: there are none)
     fold: int = 0  # the part that is left out, from 0
-    seed: int = 0  # says which samples are in which part
+    seed: int = 0  # says which samples are in which part, or in the fraction
+    fraction: float = 1.0  # of the training samples: exactly round(fraction * n) of them are trained on
+    without: str | None = None  # a .npy file of sample indices that are left out first: n counts the others
 
     def validate(self) -> None:
-        """Raises UserError for a part that there is not."""
+        """Raises UserError for a part that there is not, and for a fraction that is none."""
         if self.folds is not None and self.folds < 2:
             raise UserError(f"data.subset.folds={self.folds} must be at least 2, or null")
         if not 0 <= self.fold < (self.folds or 1):
             of = f"of {self.folds} from 0" if self.folds else "without data.subset.folds"
             raise UserError(f"data.subset.fold={self.fold} is no part {of}")
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"data.subset.fraction={self.fraction} must be above 0 and at most 1")
+        if self.folds is not None and (self.fraction < 1 or self.without is not None):
+            other = "fraction" if self.fraction < 1 else "without"
+            raise UserError(
+                f"data.subset.folds and data.subset.{other} choose samples each in its own way; leave one out"
+            )
 
     def members(self, labels: np.ndarray) -> np.ndarray | None:
         """Whether each sample is trained on: bool (n,), position = sample index; None: all are.
 
-        labels: the given ones, int64 (n,). Raises UserError for fewer samples than parts.
+        labels: the given ones, int64 (n,). Raises UserError for fewer samples than parts, where nobody is left, and for
+        a file of no indices.
         """
         if self.folds is None:
-            return None
+            return self._fraction(len(labels)) if self.fraction < 1 or self.without is not None else None
         if len(labels) < self.folds:
             raise UserError(f"data.subset.folds={self.folds} is more than there are training samples ({len(labels)})")
         # Dealt out one by one, class after class: parts differ by one sample at most, also of each class.
         order = np.lexsort((uniforms_of(np.arange(len(labels)), self.seed, "folds")[:, 0], labels))
         part = np.empty(len(labels), np.int64)
         part[order] = np.arange(len(labels)) % self.folds
-        chosen: np.ndarray = part != self.fold
-        return chosen
+        kept: np.ndarray = part != self.fold
+        return kept
+
+    def _fraction(self, samples: int) -> np.ndarray:
+        """Those with the smallest random numbers, so that a smaller fraction's samples are among a larger one's."""
+        left = np.ones(samples, bool)
+        if self.without is not None:
+            left[read_indices(Path(self.without), samples, "data.subset.without")] = False
+        candidates = np.flatnonzero(left)
+        size = round(self.fraction * len(candidates))
+        if size == 0:
+            raise UserError(
+                f"data.subset.fraction={self.fraction:g} of {len(candidates):,} training samples is none; raise it, or "
+                "leave fewer out"
+            )
+        drawn = uniforms_of(candidates, self.seed, "subset")[:, 0]
+        members = np.zeros(samples, bool)
+        members[candidates[np.argsort(drawn, kind="stable")[:size]]] = True
+        return members
 
 
 @dataclass
@@ -89,7 +119,7 @@ class Sampler:
             )
         if self.shuffle and self.samples < self.batch_size:
             raise UserError(
-                f"data.batch_size={self.batch_size} is larger than the training set of {self.samples} samples, so no "
+                f"data.batch_size={self.batch_size} is larger than the {self.samples} samples to train on, so no "
                 f"batch would ever be full; set data.batch_size to at most {self.samples}"
             )
 

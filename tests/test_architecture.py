@@ -17,11 +17,12 @@ FLOORS = {
         "__init__": "api models",
         "train": "cli",
         "__main__": "cli",
-        "cli": "quickstart doctor paper bench owndata sweeps report training sets runs recipe",
+        "cli": "quickstart doctor paper memorization bench owndata sweeps report training sets runs recipe",
         "quickstart": "runs",
         "api": "training sets runs recipe",
         "doctor": "",
         "paper": "sweeps report runs theory recipe models",
+        "memorization": "sweeps report sets runs recipe",
         "bench": "report training sets runs recipe optim",
         "owndata": "sweeps sets runs recipe",
         "sweeps": "training runs recipe models",
@@ -45,7 +46,7 @@ FLOORS = {
 }
 GROUND = {
     "fastgen": "terminal errors",
-    "pipelines": "sampler registry errors randomness durable locations progress prefetch provenance",
+    "pipelines": "sampler indices registry errors randomness durable locations progress prefetch provenance",
 }
 LONGEST_FUNCTION = 80  # lines, a screen
 LONGEST_LOOP = 110  # lines of the training loop, its iterator and its optimizer step together

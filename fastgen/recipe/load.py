@@ -93,6 +93,8 @@ def _resolved(config: Any, called: str, overrides: list[str]) -> Recipe:
     run.dir, data.stage, data.shards = (
         path and os.path.expanduser(path) for path in (run.dir, data.stage, data.shards)
     )
+    if data.subset.without is not None:
+        data.subset.without = os.path.expanduser(data.subset.without)
     data.labels, data.pixels = data.labels.resolved(), data.pixels.resolved(data.image_size)
     recipe.track = recipe.track.resolved()
     recipe.train.evaluate = _ANSWERS.get(recipe.train.evaluate, recipe.train.evaluate)

@@ -104,6 +104,7 @@ class TrainSpec:
     aux_weight: float = 0.0  # of an auxiliary classifier's loss (model.options.aux_logits=true)
     ema: float = 0.0  # decay of a moving average of the weights, which evaluations then use (0: none)
     dynamics: bool = False  # record every training sample in every epoch, into RUN_DIR/dynamics
+    predictions: bool = False  # write what the trained network says of every sample, RUN_DIR/predictions.parquet
     threads: int | None = None  # CPU threads of a process (None: its share of the cores)
     startup_minutes: float = 1.0  # in which all processes of a run must have started
     timeout_minutes: float = 10.0  # a process that others wait for longer is taken for lost

@@ -70,10 +70,9 @@ def validate(recipe: Recipe) -> None:
             raise UserError(f"{key}={values[key]} must be at least 0 and below 1")
     if recipe.track.wandb != "off" and importlib.util.find_spec("wandb") is None:
         raise UserError(f"track.wandb={recipe.track.wandb} needs wandb: pip install wandb, or set track.wandb=off")
-    if train.dynamics and data.labels.signs:
-        raise UserError(
-            f"train.dynamics=true compares with true labels, and data.labels.kind={data.labels.kind} has none"
-        )
+    for key in ("train.dynamics", "train.predictions"):
+        if values[key] and data.labels.signs:
+            raise UserError(f"{key}=true compares with true labels, and data.labels.kind={data.labels.kind} has none")
     if recipe.run.name and not re.fullmatch(r"[^/\0]{1,200}", recipe.run.name.strip(".")):
         raise UserError(f"run.name={recipe.run.name} is part of a folder's name: up to 200 characters without a /")
     _check_model(recipe.model.name)

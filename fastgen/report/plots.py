@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -181,6 +182,37 @@ def against_epochs(curves: dict[str, Curve], ylabel: str, log: bool, level: dict
     else:
         axes.set_ylim(bottom=0)
     _legend(axes, len(curves) + len(level or {}))
+    return figure
+
+
+def histograms(values: dict[str, np.ndarray], xlabel: str) -> Figure:
+    """How many of each kind lie where, from the smallest value to the largest; the counts are logarithmic."""
+    figure, axes = _figure(xlabel, "samples")
+    together = np.concatenate(list(values.values()) or [np.zeros(1)])
+    edges = np.linspace(min(0.0, together.min()), max(1.0, together.max()), 41)
+    for (name, some), colour in zip(values.items(), itertools.cycle(COLOURS), strict=False):
+        axes.hist(some, edges.tolist(), histtype="stepfilled", alpha=0.5, color=colour, label=f"{name} ({len(some):,})")
+    axes.set_yscale("log")
+    _legend(axes, len(values))
+    return figure
+
+
+def against_networks(agreement: list[tuple[int, float]]) -> Figure:
+    """How well two halves of so many networks agree (a correlation)."""
+    figure, axes = _figure("networks", "correlation of two halves")
+    axes.plot([count for count, _ in agreement], [r for _, r in agreement], marker="o", color=COLOURS[0])
+    axes.set(xlim=(0, None), ylim=(min([0.0, *(r for _, r in agreement)]), 1.02))
+    return figure
+
+
+def against_removed(series: dict[str, Series]) -> Figure:
+    """Test accuracy (percent) against the percentage of the training set that is left out, a line each."""
+    figure, axes = _figure("training samples left out (%)", "test accuracy (%)")
+    for (name, line), style in zip(series.items(), _styles(), strict=False):
+        axes.plot(line.x, line.mean, markersize=5, label=name, **style)
+        axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.2, linewidth=0)
+    axes.set(xlim=(0, None))
+    _legend(axes, len(series))
     return figure
 
 

@@ -64,7 +64,9 @@ class Summary(Evaluation):
     training sample classified as labelled, None if there was none; fitted_epoch: with at least fitted_at percent of
     them; first_epoch_at: with 99, 99.9 and 100 percent. rademacher_complexity: of random signs, this draw's part of it
     (paper, section 2.2), else None. data_stall_fraction: of the loop's time, spent waiting for batches. time_fractions:
-    stage -> part of the counted time. made_by: versions of fastgen and of what it computes with, and the machine.
+    stage -> part of the counted time. members: how many samples it is trained on. predictions_sha256: of
+    predictions.parquet, which train.predictions writes. made_by: versions of fastgen and of what it computes with, and
+    the machine.
     """
 
     status: str
@@ -88,6 +90,8 @@ class Summary(Evaluation):
     processes: int
     device: str
     manifest_sha256: str
+    members: int | None = None
+    predictions_sha256: str | None = None
     run_dir: str
     made_by: dict[str, str] = field(default_factory=dict)
 

@@ -73,6 +73,16 @@ class Data:
         self.prepare_eval = filled
 
     @property
+    def members(self) -> np.ndarray | None:
+        """Whether each training sample is trained on: bool (samples,) by sample index; None: all are."""
+        if LEFT_OUT not in self.parts:
+            return None
+        index = self.baked.splits["train"].columns["index"]
+        members = np.zeros(len(index), bool)
+        members[index[self.parts["train"]]] = True
+        return members
+
+    @property
     def transfer_seconds(self) -> float:
         """Seconds that this process has spent so far on moving training batches to the device."""
         return self.engines["train"].transfer_seconds

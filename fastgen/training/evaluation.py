@@ -114,6 +114,30 @@ class Evaluator:
         known[index] = True
         return self._accelerator.reduce(found, "sum").where(known.to(found.device), torch.nan)
 
+    @torch.inference_mode()
+    def predictions(self, split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the network says of every sample of a split, by sample index, the same on all processes.
+
+        Returns whether it gives the given label and the true one, bool (n,) each, and the margin, the given label's
+        logit minus the largest other, float32 (n,).
+        """
+        # One process looks at a sample; in the others its row is zero, so that the sum over the processes is exact.
+        rows = torch.zeros(self._data.baked.splits[split].samples, 4, device=self._accelerator.device)
+        self._network.eval()
+        parts = ("train", LEFT_OUT) if split == "train" else (split,)
+        for part in [part for part in parts if part in self._data.parts]:
+            with closing(self._data.evaluation(part)) as batches:
+                for batch in batches:
+                    logits = self._logits(batch.images, batch.index)[: len(batch.label)].float()
+                    given, best = batch.label[:, None], _best(logits)[:, 0]
+                    margin = logits.gather(1, given) - logits.scatter(1, given, -torch.inf).amax(1, keepdim=True)
+                    found = [best == batch.label, best == batch.clean_label, margin[:, 0], torch.ones_like(best)]
+                    rows[batch.index] += torch.stack([each.float() for each in found], 1)
+        self._network.train()
+        correct, correct_true, margin, looked_at = self._accelerator.reduce(rows, "sum").T
+        assert (looked_at == 1).all(), f"not every {split} sample was evaluated exactly once"
+        return correct.bool(), correct_true.bool(), margin
+
     def _logits(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         with self._accelerator.autocast():
             return logits_of(self._network(self._data.prepare_eval(images, index)))
@@ -123,7 +147,7 @@ class Evaluator:
     ) -> tuple[torch.Tensor]:
         """A batch's sums: float64 (8,)."""
         logits = self._logits(images, index)[: len(label)].float()  # some images may only fill the batch
-        best = logits.topk(min(5, logits.shape[1])).indices
+        best = _best(logits)
         hit = best[:, 0] == label
         hit_true = best[:, 0] == clean_label
         changed = label != clean_label
@@ -138,6 +162,11 @@ class Evaluator:
             (hit_true & changed).sum(),
         ]
         return (torch.stack([each.double() for each in sums]),)
+
+
+def _best(logits: torch.Tensor) -> torch.Tensor:
+    """The classes with the five largest logits, or all: int64 (B, up to 5), the largest first."""
+    return logits.topk(min(5, logits.shape[1])).indices
 
 
 def _until(batches: Iterable[Batch], number: int, stopped: Callable[[int], bool]) -> Iterator[Batch]:

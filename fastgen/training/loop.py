@@ -10,6 +10,7 @@ import torch
 
 from fastgen.optim.schedules import learning_rate
 from fastgen.recipe.schema import Recipe
+from fastgen.runs import predictions as files
 from fastgen.runs.folder import PACKAGES, RunLock
 from fastgen.runs.machine import machine
 from fastgen.runs.metrics import DIVERGED
@@ -256,6 +257,15 @@ def longest_side(run: Training) -> int:
     return int(max(stored.height.max(), stored.width.max()))
 
 
+def write_predictions(run: Training) -> str | None:
+    """Write what the network says of every sample; the file's hash, in the main process."""
+    found = {}
+    for split in run.data.baked.splits:
+        correct, correct_true, margin = (each.cpu().numpy() for each in run.evaluator.predictions(split))
+        found[split] = correct, correct_true, margin
+    return files.write(run.folder, found, run.data.members) if run.accelerator.is_main_process else None
+
+
 def finish(run: Training) -> Summary:
     """Write the last checkpoint and summary.json, and end the trackers."""
     run.clock.enter(LOG)
@@ -267,6 +277,7 @@ def finish(run: Training) -> Summary:
         keeps = LEFT_OUT in run.data.parts and run.recorder.keeps_probabilities
         left_out = run.evaluator.left_out_probabilities() if keeps else None
         run.recorder.finish(position.epoch, position.step_in_epoch, left_out)
+    predictions = write_predictions(run) if recipe.train.predictions and run.decision != STOP else None
     save(run, last=True)
     signs_top1 = evaluation.train_top1 if recipe.data.labels.signs else None
     summary = Summary(
@@ -293,6 +304,8 @@ def finish(run: Training) -> Summary:
         processes=run.accelerator.num_processes,
         device=run.accelerator.device.type,
         manifest_sha256=run.data.baked.sha256,
+        members=run.data.sampler.samples,
+        predictions_sha256=predictions,
         run_dir=str(run.folder),
         made_by={**made_by(*PACKAGES), "machine": machine()},
     )

@@ -15,7 +15,8 @@ class Position:
     crossings: training accuracy in percent, written as "99.9" -> the epochs of the first evaluation that reached it.
     nearly: whether the last epoch fitted nearly all samples. running: the meter's totals. seconds: of training and
     evaluation so far. world_size: number of processes that wrote this checkpoint. labels: the column of the labels
-    trained on, whose name changes with the content of a label table ("": not known).
+    trained on, whose name changes with the content of a label table ("": not known). members: a digest of which samples
+    are trained on ("": all).
     """
 
     steps_per_epoch: int
@@ -31,6 +32,7 @@ class Position:
     world_size: int = 1
     manifest_sha256: str = ""
     labels: str = ""
+    members: str = ""
 
     @property
     def epoch(self) -> int:

@@ -1,5 +1,6 @@
 """From a recipe to a training that can begin or go on: processes, data, network, files."""
 
+import hashlib
 import sys
 import time
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -116,17 +118,15 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
 
     # ------------------------------------------------------------ resume
     labels = recipe.data.labels.column_name
-    position = Position(steps_per_epoch=steps_per_epoch, manifest_sha256=data.baked.sha256, labels=labels)
+    mask = data.members
+    members = "" if mask is None else hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:16]
+    position = Position(steps_per_epoch, manifest_sha256=data.baked.sha256, labels=labels, members=members)
     # The same for all, also where a machine does not see the folder, which it then says.
     found = on_main(accelerator, lambda: checkpoints.latest(folder / "checkpoints")) if recipe.run.resume else None
     if found is not None:
         run_folder.check_same_data(folder, manifest)
         position = checkpoints.restore(accelerator, found, bare, states)
-        if position.labels not in ("", labels):
-            raise UserError(
-                f"{folder} was trained on other labels: data.labels.file={recipe.data.labels.file} has changed since; "
-                "restore it, or start another run.dir"
-            )
+        _check_same_samples(recipe, folder, position, labels, members)
 
     # ------------------------------------------------------------ what is written and shown
     main = accelerator.is_main_process
@@ -163,6 +163,20 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         started=started - position.seconds,
         save_at=time.monotonic() + min(60 * recipe.run.checkpoint_minutes, _FIRST_CHECKPOINT),
     )
+
+
+def _check_same_samples(recipe: Recipe, folder: Path, position: Position, labels: str, members: str) -> None:
+    """Raises UserError where a file that says the labels or the samples has changed since the run was stopped."""
+    data = recipe.data
+    for what, same, key, file in (
+        ("labels", position.labels in ("", labels), "data.labels.file", data.labels.file),
+        ("samples", position.members == members, "data.subset.without", data.subset.without),
+    ):
+        if not same:
+            raise UserError(
+                f"{folder} was trained on other {what}: {key}={file} has changed since; restore it, or start another "
+                "run.dir"
+            )
 
 
 def _captured(learner: Learner, data: Data, needed: bool) -> Captured:

@@ -1,0 +1,1 @@
+"""What many networks, each trained on a random subset, say of every sample: memorization, influence, consistency."""

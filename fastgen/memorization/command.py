@@ -1,0 +1,120 @@
+"""fastgen memorization: train the networks that are missing, estimate, and show."""
+
+from pathlib import Path
+
+from fastgen.memorization import networks, tables
+from fastgen.memorization.estimates import Memorization, margin_outside, memorization
+from fastgen.memorization.influence import top_pairs
+from fastgen.memorization.networks import Asked, collect
+from fastgen.memorization.page import Images, Shown, shown
+from fastgen.memorization.removal import removals, results
+from fastgen.recipe.schema import Recipe
+from fastgen.report.outcome import finish
+from fastgen.report.page import Page
+from fastgen.report.plots import against_removed
+from fastgen.sets import bake_recipe
+from fastgen.sweeps.executor import DONE, Job
+from fastgen.sweeps.sweep import tell_failures
+from pipelines.baked.shards import Export
+from pipelines.errors import UserError
+
+_TOP = 20  # training samples that are kept for each test sample
+
+
+def run(
+    arguments: list[str],
+    *,
+    count: int = 200,
+    fraction: float = 0.7,
+    fractions: list[float] | None = None,
+    removal: list[float] | None = None,
+    seeds: int = 3,
+    jobs: int | None = None,
+    matrix: bool = False,
+    wandb: bool = False,
+    output: Path | None = None,
+    command: str,
+) -> None:
+    """Train networks on random subsets, and write what they say of every sample.
+
+    arguments: recipe=NAME and key=value. count: networks for each fraction. fraction: of the samples, for memorization
+    and influence; fractions: for the C-score (None: the same). removal: thresholds of memorization to train without,
+    each with as many `seeds`. jobs: trainings at a time. matrix: write the whole matrix of influences. output: a folder
+    (None: below memorization/). command: the command line, which the page repeats. Raises UserError for mistakes, and
+    SystemExit(1) at the end when trainings failed.
+    """
+    asked = Asked.parse(arguments)
+    for each in (fraction, *(fractions or [])):
+        if not 0 < each < 1:
+            raise UserError(f"a fraction of {each:g} leaves no network without a sample, or none with it: 0 to 1 alone")
+    for each in removal or []:
+        if not 0 < each <= 1:
+            raise UserError(f"--removal={each:g} is a threshold of memorization: above 0 and at most 1")
+    root = output or Path("memorization") / asked.point().folder_name
+    wanted = list(dict.fromkeys((fraction, *(fractions or []))))
+    points = {each: asked.on_subsets(each, count) for each in wanted}
+    trained = networks.train([point for some in points.values() for point in some], root, jobs)
+    of_fraction = {each: trained[i * count : (i + 1) * count] for i, each in enumerate(wanted)}
+    recipe = asked.point().load()
+    train, test = _images(recipe)
+    said = collect(of_fraction[fraction])
+    found = memorization(said.member, said.correct)
+    if test is not None:
+        pairs = top_pairs(said.member, said.correct_test, _TOP, root / tables.MATRIX if matrix else None)
+        tables.write_pairs(root, pairs)
+    margin = margin_outside(said.member, said.margin)
+    several = _by_fraction(of_fraction, fractions or [fraction])
+    tables.write_samples(root, train.given, train.true, found, margin, several)
+    all_shown = shown(train, test, said, found, margin)
+    if removal and all(job.state == DONE for job in trained):  # else it would be of other samples in the end
+        trained += _removal(asked, found, removal, seeds, jobs, root, all_shown)
+    page = Page(f"Memorization: {recipe.recipe}")
+    all_shown.onto(page)
+    page.code(command)
+    page.text(
+        f"{tables.SAMPLES}, {tables.PAIRS} and all runs lie in {root}; the same command with more --networks goes on."
+    )
+    finish(page, root / "memorization.html")
+    if wandb:
+        from fastgen.memorization.wandb_log import log
+
+        log(recipe, root, all_shown)
+    tell_failures(trained)
+
+
+def _by_fraction(jobs: dict[float, list[Job]], fractions: list[float]) -> dict[float, Memorization]:
+    found = {}
+    for fraction in sorted(set(fractions)):
+        said = collect(jobs[fraction])
+        found[fraction] = memorization(said.member, said.correct)
+    return found
+
+
+def _images(recipe: Recipe) -> tuple[Images, Images | None]:
+    """Training and test samples, as they are baked."""
+    baked = bake_recipe(recipe) if recipe.data.shards is None else Export.open(recipe.data.shards)
+    names, splits = baked.manifest.class_names, baked.splits
+    train = Images.of(splits["train"], names, recipe.data.labels.column_name)
+    return train, Images.of(splits["val"], names, "label_true") if "val" in splits else None
+
+
+def _removal(
+    asked: Asked,
+    found: Memorization,
+    thresholds: list[float],
+    seeds: int,
+    jobs: int | None,
+    root: Path,
+    all_shown: Shown,
+) -> list[Job]:
+    """Train without, and add what came of it to what is shown."""
+    planned = removals(asked, found.value, thresholds, seeds, root)
+    points = [point for one in planned for some in one.points.values() for point in some]
+    done = networks.train(points, root, jobs)
+    series, rows = results(planned, done, len(found.value))
+    all_shown.tables.append((["memorization from", "left out", *(f"test (%) {way}" for way in series)], rows))
+    caption = (
+        f"Test accuracy of networks without the most memorised samples, and without as many random ones; {seeds} seeds"
+    )
+    all_shown.figures["removal"] = against_removed(series), caption
+    return done

@@ -1,0 +1,110 @@
+"""The networks, each trained on a random subset of the samples, and what they say of every sample."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastgen.runs import predictions
+from fastgen.sweeps.executor import DONE, Job, run_points
+from fastgen.sweeps.grid import Point
+from fastgen.sweeps.sweep import LiveTable
+from pipelines.errors import UserError
+
+_OURS = ("run.", "data.subset.", "train.predictions=")  # settings that are each network's
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What all networks have in common: a recipe's name or path, and settings "key=value"."""
+
+    recipe: str
+    settings: tuple[str, ...]
+
+    @staticmethod
+    def parse(arguments: list[str]) -> "Asked":
+        """From "recipe=NAME" and "key=value". Raises UserError for mistakes that need no data."""
+        recipes = [text.removeprefix("recipe=") for text in arguments if text.startswith("recipe=")]
+        settings = tuple(text for text in arguments if not text.startswith("recipe="))
+        if len(recipes) != 1:
+            raise UserError("name one recipe: fastgen memorization recipe=NAME key=value ...")
+        if own := [text for text in settings if text.startswith(_OURS)]:
+            raise UserError(f"{own[0]} is chosen for each network; seed=S is where their seeds begin")
+        if Asked(recipes[0], settings).point().load().data.labels.signs:
+            raise UserError("memorization compares with labels, and the labels of this recipe are random signs")
+        return Asked(recipes[0], settings)
+
+    def point(self, *more: str) -> Point:
+        return Point(self.recipe, (*self.settings, *more))
+
+    def on_subsets(self, fraction: float, networks: int) -> list[Point]:
+        """Network t has the seed S + t for its samples, their order and its weights; S: the recipe's seed."""
+        first = self.point().load().seed
+        return [
+            self.point(
+                f"seed={seed}",
+                f"data.subset.fraction={fraction!r}",
+                f"data.subset.seed={seed}",
+                "train.predictions=true",
+            )
+            for seed in range(first, first + networks)
+        ]
+
+
+def train(points: list[Point], root: Path, jobs: int | None) -> list[Job]:
+    """Train those of the points that are missing in root/runs, and return a job for each, in their order.
+
+    Of a finished network only what it says is kept, not its weights. jobs: at a time. Raises UserError for mistakes.
+    """
+    distinct = {point.folder_name: point for point in points}
+    kept: set[Path] = set()
+    with LiveTable(["network"], lambda job: [_what(job.point)]) as live:
+        found = run_points(distinct.values(), root / "runs", jobs, _trimming(live.show, kept))
+    by_name = {job.folder.name: job for job in found}
+    return [by_name[point.folder_name] for point in points]
+
+
+def _what(point: Point) -> str:
+    """The settings that tell a network from the others."""
+    own = ("seed=", "data.subset.")
+    return " ".join(text for text in point.settings if text.startswith(own)) or "all samples"
+
+
+def _trimming(show: Callable[[list[Job]], None], trimmed: set[Path]) -> Callable[[list[Job]], None]:
+    def watch(jobs: list[Job]) -> None:
+        for job in jobs:
+            if job.state == DONE and job.folder not in trimmed:
+                shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+                trimmed.add(job.folder)
+        show(jobs)
+
+    return watch
+
+
+@dataclass(frozen=True)
+class Said:
+    """By the networks that have finished, in order of their seeds. member: bool (networks, n), trained on the sample.
+    correct: bool (networks, n), gives it its given label. margin: float16 (networks, n), of that label.
+    correct_test: bool (networks, m), gives the test sample its label."""
+
+    member: np.ndarray
+    correct: np.ndarray
+    margin: np.ndarray
+    correct_test: np.ndarray
+
+
+def collect(jobs: list[Job]) -> Said:
+    """Raises UserError for predictions that are missing or damaged."""
+    member, correct, margin, correct_test = [], [], [], []
+    for job in jobs:
+        if job.state == DONE and (summary := job.summary) is not None:
+            training, test = predictions.read(job.folder, summary)
+            member.append(training.member)
+            correct.append(training.correct_given)
+            margin.append(training.margin)
+            correct_test.append(test.correct_given)
+    if not member:
+        raise UserError(f"none of the {len(jobs)} networks has finished: {jobs[0].problem or jobs[0].log}")
+    return Said(np.stack(member), np.stack(correct), np.stack(margin), np.stack(correct_test))

@@ -1,0 +1,53 @@
+"""The estimates as a run of W&B: numbers, figures, sheets, and the tables as an artifact."""
+
+import hashlib
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fastgen.memorization import tables
+from fastgen.memorization.page import Shown
+from fastgen.recipe.schema import Recipe
+from pipelines.errors import UserError
+
+
+def log(recipe: Recipe, root: Path, found: Shown) -> None:
+    """In the project of track.*; offline where WANDB_MODE or track.wandb says so. Raises UserError if W&B refuses."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("--wandb needs wandb: pip install wandb") from None
+    track = recipe.track
+    try:
+        with wandb.init(
+            project=track.project,
+            entity=track.entity,
+            group=track.group or recipe.recipe,
+            job_type="memorization",
+            name=f"{root.name}-memorization",
+            id=hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8],
+            resume="allow",
+            dir=str(root),
+            config=recipe.flat(),
+            mode="offline" if track.wandb == "offline" else None,
+        ) as run:
+            pictures = {name: (_drawn(figure), caption) for name, (figure, caption) in found.figures.items()}
+            images = {
+                name: wandb.Image(image, caption=text) for name, (image, text) in (pictures | found.sheets).items()
+            }
+            run.log({name: value for name, value in found.numbers.items() if value is not None} | images)
+            artifact = wandb.Artifact(f"{root.name}-estimates", "memorization")
+            for name in (tables.SAMPLES, tables.PAIRS):
+                if (root / name).exists():
+                    artifact.add_file(str(root / name))
+            run.log_artifact(artifact)
+    except wandb.Error as error:
+        raise UserError(f"W&B did not take the estimates ({error}); `wandb login`, or WANDB_MODE=offline") from error
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    out = io.BytesIO()
+    figure.savefig(out, dpi=150, format="png")
+    return Image.open(out)

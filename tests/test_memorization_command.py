@@ -1,0 +1,159 @@
+"""fastgen memorization: networks that are trained once, estimates that are theirs, and what is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fastgen import cli
+from fastgen.memorization.estimates import memorization
+from fastgen.memorization.networks import Asked, collect
+from fastgen.memorization.removal import MEMORISED, RANDOM, removals
+from fastgen.recipe.load import load
+from fastgen.sets import bake_recipe
+from fastgen.sweeps.executor import found_jobs
+
+N = 120
+SETTINGS = [
+    "recipe=quickstart", f"data.limit={N}", "data.limit_test=30", "data.batch_size=20", "train.epochs=6",
+    "train.evaluate_epochs=6", "train.stop_at_interpolation=false", "data.labels.kind=symmetric", "data.labels.p=0.1",
+    "model.name=fastgen_mlp_1x512", "train.threads=1",
+]  # fmt: skip
+OPTIONS = ["--networks", "4", "--fraction", "0.6", "--fractions", "0.4,0.6", "--removal", "0.4", "--seeds", "1"]
+
+
+def command(folder, *more) -> int:
+    return cli.main(["memorization", *SETTINGS, *OPTIONS, "--matrix", "--output", str(folder), "--jobs", "2", *more])
+
+
+def estimates(folder) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("samples.parquet", "influence.parquet", "influence.npy")}
+
+
+def finished(folder) -> dict[str, float]:
+    return {path.parent.name: path.stat().st_mtime for path in folder.glob("runs/*/summary.json")}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, cache):
+    """A whole command, of which one network failed at first."""
+    folder = tmp_path_factory.mktemp("memorization") / "out"
+    asked = Asked.parse(SETTINGS)
+    failing = folder / "runs" / asked.on_subsets(0.6, 4)[1].folder_name
+    failing.mkdir(parents=True)
+    (failing / "recipe.yaml").write_text("recipe: quickstart\nseed: 77\n")  # another run's folder
+    with pytest.raises(SystemExit) as ended:
+        command(folder)
+    assert ended.value.code == 1
+    first = pq.read_table(folder / "samples.parquet")
+    before = finished(folder)
+    assert (first["networks_in"].to_numpy() + first["networks_out"].to_numpy() == 3).all() and len(before) == 7
+    shutil.rmtree(failing)
+    assert command(folder) == 0
+    after = finished(folder)
+    assert before.items() <= after.items()  # no finished network ran again
+    return folder
+
+
+def test_the_tables_are_the_estimates_of_what_the_networks_said(made):
+    asked = Asked.parse(SETTINGS)
+    said, other = (collect(found_jobs(asked.on_subsets(f, 4), made / "runs")) for f in (0.6, 0.4))
+    assert (said.member.sum(1) == 72).all() and (other.member.sum(1) == 48).all() and said.correct_test.shape == (4, 30)
+    found = memorization(said.member, said.correct)
+    table = pq.read_table(made / "samples.parquet")
+    baked = bake_recipe(asked.point().load()).splits["train"].columns
+    order = np.argsort(baked["index"])
+    assert table["true_label"].to_numpy().tolist() == baked["clean_label"][order].tolist()
+    column = asked.point().load().data.labels.column_name
+    assert table["given_label"].to_numpy().tolist() == baked[column][order].tolist()
+    unknown = np.isnan(found.value)
+    assert unknown.any() and table["memorization"].null_count == table["standard_error"].null_count == unknown.sum()
+    assert np.array_equal(table["memorization"].to_numpy(), found.value, equal_nan=True)
+    assert table["networks_in"].to_numpy().tolist() == said.member.sum(0).tolist()
+    c_score = (found.accuracy_outside + memorization(other.member, other.correct).accuracy_outside) / 2
+    assert np.array_equal(table["c_score"].to_numpy(), c_score, equal_nan=True)
+    assert {"accuracy_out_at_0.4", "accuracy_out_at_0.6"} <= set(table.column_names)
+    pairs, matrix = pq.read_table(made / "influence.parquet").to_pydict(), np.load(made / "influence.npy")
+    assert matrix.shape == (N, 30) and np.isnan(matrix[unknown]).all() and not np.isnan(matrix[~unknown]).any()
+    assert len(pairs["influence"]) == 20 * 30
+    assert np.array_equal(np.float16(pairs["influence"]), matrix[pairs["train_index"], pairs["test_index"]])
+    assert pairs["influence"][0] == np.nanmax(matrix[:, 0].astype(np.float32)).astype(np.float16)
+
+
+def test_what_is_left_on_the_disk(made):
+    runs = [path for path in (made / "runs").iterdir() if (path / "recipe.yaml").exists()]
+    assert len(runs) == 2 * 4 + 3 and not list(made.glob("runs/*/checkpoints"))
+    page = (made / "memorization.html").read_text()
+    assert len(page) < 5e6 and page.count("<figure id=") == 3 and page.count("<img src=") >= 2
+    assert "fastgen memorization recipe=quickstart" in page and "as many random ones" in page
+    (made_without,) = made.glob("removed/*.npy")
+    value = pq.read_table(made / "samples.parquet")["memorization"].to_numpy()
+    assert np.array_equal(np.load(made_without), np.flatnonzero(value >= 0.4))
+    summaries = [json.loads((path / "summary.json").read_text())["members"] for path in runs]
+    assert sorted(summaries) == sorted([48] * 4 + [72] * 4 + [N] + [N - len(np.load(made_without))] * 2)
+
+
+def test_repeated_it_trains_nothing_and_gives_the_same_bits(made, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    before, runs, page = estimates(made), finished(made), (made / "memorization.html").read_text()
+    (made / "samples.parquet").unlink()  # killed before it was written
+    assert command(made, "--wandb") == 0
+    assert estimates(made) == before and finished(made) == runs
+    assert (made / "memorization.html").read_text().replace(" --wandb", "") == page
+    assert len(list(made.glob("wandb/offline-run-*"))) == 1
+
+
+def test_networks_have_their_own_seeds_and_subsets():
+    asked = Asked.parse([*SETTINGS, "seed=100"])
+    recipes = [point.load() for point in asked.on_subsets(0.7, 3)]
+    assert [(r.seed, r.data.subset.seed) for r in recipes] == [(100, 100), (101, 101), (102, 102)]
+    assert {r.data.subset.fraction for r in recipes} == {0.7} and all(r.train.predictions for r in recipes)
+    assert len({r.data.labels.column_name for r in recipes}) == 1
+
+
+def test_removals_leave_out_as_many_at_random(tmp_path):
+    value = np.array([0.9, np.nan, 0.5, 0.1] * (N // 4))
+    asked = Asked.parse(SETTINGS)
+    none, high, low = removals(asked, value, [0.5, 0.8], 2, tmp_path)
+    assert (none.removed, high.removed, low.removed) == (0, N // 4, N // 2)
+    assert none.points[MEMORISED] == none.points[RANDOM] and len(none.points[RANDOM]) == 2
+    labels = np.zeros(N, int)
+    for one in (high, low):
+        masks = [point.load().data.subset.members(labels) for point in one.points[MEMORISED]]
+        assert all(np.array_equal(mask, ~(value >= one.threshold)) for mask in masks)
+        random = [point.load().data.subset.members(labels) for point in one.points[RANDOM]]
+        assert [mask.sum() for mask in random] == [N - one.removed] * 2 and not np.array_equal(*random)
+    # the same samples have the same file, others another one
+    again = removals(asked, value, [0.5, 0.8], 2, tmp_path)
+    assert again == [none, high, low] and len(list((tmp_path / "removed").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["seed=1"], "name one recipe: fastgen memorization recipe=NAME"),
+        (["recipe=quickstart", "run.dir=x"], "run.dir=x is chosen for each network; seed=S is where their seeds begin"),
+        (["recipe=quickstart", "data.subset.seed=3"], "data.subset.seed=3 is chosen for each network"),
+        (["recipe=quickstart", "train.predictions=false"], "train.predictions=false is chosen for each network"),
+        (["recipe=quickstart", "data.limt=3"], "data.limit"),
+        (["recipe=rademacher"], "the labels of this recipe are random signs"),
+        (["recipe=quickstart", "--fraction", "1"], "a fraction of 1 leaves no network without a sample"),
+        (["recipe=quickstart", "--fractions", "0.5,0"], "a fraction of 0 leaves no network without a sample"),
+        (["recipe=quickstart", "--fractions", "half"], "--fractions=half must be numbers, such as 0.1,0.3,0.5"),
+        (["recipe=quickstart", "--removal", "10"], "--removal=10 is a threshold of memorization"),
+        (["recipe=quickstart", "--networks", "0"], "--networks"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_trained(arguments, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["memorization", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert text in said and "Traceback" not in said and list(tmp_path.iterdir()) == []
+
+
+def test_a_subset_too_small_for_a_batch_is_told(tmp_path, capsys):
+    load("quickstart", SETTINGS[1:])
+    assert cli.main(["memorization", *SETTINGS, "--fraction", "0.1", "--networks", "1", "--output", str(tmp_path)]) == 2
+    assert "data.batch_size=20 is larger than the 12 samples to train on" in capsys.readouterr().err
