@@ -367,7 +367,7 @@ def memorization(
     jobs: Jobs = None,
     matrix: Annotated[bool, typer.Option("--matrix", help="Write all influences, float16, as influence.npy.")] = False,
     wandb: Annotated[bool, typer.Option("--wandb", help="Log the estimates to W&B, too.")] = False,
-    output: Annotated[Path | None, _path("--output", "FOLDER", "By default below memorization/.")] = None,
+    output: Annotated[Path | None, _path("--output", "FOLDER", "By default below fastgen_out/memorization.")] = None,
 ) -> None:
     """Tell which samples are memorised, and whom they help.
 

@@ -17,6 +17,7 @@ from fastgen.sweeps.executor import DONE, Job
 from fastgen.sweeps.sweep import tell_failures
 from pipelines.baked.shards import Export
 from pipelines.errors import UserError
+from pipelines.locations import outputs_root
 
 _TOP = 20  # training samples that are kept for each test sample
 
@@ -40,8 +41,8 @@ def run(
     arguments: recipe=NAME and key=value. count: networks for each fraction. fraction: of the samples, for memorization
     and influence; fractions: for the C-score (None: the same). removal: thresholds of memorization to train without,
     each with as many `seeds`. jobs: trainings at a time. matrix: write the whole matrix of influences. output: a folder
-    (None: below memorization/). command: the command line, which the page repeats. Raises UserError for mistakes, and
-    SystemExit(1) at the end when trainings failed.
+    (None: in memorization/ below the folder of outputs). command: the command line, which the page repeats. Raises
+    UserError for mistakes, and SystemExit(1) at the end when trainings failed.
     """
     asked = Asked.parse(arguments)
     for each in (fraction, *(fractions or [])):
@@ -50,7 +51,7 @@ def run(
     for each in removal or []:
         if not 0 < each <= 1:
             raise UserError(f"--removal={each:g} is a threshold of memorization: above 0 and at most 1")
-    root = output or Path("memorization") / asked.point().folder_name
+    root = output or outputs_root() / "memorization" / asked.point().folder_name
     wanted = list(dict.fromkeys((fraction, *(fractions or []))))
     points = {each: asked.on_subsets(each, count) for each in wanted}
     trained = networks.train([point for some in points.values() for point in some], root, jobs)
