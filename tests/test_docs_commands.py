@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from accelerate.state import AcceleratorState
+from PIL import Image
 from whole_runs import fresh_accelerate  # noqa: F401 (a fixture)
 
 from fastgen import cli
@@ -53,6 +56,8 @@ def test_a_command_is_understood(document, command):
     for word in words:  # the reader's folders
         if "=" not in word and not word.startswith("-"):
             Path(word).mkdir(parents=True, exist_ok=True)
+    if "recipe=recipe.yaml" in words:  # which `fastgen init` writes
+        Path("recipe.yaml").write_text("base: quickstart\n")
     sub = found.make_context(found.name, list(words), obj=command)  # raises for an option that is none
     settings = [word for word in sub.params.get("settings", sub.params.get("named", [])) or [] if "=" in word]
     several = found.name in ("sweep", "reproduce", "bench")
@@ -76,10 +81,27 @@ def test_the_first_hour_runs():
         words += ["--jobs", "1"] if words[0] == "sweep" else []
         assert cli.main(words) == 0, command
         ran.append(words[0])
-        from accelerate.state import AcceleratorState
-
         AcceleratorState._reset_state(True)
     assert {"train", "bake", "inspect", "sweep", "report", "dynamics", "recipes", "keys"} == set(ran)
+
+
+@pytest.mark.slow
+def test_from_a_folder_to_suspects():
+    """The commands of docs/own_data.md in order, on small pictures of two colours, with fewer epochs."""
+    random = np.random.default_rng(0)
+    for number in range(60):
+        path = Path("pictures") / ("dark" if number % 2 else "light") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 128, (20, 20, 3), dtype=np.uint8) + 127 * (1 - number % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    own = commands(ROOT / "docs" / "own_data.md")[:6]
+    assert [shlex.split(command)[1] for command in own] == ["init", "bake", "train", "train", "suspects", "report"]
+    for command in own:
+        words = arguments(command)
+        assert cli.main([*words, *(["train.epochs=3", "train.threads=1"] if words[0] == "train" else [])]) == 0, command
+        AcceleratorState._reset_state(True)
+    assert Path("fastgen_out/true/suspects/suspects.csv").read_text().count("\n") == 1 + 54  # six are held out
+    assert (Path("fastgen_out/reports/report.html")).stat().st_size > 10_000
 
 
 @pytest.mark.slow
