@@ -12,7 +12,10 @@ from fastgen.training.data import open_data
 from fastgen.training.launch import make_accelerator
 
 out, backend, *settings = sys.argv[1:]
-recipe = load("imagenet_inception_random", [f"data.backend={backend}", *settings])
+recipe = load(
+    "imagenet_inception_random",
+    [f"data.backend={backend}", "model.name=fastgen_mlp_1x512", "model.options={}", *settings],
+)
 accelerator = make_accelerator(recipe)
 data = open_data(accelerator, recipe)
 seen: dict[str, list[list[int]]] = {"training": [], "train": [], "val": []}

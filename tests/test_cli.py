@@ -23,8 +23,8 @@ from pipelines.sources import SOURCES
 SYNTHETIC = ["recipe=quickstart", "data.source=synthetic", "data.synthetic.size=8"]
 COMMANDS = [
     "train", "resume", "recipes", "keys", "bake", "verify", "inspect", "export", "clean", "sweep",
-    "memorization", "reproduce", "report", "dynamics", "doctor", "bench", "bench loaders", "bench bake",
-    "bench peers", "bench train",
+    "memorization", "reproduce", "report", "dynamics", "init", "suspects", "doctor", "bench", "bench loaders",
+    "bench bake", "bench peers", "bench train",
 ]  # fmt: skip
 
 

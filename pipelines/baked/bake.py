@@ -73,6 +73,9 @@ def check_made_as(manifest: Manifest, folder: Path, source: SourceSpec, pixels: 
                 )
 
 
+_REMEDY = "free some space (`fastgen clean` shows the cache), or set FASTGEN_CACHE to a folder that can be written"
+
+
 def bake(
     source: SourceSpec,
     labels: LabelSpec,
@@ -91,10 +94,11 @@ def bake(
     """
     splits, plan, folder = _planned(source, pixels, spec, cache)
     root, wanted = folder.parent, _wanted(labels, spec)
-    if not (folder / MANIFEST).is_file():
+    with refusals(root, _REMEDY):
+        there = (folder / MANIFEST).is_file()
+    if not there:
         before(splits["train"])
-    remedy = "free some space (`fastgen clean` shows the cache), or set FASTGEN_CACHE to a folder that can be written"
-    with refusals(root, remedy):
+    with refusals(root, _REMEDY):
         root.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(lock_of(folder), say) as refusal:
             if refusal is None:
@@ -120,8 +124,9 @@ def bake(
 def find_baked(source: SourceSpec, labels: LabelSpec, pixels: PixelSpec, spec: BakeSpec) -> BakedSet | None:
     """The set that `bake` finds in FASTGEN_CACHE, where it is there with all its label columns. Writes nothing."""
     _, plan, folder = _planned(source, pixels, spec, None)
-    if not (folder / MANIFEST).is_file():
-        return None
+    with refusals(folder.parent, _REMEDY):
+        if not (folder / MANIFEST).is_file():
+            return None
     baked = BakedSet.open(folder, plan=plan)
     return baked if _wanted(labels, spec).keys() <= set(baked.splits["train"].names) else None
 

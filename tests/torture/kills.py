@@ -104,7 +104,7 @@ class Campaign:
 def _expected(said: str) -> bool:
     """Whether a process that ended by itself said why, in one line."""
     lines = [line for line in said.splitlines() if line.startswith("fastgen: ")]
-    words = ("lost another one", "met not all others", "interrupted", "another process is training")
+    words = ("lost another one", "met not all others", "interrupted", "ended by SIGTERM", "another process is training")
     return len(lines) <= 1 and (not lines or any(word in lines[0] for word in words))
 
 

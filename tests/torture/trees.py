@@ -29,7 +29,7 @@ def _content(path: Path, root: Path) -> bytes:
     if path.name in _NO_CONTENT:
         return b""
     data = path.read_bytes()
-    if path.suffix not in (".json", ".jsonl", ".yaml", ".csv", ".html"):
+    if path.suffix not in (".json", ".jsonl", ".yaml", ".csv", ".html", ".md"):
         return data
     text = data.decode(errors="replace").replace(str(root), "ROOT")
     if path.name == "metrics.jsonl":
