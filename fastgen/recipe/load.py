@@ -37,6 +37,7 @@ FREE = (
     "train.timeout_minutes", "train.compile", "train.channels_last", "data.backend", "data.workers", "data.stage",
     "data.shards", "data.root", "bake.workers",
 )  # fmt: skip
+_SPELLED = {"data.labels.name": "data.labels.column"}  # keys that a resolved recipe says by another
 _LONGEST_NAME = 64  # characters
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _MOST_BASES = 100  # of a recipe
@@ -89,7 +90,8 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
     recipe.train.evaluate = _ANSWERS.get(recipe.train.evaluate, recipe.train.evaluate)
     recipe.bake.columns = [labels.resolved() for labels in recipe.bake.columns]
     if recipe.run.name is None:
-        recipe.run.name = run_name(recipe, [override.partition("=")[0] for override in overrides or []])
+        keys = [override.partition("=")[0] for override in overrides or []]
+        recipe.run.name = run_name(recipe, [_SPELLED.get(key, key) for key in keys])
     validate(recipe)
     return recipe
 

@@ -124,7 +124,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         position = checkpoints.restore(accelerator, found, bare, states)
         if position.labels not in ("", labels):
             raise UserError(
-                f"{folder} was trained on other labels: data.labels.file={recipe.data.labels.file} has changed since; "
+                f"{folder} was trained on other labels: data.labels.file={recipe.data.labels.table} has changed since; "
                 "restore it, or start another run.dir"
             )
 
