@@ -23,6 +23,7 @@ from fastgen.training.data import Data, open_data
 from fastgen.training.evaluation import Evaluator
 from fastgen.training.launch import CONTINUE, Agreement, draw_apart, make_accelerator, noticing_lost_processes, on_main
 from fastgen.training.meter import Meter
+from fastgen.training.mixing import Mixer
 from fastgen.training.network import compile_for_each_size, make_network, parameter_count, wants_compilation
 from fastgen.training.optimization import Learner
 from fastgen.training.position import Position
@@ -42,9 +43,9 @@ class Training:
     """A training on this process.
 
     bare: the network itself. captured: a whole step, (images uint8, index, epoch, labels) -> (logits, loss), as a CUDA
-    graph; None where steps are made of their parts. position: the only counter. metrics: the main process's file, None
-    in the others. started: time.perf_counter() at the start, less the seconds before a resume. save_at:
-    time.monotonic() from which on a checkpoint is due.
+    graph; None where steps are made of their parts. mixer: of batches, where the recipe mixes them. position: the only
+    counter. metrics: the main process's file, None in the others. started: time.perf_counter() at the start, less the
+    seconds before a resume. save_at: time.monotonic() from which on a checkpoint is due.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class Training:
     bare: torch.nn.Module
     learner: Learner
     captured: Captured | None
+    mixer: Mixer | None
     average: WeightAverage | None
     evaluator: Evaluator
     states: dict[str, Stateful]
@@ -148,6 +150,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         bare=bare,
         learner=learner,
         captured=_captured(learner, data, needed) if capture else None,
+        mixer=_mixer(recipe, data) if recipe.train.mixes else None,
         average=average,
         evaluator=Evaluator(accelerator, measured, data, capture, needed),
         states=states,
@@ -163,6 +166,12 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         started=started - position.seconds,
         save_at=time.monotonic() + min(60 * recipe.run.checkpoint_minutes, _FIRST_CHECKPOINT),
     )
+
+
+def _mixer(recipe: Recipe, data: Data) -> Mixer:
+    sampler = data.sampler
+    rows = sampler.batch_size // sampler.world_size // sampler.micro_batches
+    return Mixer(recipe.train, data.classes, rows, recipe.seed)
 
 
 def _captured(learner: Learner, data: Data, needed: bool) -> Captured:
