@@ -26,6 +26,8 @@ _SYNONYMS = {
     "batch": "data.batch_size", "bs": "data.batch_size", "dataset": "data.source", "loader": "data.backend",
     "num_workers": "data.workers", "subset": "data.limit", "noise": "data.labels.p", "img_size": "data.image_size",
     "arch": "model.name", "architecture": "model.name", "network": "model.name", "drop_rate": "model.dropout",
+    "mixup_alpha": "train.mixup", "cutmix_alpha": "train.cutmix", "smoothing": "train.label_smoothing",
+    "randaugment": "data.augment.rand_ops",
     "num_epochs": "train.epochs", "max_epochs": "train.epochs", "steps": "train.max_steps", "amp": "train.precision",
     "mixed_precision": "train.precision", "grad_accum": "train.accumulate", "clip_grad": "optim.clip",
     "output_dir": "run.dir", "out_dir": "run.dir", "log_interval": "track.log_steps",

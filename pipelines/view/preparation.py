@@ -22,10 +22,6 @@ class AugmentSpec:
     saturation: factors, at most so much above or below 1. hue: at most so far around the colour circle either way.
     color_order: which of slim's four orders (its color_ordering: 0 is brightness, saturation, hue, contrast); null
     draws one of them for each image and epoch, as slim does.
-
-    rand_ops: how many changes torchvision's RandAugment makes to each image, after crop and flip, one of 14 each time
-    (shear, shift, rotation, brightness, colour, contrast, sharpness, posterize, solarize, equalize, ...; 0: none).
-    rand_magnitude: their strength, 0 to 30.
     """
 
     random_crop: bool = False
@@ -38,8 +34,8 @@ class AugmentSpec:
     saturation: float = 0.5
     hue: float = 0.2
     color_order: int | None = 0
-    rand_ops: int = 0
-    rand_magnitude: int = 9
+    rand_ops: int = 0  # changes that torchvision's RandAugment makes to each image, after crop and flip (0: none)
+    rand_magnitude: int = 9  # the strength of RandAugment's changes, 0 to 30
 
     @property
     def active(self) -> bool:
