@@ -405,9 +405,10 @@ def reproduce(
 ) -> None:
     """Show the paper's experiments, and run what is missing.
 
-    NAME: table1, table2, table4, fig1a, fig1b, fig1c, fig2a, fig2b, rademacher, or all, which are trainings, with
-    key=value for each; table3, table3_bandwidth, theorem1, minnorm, which are computed, with the keys seed, data.limit,
-    data.limit_test, data.root, kernel.* (table3, table3_bandwidth), sgd.epochs (minnorm).
+    NAME: table1, table2, table4, fig1a, fig1b, fig1c, fig2a, fig2b, rademacher, or all, and past the paper
+    regularisers (table 4 with today's), which are trainings, with key=value for each; table3, table3_bandwidth,
+    theorem1, minnorm, which are computed, with the keys seed, data.limit, data.limit_test, data.root, kernel.* (table3,
+    table3_bandwidth), sgd.epochs (minnorm).
     """
     chosen = _parts(seeds, ",")
     if not all(seed.isdecimal() for seed in chosen) or len(set(chosen)) < len(chosen):

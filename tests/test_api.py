@@ -183,7 +183,10 @@ WRONG = {
     "shuffled": (lambda opened: opened.batches("val", shuffle=True), "shuffle=True is for the split train"),
     "step": (lambda opened: opened.batches(step=5), "step=5 is beyond the epoch's 4 batches"),
     "epoch": (lambda opened: opened.batches(epoch=-1), "epoch=-1 must be a whole number from 0 on"),
-    "batch": (lambda opened: opened.batches(batch_size=201), "data.batch_size=201 is larger than the 200 samples to train on"),
+    "batch": (
+        lambda opened: opened.batches(batch_size=201),
+        "data.batch_size=201 is larger than the 200 samples to train on",
+    ),
     "backend": (lambda opened: opened.batches(backend="fcv"), "unknown data.backend 'fcv': did you mean 'ffcv'"),
     "device": (lambda opened: opened.batches(device="gpu"), "device='gpu' is none that PyTorch has here"),
     "labels": (lambda opened: opened.batches(labels="label_ture"), "has no label column 'label_ture'"),

@@ -98,7 +98,7 @@ def terminal(request, tmp_path_factory):
         ("fastgen train recipe=imagenet_s\t", "fastgen train recipe=imagenet_sample_random "),
         ("fastgen train recipe=quickstart data.pix\t", "fastgen train recipe=quickstart data.pixels."),
         ("fastgen train data.labels.kind=par\t", "fastgen train data.labels.kind=partial "),
-        ("fastgen train --print rec\tcif\t", "fastgen train --print recipe=cifar10_"),
+        ("fastgen train --print rec\tcif\t", "fastgen train --print recipe=cifar10"),
         ("fastgen train data.backend=\tr\t", "fastgen train data.backend=resident "),
         ("fastgen sweep optim.name=sgd,a\t", "fastgen sweep optim.name=sgd,adamw "),
     ],

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from fastgen.recipe.load import load
 from pipelines.baked.bake import bake
 from pipelines.baked.encoding import BakeSpec
 from pipelines.baked.verify import recompute
@@ -221,6 +222,74 @@ def test_the_published_files_of_cifar_n(module, tmp_path):
         assert np.array_equal(corrupt_labels(LabelSpec("table", file=file, column=column), CLEAN, K), expected)
     with pytest.raises(UserError, match="another order than this source .*torchvision's order"):
         corrupt_labels(LabelSpec("table", file=file, column="worse_label"), CLEAN[ORDER], K)
+
+
+FINE = np.random.default_rng(2).integers(0, 100, N)
+CIFAR_100N = {
+    "clean_label": FINE, "noisy_label": (FINE + 1) % 100, "clean_coarse_label": FINE // 5,
+    "noisy_coarse_label": (FINE // 5 + 1) % 20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("folders", [("cifar10n", "cifar100n"), ("cifar-10-100n/data",) * 2])
+def test_published_labels_by_their_names(folders, tmp_path, monkeypatch):
+    """Where the user puts the files, or where the authors' repository has them."""
+    monkeypatch.setenv("FASTGEN_DATA", str(tmp_path))
+    cifar_10n = {"clean_label": CLEAN, "worse_label": NOISY, "aggre_label": CLEAN, "random_label1": (CLEAN + 1) % K}
+    for folder, name, content in zip(folders, ("CIFAR-10", "CIFAR-100"), (cifar_10n, CIFAR_100N), strict=True):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        cifar_n(tmp_path / folder / f"{name}_human.pt", content)
+    for name, true, classes, content in (
+        ("worse_label", CLEAN, 10, cifar_10n),
+        ("random_label1", CLEAN, 10, cifar_10n),
+        ("noisy_label", FINE, 100, CIFAR_100N),
+        ("noisy_coarse_label", FINE // 5, 20, CIFAR_100N),
+    ):
+        spec = LabelSpec("table", name=name)
+        assert np.array_equal(corrupt_labels(spec, true, classes), content[name])
+        assert spec.resolved() == LabelSpec("table", column=name).resolved() == LabelSpec("table", column=name)
+        named = LabelSpec("table", file=spec.table, name=name)
+        assert named.column_name == spec.column_name == LabelSpec("table", file=spec.table, column=name).column_name
+        with pytest.raises(UserError, match=r"human.pt: its clean_\w*label differs from the true label of 60"):
+            corrupt_labels(spec, (true + 1) % classes, classes)
+    with pytest.raises(UserError, match="column 'noisy_label': label .* is not in 0..9"):
+        corrupt_labels(LabelSpec("table", name="noisy_label"), CLEAN, K)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (LabelSpec("table"), "needs data.labels.file=PATH .* or the data.labels.name .* one of worse_label, "),
+        (LabelSpec("table", name="worst_label"), "of 'worst_label': did you mean 'worse_label'"),
+        (LabelSpec("table", column="mine"), "of 'mine': known: aggre_label"),
+        (LabelSpec("table", name="worse_label"), "CIFAR-10_human.pt, which is not at .*cifar10n/CIFAR-10_human.pt"),
+        (LabelSpec("table", name="noisy_label"), "100n/CIFAR-100_human.pt or .*cifar-10-100n/data/CIFAR-100_"),
+        (LabelSpec("random", name="worse_label"), "data.labels.name is only used with data.labels.kind=table"),
+        (LabelSpec("table", file="x.pt", column="a", name="b"), "name=b and data.labels.column=a name two columns"),
+    ],
+)  # fmt: skip
+def test_names_that_are_of_no_file(spec, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTGEN_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=words):
+        spec.column_name  # noqa: B018 (resolves and checks)
+
+
+def test_a_set_with_published_labels_is_baked_named_and_verified(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTGEN_DATA", str(tmp_path))
+    source = SourceSpec("synthetic", synthetic=SyntheticSpec(samples=N, size=4))
+    true = open_source(source, "train").labels
+    (tmp_path / "cifar10n").mkdir()
+    file = cifar_n(tmp_path / "cifar10n" / "CIFAR-10_human.pt", {"clean_label": true, "worse_label": (true + 1) % K})
+    recipe = load("cifar10n_alexnet", ["data.labels.name=worse_label"])
+    assert recipe.run.name == "cifar10n_alexnet-column-worse_label"
+    assert recipe.data.labels == LabelSpec("table", column="worse_label")
+    baked = bake(source, recipe.data.labels, PixelSpec(), BakeSpec(), tmp_path)
+    columns, name = baked.splits["train"].columns, recipe.data.labels.column_name
+    assert np.array_equal(columns[name], (columns["clean_label"] + 1) % K)
+    assert baked.manifest.splits["train"].columns[name].spec == {"kind": "table", "seed": 0, "column": "worse_label"}
+    assert recompute(baked)[0].startswith(f"train: {name} as computed again")
+    cifar_n(file, {"clean_label": true, "worse_label": true})
+    assert f"{name} ({file} has changed)" in recompute(baked)[0]
 
 
 class Exploit:

@@ -35,6 +35,9 @@ def test_every_recipe_runs_two_steps(name, tmp_path):
     if recipe.data.source != "digits" and not (Path(data) / recipe.data.source).is_dir():
         overrides += ["data.source=synthetic", f"data.synthetic.samples={samples}", f"data.synthetic.jpeg={large}"]
         overrides += [f"data.synthetic.test_samples={test_samples}", "data.synthetic.size=64"]
+    if recipe.data.labels.kind == "table":  # of a file that is published, for a data set that is not here
+        np.save(tmp_path / "labels.npy", np.arange(samples) % 10)
+        overrides += [f"data.labels.file={tmp_path / 'labels.npy'}", "data.labels.name=null"]
     if large and name != "imagenet_inception_random":  # as large as they are
         overrides += ["data.image_size=96", "data.progressive.start_size=null", "data.eval_size=null"]
         if recipe.model.options.get("aux_logits"):  # which needs 299 pixels

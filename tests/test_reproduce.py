@@ -61,6 +61,36 @@ def test_a_rows_recipe_has_the_rows_switches(name):
             assert printed in row.values()
 
 
+def test_todays_regularisers_go_on_with_table_4():
+    """Its rows; none, then one at a time for the small Inception and AlexNet; stochastic depth where it can be."""
+    entries = EXPERIMENTS["regularisers"].entries(FULL)
+    assert [(entry.recipe, entry.paper) for entry in entries[:6]] == [
+        (entry.recipe, entry.paper) for entry in EXPERIMENTS["table4"].entries(FULL)
+    ]
+    own = [(entry.labels["model"], entry.labels["regularizer"].split()[0], entry.point(0, ()).load()) for entry in
+           entries[6:]]  # fmt: skip
+    assert [name for _, name, _ in own[:6]] == ["none", "dropout", "label", "mixup,", "CutMix,", "RandAugment,"]
+    assert [model for model, *_ in own] == ["Inception"] * 6 + ["AlexNet"] * 6 + ["ResNet-18 (timm)"] * 2
+    for model, name, recipe in own:
+        switched = {
+            "dropout": recipe.model.dropout,
+            "label": recipe.train.label_smoothing,
+            "mixup,": recipe.train.mixup,
+            "CutMix,": recipe.train.cutmix,
+            "RandAugment,": recipe.data.augment.rand_ops,
+            "stochastic": recipe.model.options.get("drop_path_rate", 0),
+        }
+        assert {key for key, value in switched.items() if value} == ({name} if name != "none" else set())
+        assert (recipe.model.name == "resnet18") == ("ResNet" in model) and recipe.data.labels.kind == "random"
+        assert recipe.schedule.factor == (0.999 if name.endswith(",") else 0.95)
+    printed = [entry.paper.get("train_top1") for entry in entries[6:]]
+    assert printed == ["100.0", *[None] * 5, "99.82", *[None] * 5, None, None]
+    notes_of = " ".join(EXPERIMENTS["regularisers"].notes)
+    assert "The paper has the rows that show a number of its own" in notes_of and "no others" in notes_of
+    (one, two) = EXPERIMENTS["regularisers"].entries(Scope(["resnet18"], smoke=True))
+    assert "data.limit=5000" in one.settings and "model.options.drop_path_rate=0.2" in two.settings
+
+
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 @pytest.mark.parametrize("smoke", [False, True])
 def test_every_entry_is_a_valid_recipe(name, smoke):
@@ -188,7 +218,7 @@ def test_coverage_names_whole_subset_and_never(tmp_path):
     levels = [found["fig1b", f"model MLP 1x512, corruption {level:g}"] for level in LEVELS]
     assert [state for state, *_ in levels] == ["never"] * 3 + ["whole"] + ["never"] * 7
     assert levels[3][2] == f"{point}/summary.json"
-    assert {row[0] for row in rows} == {*EXPERIMENTS, *STUDIES}
+    assert {row[0] for row in rows} == {*EXPERIMENTS, *STUDIES} - {"regularisers"}
     assert all(state == "never" for (name, _), (state, *_) in found.items() if name in STUDIES)
     entry = next(
         e for e in EXPERIMENTS["table1"].entries(Scope(["inception"], False)) if e.labels["labels"] == "random"

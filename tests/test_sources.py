@@ -1,10 +1,17 @@
 """Every source in every layout: counts, determinism, damage, and the errors that name the remedy."""
 
 import gzip
+import hashlib
 import io
+import json
 import pickle
+import shutil
 import struct
+import tarfile
+import threading
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import URLError
 
@@ -12,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.io
+import torchvision
 from conftest import real
 from PIL import Image
 
@@ -21,7 +30,7 @@ from pipelines.baked.encoding import BakeSpec
 from pipelines.baked.verify import recompute
 from pipelines.corruptions import LabelSpec, PixelSpec
 from pipelines.errors import UserError
-from pipelines.sources import SOURCES, SourceSpec, SyntheticSpec, open_source
+from pipelines.sources import SOURCES, SourceSpec, SyntheticSpec, cifar100, found_here, open_source
 from pipelines.sources.holdout import held_out
 
 RNG = np.random.default_rng(0)
@@ -45,8 +54,33 @@ def cifar10_torchvision(root):
     return root
 
 
-def mnist_torchvision(root):
-    raw = root / "MNIST" / "raw"
+def cifar100_torchvision(root):
+    """Each image's superclass is a fifth of its class."""
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    for name, n in (("train", 12), ("test", 5)):
+        flat = TINY[:n].transpose(0, 3, 1, 2).reshape(n, -1)
+        labels = {"fine_labels": [9 * i for i in range(n)], "coarse_labels": [9 * i // 5 for i in range(n)]}
+        (folder / name).write_bytes(pickle.dumps({"data": flat, **labels}))
+    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": ["x"] * 100}))
+    return root
+
+
+def svhn_torchvision(root):
+    """As published: the digit 0 is written 10, and images are the last axis."""
+    root.mkdir(parents=True)
+    for name, n in (("train", 12), ("test", 5)):
+        labels = np.array([[i % 10 or 10] for i in range(n)], np.uint8)
+        scipy.io.savemat(root / f"{name}_32x32.mat", {"X": TINY[:n].transpose(1, 2, 3, 0), "y": labels})
+    return root
+
+
+def fashion_mnist_torchvision(root):
+    return mnist_torchvision(root, "FashionMNIST")
+
+
+def mnist_torchvision(root, name="MNIST"):
+    raw = root / name / "raw"
     raw.mkdir(parents=True)
     for stem, n in (("train", 12), ("t10k", 5)):
         images = struct.pack(">IIII", 2051, n, 28, 28) + TINY[:n, :28, :28, 0].tobytes()
@@ -64,6 +98,30 @@ def hub_parquet(root, image="img", groups=5):
         cells = [{"bytes": png(TINY[i]), "path": f"{i}.png"} for i in range(n)]
         table = pa.table({image: cells, "label": [i % 10 for i in range(n)]})
         pq.write_table(table, root / f"{split}-00000-of-00001.parquet", row_group_size=groups)
+    return root
+
+
+def hub_cifar100(root):
+    """As the Hub has it, with its own spelling of a crab."""
+    known = {"fine_label": cifar100._FINE, "coarse_label": cifar100._COARSE}
+    names = {column: ["cra" if name == "crab" else name for name in classes] for column, classes in known.items()}
+    features = {column: {"names": found, "_type": "ClassLabel"} for column, found in names.items()}
+    root.mkdir(parents=True, exist_ok=True)
+    for split, n in (("train", 12), ("test", 5)):
+        fine = [26, *range(1, n)]
+        table = pa.table({
+            "img": [{"bytes": png(TINY[i]), "path": None} for i in range(n)],
+            "fine_label": fine, "coarse_label": [label // 5 for label in fine],
+        })  # fmt: skip
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        pq.write_table(table, root / f"{split}-00000-of-00001.parquet")
+    return root
+
+
+def hub_svhn(root):
+    """With the further split that the Hub has beside the two."""
+    hub_parquet(root, "image")
+    (root / "extra-00000-of-00002.parquet").write_bytes(b"never read")
     return root
 
 
@@ -85,7 +143,11 @@ def imagenet(root):
 
 MAKERS = {
     "cifar10": [cifar10_torchvision, hub_parquet],
+    "cifar100": [cifar100_torchvision, hub_cifar100],
+    "cifar100_coarse": [cifar100_torchvision, hub_cifar100],
+    "svhn": [svhn_torchvision, hub_svhn],
     "mnist": [mnist_torchvision, hub_parquet],
+    "fashion_mnist": [fashion_mnist_torchvision, hub_parquet],
     "imagenet": [imagenet, hub_parquet],
     "imagefolder": [imagefolder],
     "parquet": [hub_parquet],
@@ -93,10 +155,15 @@ MAKERS = {
 CASES = [(source, make) for source in SOURCES for make in MAKERS.get(source, [None])]
 
 
+def no_checksums(monkeypatch):
+    """torchvision compares files of CIFAR and SVHN with its checksums; ours are small."""
+    for module in ("cifar", "svhn"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda *a, **k: True)
+
+
 @pytest.mark.parametrize("name, make", CASES)
 def test_every_source(name, make, tmp_path, monkeypatch):
-    # torchvision compares CIFAR-10's files with its checksums; ours are small
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a, **k: True)
+    no_checksums(monkeypatch)
     root = str(make(tmp_path / "set")) if make else None
     spec = SourceSpec(name, root)
     fingerprints = set()
@@ -112,7 +179,7 @@ def test_every_source(name, make, tmp_path, monkeypatch):
             assert image.dtype == np.uint8 and image.shape[2] == 3
             assert np.array_equal(image, again.image(index))
             assert source.sample_name(index)
-        if source.channels == 1 and name != "mnist":
+        if source.channels == 1 and "mnist" not in name:
             assert (image == image[:, :, :1]).all()
     assert len(fingerprints) == 2
     limited = open_source(SourceSpec(name, root, limit=3, limit_test=2), "train")
@@ -131,6 +198,97 @@ def test_found_under_fastgen_data(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTGEN_DATA", str(tmp_path))
     hub_parquet(tmp_path / "cifar10")
     assert len(open_source(SourceSpec("cifar10"), "val")) == 5
+
+
+VALUES = {  # (source, maker): the labels of the training images 0, 1 and 11, and the names of their classes
+    ("cifar100", cifar100_torchvision): ([0, 9, 99], ["apple", "bottle", "worm"]),
+    ("cifar100", hub_cifar100): ([26, 1, 11], ["crab", "aquarium_fish", "boy"]),
+    ("cifar100_coarse", cifar100_torchvision): ([0, 1, 19], ["aquatic_mammals", "fish", "vehicles_2"]),
+    ("cifar100_coarse", hub_cifar100): ([5, 0, 2], ["household_electrical_devices", "aquatic_mammals", "flowers"]),
+    ("svhn", svhn_torchvision): ([0, 1, 1], ["0", "1", "1"]),
+    ("svhn", hub_svhn): ([0, 1, 1], ["0", "1", "1"]),
+    ("fashion_mnist", fashion_mnist_torchvision): ([0, 1, 1], ["T-shirt/top", "Trouser", "Trouser"]),
+}
+
+
+@pytest.mark.parametrize("name, make", VALUES)
+def test_labels_and_pixels_of_well_known_sets(name, make, tmp_path, monkeypatch):
+    no_checksums(monkeypatch)
+    source = open_source(SourceSpec(name, str(make(tmp_path / "set"))), "train")
+    labels, names = VALUES[name, make]
+    assert source.labels[[0, 1, 11]].tolist() == labels
+    assert [source.class_names[label] for label in labels] == names
+    expected = np.repeat(TINY[11, :28, :28, :1], 3, axis=2) if name == "fashion_mnist" else TINY[11]
+    assert np.array_equal(source.image(11), expected)
+
+
+def test_the_hubs_spelling_of_a_shirt(tmp_path):
+    metadata = {"info": {"features": {"label": {"names": ["Trouser", "T - shirt / top"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [png(TINY[0]), png(TINY[1])], "label": [0, 1]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(metadata)})
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert open_source(SourceSpec("fashion_mnist", str(tmp_path)), "train").labels.tolist() == [1, 0]
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves the files of a folder on this machine: the folder, and its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{http.server_port}/"
+        http.shutdown()
+        thread.join()
+
+
+def publish(name, made, folder, address, monkeypatch):
+    """Let torchvision download the files of `made` from `folder`, with the checksums of what they hold."""
+
+    def md5(path):
+        return hashlib.md5(path.read_bytes()).hexdigest()
+
+    if name.startswith("cifar100"):
+        kind, archive = torchvision.datasets.CIFAR100, folder / "cifar-100-python.tar.gz"
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(made / "cifar-100-python", "cifar-100-python")
+        files = {path.name: md5(path) for path in (made / "cifar-100-python").iterdir()}
+        changes = {"url": f"{address}{archive.name}", "tgz_md5": md5(archive)}
+        changes |= {f"{split}_list": [[split, files[split]]] for split in ("train", "test")}
+        changes["meta"] = {**kind.meta, "md5": files["meta"]}
+    elif name == "svhn":
+        kind, paths = torchvision.datasets.SVHN, {split: f"{split}_32x32.mat" for split in ("train", "test")}
+        for path in paths.values():
+            shutil.copy(made / path, folder)
+        known = {split: [f"{address}{path}", path, md5(made / path)] for split, path in paths.items()}
+        changes = {"split_list": known}
+    else:
+        kind, resources = torchvision.datasets.FashionMNIST, []
+        for path in (made / "FashionMNIST" / "raw").glob("*ubyte"):
+            zipped = folder / f"{path.name}.gz"
+            zipped.write_bytes(gzip.compress(path.read_bytes()))
+            resources.append((zipped.name, md5(zipped)))
+        changes = {"mirrors": [address], "resources": resources}
+    for key, value in changes.items():
+        monkeypatch.setattr(kind, key, value)
+
+
+@pytest.mark.parametrize("name", ["cifar100", "cifar100_coarse", "svhn", "fashion_mnist"])
+def test_a_download_is_checked_and_read(name, tmp_path, monkeypatch, server):
+    monkeypatch.setenv("FASTGEN_DATA", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    publish(name, MAKERS[name][0](tmp_path / "made"), *server, monkeypatch)
+    train, test = (open_source(SourceSpec(name), split) for split in ("train", "val"))
+    assert (len(train), len(test)) == (12, 5)
+    there = open_source(SourceSpec(name, str(tmp_path / "made")), "train")
+    assert train.fingerprint == there.fingerprint and np.array_equal(train.image(3), there.image(3))
+    assert found_here()[name] == f"{tmp_path / 'data' / name.removesuffix('_coarse')} (torchvision's layout)"
+    changed = next(path for path in (tmp_path / "data").rglob("*train*") if path.is_file() and path.suffix != ".gz")
+    changed.write_bytes(changed.read_bytes()[:-9])
+    with pytest.raises(UserError, match=f"is no whole copy of {name.removesuffix('_coarse')}'s train split"):
+        open_source(SourceSpec(name), "train")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])
@@ -159,6 +317,17 @@ INCOMPLETE = {  # name: (set, maker, file below the folder, what becomes of it, 
     "CIFAR-10 without its classes": ("cifar10", cifar10_torchvision, "batches.meta", lambda b: None, "corrupted"),
     "CIFAR-10 cut off": ("cifar10", cifar10_torchvision, "data_batch_3", lambda b: b[:99], "corrupted"),
     "MNIST without labels": ("mnist", mnist_torchvision, "train-labels-idx1-ubyte", lambda b: None, "not found"),
+    "CIFAR-100 cut off": ("cifar100", cifar100_torchvision, "train", lambda b: b[:99], "corrupted"),
+    "CIFAR-100 without its test": ("cifar100_coarse", cifar100_torchvision, "test", lambda b: None, "not found"),
+    "SVHN cut off": ("svhn", svhn_torchvision, "train_32x32.mat", lambda b: b[:99], "corrupted"),
+    "SVHN without its training split": ("svhn", svhn_torchvision, "train_32x32.mat", lambda b: None, "not found"),
+    "Fashion-MNIST cut off": (
+        "fashion_mnist",
+        fashion_mnist_torchvision,
+        "train-images-idx3-ubyte",
+        lambda b: b[:99],
+        "",
+    ),
     "MNIST cut off": ("mnist", mnist_torchvision, "train-images-idx3-ubyte", lambda b: b[:99], ""),
     "MNIST without bytes": ("mnist", mnist_torchvision, "train-images-idx3-ubyte", lambda b: b"", ""),
     "MNIST with labels of its test": (
@@ -181,10 +350,11 @@ INCOMPLETE = {  # name: (set, maker, file below the folder, what becomes of it, 
 @pytest.mark.parametrize("case", INCOMPLETE)
 def test_an_incomplete_set_names_its_folder_and_parquet_beside_it_is_read(case, tmp_path, monkeypatch):
     name, make, file, change, words = INCOMPLETE[case]
-    if "CIFAR" in case:  # its checksums are those of the real files
-        whole = {path.name: path.read_bytes() for path in (make(tmp_path / "whole") / "cifar-10-batches-py").iterdir()}
+    # torchvision's checksums are those of the real files
+    whole = {path.name: path.read_bytes() for path in make(tmp_path / "whole").rglob("*") if path.is_file()}
+    for module in ("cifar", "svhn"):
         monkeypatch.setattr(
-            "torchvision.datasets.cifar.check_integrity",
+            f"torchvision.datasets.{module}.check_integrity",
             lambda path, md5: Path(path).is_file() and Path(path).read_bytes() == whole[Path(path).name],
         )
     (path,) = make(tmp_path / "set").rglob(file)
@@ -194,10 +364,11 @@ def test_an_incomplete_set_names_its_folder_and_parquet_beside_it_is_read(case, 
         path.write_bytes(changed)
     spec = SourceSpec(name, str(tmp_path / "set"))
     with pytest.raises(
-        UserError, match=f"{path.parent} is no whole copy of {name}'s train split .*{words}.*complete it"
+        UserError,
+        match=f"{path.parent} is no whole copy of {name.removesuffix('_coarse')}'s train split .*{words}.*complete it",
     ):
         open_source(spec, "train")
-    hub_parquet(tmp_path / "set")
+    MAKERS[name][1](tmp_path / "set")
     with pytest.warns(UserWarning, match=f"{path.parent} is no whole copy.*Parquet files beside it are read instead"):
         source = open_source(spec, "train")
     assert len(source) == 12 and np.array_equal(source.image(3), TINY[3])
@@ -278,7 +449,7 @@ def test_a_download_that_fails_says_what_to_do(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name, make", CASES)
 def test_every_source_can_hold_samples_out(name, make, tmp_path, monkeypatch):
     """Twelve or more samples: each is in one part, with its own image and label, and so it is in every process."""
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a, **k: True)
+    no_checksums(monkeypatch)
     root = str(make(tmp_path / "set")) if make else None
     whole = open_source(SourceSpec(name, root, synthetic=SyntheticSpec(samples=40, test_samples=0)), "train")
     spec = SourceSpec(name, root, holdout=0.4, synthetic=SyntheticSpec(samples=40, test_samples=0))

@@ -42,7 +42,7 @@ def coverage(root: Path) -> Page:
         except (UserError, YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
             unreadable.append(f"{recipe.parent.relative_to(root)}: unreadable ({str(error).splitlines()[0]})")
             runs = {name: [one for one in found if one is not run] for name, found in runs.items()}
-    rows = [row for name in EXPERIMENTS for row in _of_experiment(name, runs, root)]
+    rows = [row for name in EXPERIMENTS if EXPERIMENTS[name].of_paper for row in _of_experiment(name, runs, root)]
     rows += [row for name in STUDIES for row in _of_study(name, root)]
     page = Page("What of the paper was run")
     page.table(_HEADER, rows)

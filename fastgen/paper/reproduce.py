@@ -76,7 +76,8 @@ def _plans(
     if name == "rademacher" and (own := [s for s in settings if s.startswith("data.labels.")]):
         raise UserError(f"{own[0]}: the labels of this experiment are random signs")
     if name == "all":
-        wanted = [one for one in EXPERIMENTS if not scope.smoke or EXPERIMENTS[one].smoke]
+        paper = [one for one in EXPERIMENTS if EXPERIMENTS[one].of_paper]
+        wanted = [one for one in paper if not scope.smoke or EXPERIMENTS[one].smoke]
     elif name in EXPERIMENTS:
         wanted = [name]
     else:

@@ -11,6 +11,7 @@ from fastgen.recipe.validation import CUDA_GRAPHS, PRECISIONS
 from pipelines.backends import BACKENDS
 from pipelines.baked.encoding import ENCODINGS
 from pipelines.corruptions import LABELS, PIXELS
+from pipelines.corruptions.published import PUBLISHED
 from pipelines.sources import SOURCES
 from pipelines.view.preparation import NORMALIZATIONS
 from pipelines.view.regions import RANDOM
@@ -19,6 +20,7 @@ _NAMES: dict[str, Iterable[str]] = {
     "data.source": SOURCES,
     "data.backend": BACKENDS,
     "data.labels.kind": LABELS,
+    "data.labels.name": PUBLISHED,
     "data.pixels.kind": PIXELS,
     "data.view.random": RANDOM,
     "data.normalize.kind": NORMALIZATIONS,

@@ -26,6 +26,8 @@ _SYNONYMS = {
     "batch": "data.batch_size", "bs": "data.batch_size", "dataset": "data.source", "loader": "data.backend",
     "num_workers": "data.workers", "subset": "data.limit", "noise": "data.labels.p", "img_size": "data.image_size",
     "arch": "model.name", "architecture": "model.name", "network": "model.name", "drop_rate": "model.dropout",
+    "mixup_alpha": "train.mixup", "cutmix_alpha": "train.cutmix", "smoothing": "train.label_smoothing",
+    "randaugment": "data.augment.rand_ops",
     "num_epochs": "train.epochs", "max_epochs": "train.epochs", "steps": "train.max_steps", "amp": "train.precision",
     "mixed_precision": "train.precision", "grad_accum": "train.accumulate", "clip_grad": "optim.clip",
     "output_dir": "run.dir", "out_dir": "run.dir", "log_interval": "track.log_steps",
@@ -37,6 +39,7 @@ FREE = (
     "train.timeout_minutes", "train.compile", "train.channels_last", "data.backend", "data.workers", "data.stage",
     "data.shards", "data.root", "bake.workers",
 )  # fmt: skip
+_SPELLED = {"data.labels.name": "data.labels.column"}  # keys that a resolved recipe says by another
 _LONGEST_NAME = 64  # characters
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _MOST_BASES = 100  # of a recipe
@@ -100,7 +103,8 @@ def _resolved(config: Any, called: str, overrides: list[str]) -> Recipe:
     recipe.train.evaluate = _ANSWERS.get(recipe.train.evaluate, recipe.train.evaluate)
     recipe.bake.columns = [labels.resolved() for labels in recipe.bake.columns]
     if recipe.run.name is None:
-        recipe.run.name = run_name(recipe, [override.partition("=")[0] for override in overrides or []])
+        keys = [override.partition("=")[0] for override in overrides or []]
+        recipe.run.name = run_name(recipe, [_SPELLED.get(key, key) for key in keys])
     validate(recipe)
     return recipe
 

@@ -101,6 +101,8 @@ class TrainSpec:
     channels_last: bool | None = None  # memory format of convolutions (None: on)
     accumulate: int = 1  # micro-batches per optimizer step
     label_smoothing: float = 0.0  # part of a label's probability that all classes share
+    mixup: float = 0.0  # alpha of mixup: each image is blended with another of its batch, and their labels (0: off)
+    cutmix: float = 0.0  # alpha of CutMix: a patch of each image is another's; with mixup, half of the batches (0: off)
     aux_weight: float = 0.0  # of an auxiliary classifier's loss (model.options.aux_logits=true)
     ema: float = 0.0  # decay of a moving average of the weights, which evaluations then use (0: none)
     dynamics: bool = False  # record every training sample in every epoch, into RUN_DIR/dynamics
@@ -108,6 +110,11 @@ class TrainSpec:
     threads: int | None = None  # CPU threads of a process (None: its share of the cores)
     startup_minutes: float = 1.0  # in which all processes of a run must have started
     timeout_minutes: float = 10.0  # a process that others wait for longer is taken for lost
+
+    @property
+    def mixes(self) -> bool:
+        """Whether what the network is trained on are mixtures of two images."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass

@@ -29,7 +29,7 @@ _AT_LEAST = {
     0: (
         "seed", "data.holdout_seed", "data.subset.seed", "data.labels.seed", "data.pixels.seed", "optim.lr",
         "optim.momentum", "optim.decay", "optim.eps", "optim.clip", "optim.weight_decay", "train.aux_weight",
-        "schedule.factor", "schedule.warmup_samples", "run.checkpoint_minutes",
+        "train.mixup", "train.cutmix", "schedule.factor", "schedule.warmup_samples", "run.checkpoint_minutes",
     ),
 }  # fmt: skip
 
@@ -73,6 +73,11 @@ def validate(recipe: Recipe) -> None:
     for key in ("train.dynamics", "train.predictions"):
         if values[key] and data.labels.signs:
             raise UserError(f"{key}=true compares with true labels, and data.labels.kind={data.labels.kind} has none")
+    if train.dynamics and train.mixes:
+        raise UserError(
+            "train.dynamics=true records how each sample is learned, and train.mixup and train.cutmix train on "
+            "mixtures of two; leave one of them out"
+        )
     if recipe.run.name and not re.fullmatch(r"[^/\0]{1,200}", recipe.run.name.strip(".")):
         raise UserError(f"run.name={recipe.run.name} is part of a folder's name: up to 200 characters without a /")
     _check_model(recipe.model.name)

@@ -74,7 +74,7 @@ def data_of(run: Run) -> Table:
             str(run.labels.classes(run.manifest.num_classes)),
             specification["pixels"]["kind"],
             specification["image"]["encoding"],
-            run.label_column or f"{run.labels.file}, which is not there any more",
+            run.label_column or f"{run.labels.file or run.labels.column}, which is not there any more",
             "signs in place of classes" if run.labels.signs else share,
             run.summary.manifest_sha256[:12] if run.summary else "-",
         ]

@@ -104,8 +104,13 @@ def wants_capture(recipe: Recipe, accelerator: Accelerator) -> bool:
         "images of one size (no data.progressive)": recipe.data.progressive.start_size is None,
         "optim.name=sgd or adamw": recipe.optim.name in ("sgd", "adamw"),
         "train.precision=bf16 or fp32": accelerator.scaler is None,
+        # These draw on the CPU.
+        "no train.mixup or train.cutmix": not recipe.train.mixes,
+        "data.augment.rand_ops=0": recipe.data.augment.rand_ops == 0,
     }
     missing = [need for need, met in reasons.items() if not met]
     if missing and wish == "on":
         raise UserError(f"train.cuda_graphs=on needs {', '.join(missing)}; auto uses CUDA graphs where they can be")
+    if missing and accelerator.device.type == "cuda" and accelerator.is_main_process:
+        warnings.warn(Note(f"steps are no CUDA graphs, which need {', '.join(missing)}"), stacklevel=2)
     return not missing

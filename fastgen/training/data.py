@@ -62,7 +62,8 @@ class Data:
     def compile(self) -> None:
         """Fuse the preparation of training batches into few kernels, anew for each image size. Evaluation's batches,
         the last ones as well, get one size, as the network is compiled for each that it is given."""
-        self.prepare = torch.compile(self.prepare, dynamic=False)
+        if not self.spec.augment.rand_ops:  # which draws on the CPU
+            self.prepare = torch.compile(self.prepare, dynamic=False)
         largest = min(self.eval_batch_size, max(map(len, self.parts.values())))
         rows, plain = -(-largest // self.sampler.world_size), self.prepare_eval
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -95,9 +95,12 @@ def update(run: Training, step: Step) -> None:
             logits, loss = run.captured(batch.images, batch.index, step.epoch, batch.label)
         else:
             clock.enter(AUGMENT)
-            images = run.data.prepare(batch.images, batch.index, step.epoch)
+            images, targets = run.data.prepare(batch.images, batch.index, step.epoch), batch.label
+            if run.mixer is not None:
+                images, targets = run.mixer(images, batch.label, run.position.step, micro)
+                batch = replace(batch, label=targets.argmax(1))  # of which there is most in each image
             clock.enter(STEP)
-            logits, loss = learner.gradients(images, batch.label, last=micro == micro_batches - 1)
+            logits, loss = learner.gradients(images, targets, last=micro == micro_batches - 1)
         for watcher in run.watchers:
             watcher.batch(batch, logits, loss)
     if run.captured is None:
@@ -161,7 +164,9 @@ def log_progress(run: Training, step: Step) -> None:
     loss, top1 = run.meter.take_line()
     check_finite(run, loss)
     speed = run.clock.images_per_second
-    line = {"train_running_loss_nats": loss, "train_running_top1_percent": top1, "learning_rate": step.learning_rate}
+    # Of mixed images, a hit is the label with the larger share.
+    of = "train_running_mixed" if run.mixer is not None else "train_running"
+    line = {f"{of}_loss_nats": loss, f"{of}_top1_percent": top1, "learning_rate": step.learning_rate}
     line |= {"images_per_second": round(speed, 1), "data_stall_fraction": round(run.clock.stall_fraction, 4)}
     run.log(line)
     run.display.rate((run.position.step - 1) // run.position.steps_per_epoch, loss, speed)

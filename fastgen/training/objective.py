@@ -17,7 +17,7 @@ def training_loss(output: Output, labels: torch.Tensor, spec: TrainSpec) -> torc
     """Mean cross-entropy in nats with label smoothing, plus train.aux_weight times that of the auxiliary head
     (Szegedy et al., "Rethinking the Inception architecture for computer vision", sections 4 and 7).
 
-    labels: int64 (B,).
+    labels: int64 (B,), or of mixed images each class's share, float32 (B, classes).
     """
     loss = F.cross_entropy(logits_of(output), labels, label_smoothing=spec.label_smoothing)
     # Also with the weight 0: processes that share gradients need one for every parameter.

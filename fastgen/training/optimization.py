@@ -43,7 +43,8 @@ class Learner:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add a micro-batch's gradients to the step's earlier ones, and return its logits (B, classes) and loss.
 
-        images: the network's input. last: the processes share the sum, as this is the step's last micro-batch.
+        images: the network's input. labels: as `training_loss` takes them. last: the processes share the sum, as this
+        is the step's last micro-batch.
         """
         with self._sharing(last):
             output = self.network(images)

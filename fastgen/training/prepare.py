@@ -25,6 +25,7 @@ from fastgen.training.data import Data, open_data
 from fastgen.training.evaluation import Evaluator
 from fastgen.training.launch import CONTINUE, Agreement, draw_apart, make_accelerator, noticing_lost_processes, on_main
 from fastgen.training.meter import Meter
+from fastgen.training.mixing import Mixer
 from fastgen.training.network import compile_for_each_size, make_network, parameter_count, wants_compilation
 from fastgen.training.optimization import Learner
 from fastgen.training.position import Position
@@ -44,9 +45,9 @@ class Training:
     """A training on this process.
 
     bare: the network itself. captured: a whole step, (images uint8, index, epoch, labels) -> (logits, loss), as a CUDA
-    graph; None where steps are made of their parts. position: the only counter. metrics: the main process's file, None
-    in the others. started: time.perf_counter() at the start, less the seconds before a resume. save_at:
-    time.monotonic() from which on a checkpoint is due.
+    graph; None where steps are made of their parts. mixer: of batches, where the recipe mixes them. position: the only
+    counter. metrics: the main process's file, None in the others. started: time.perf_counter() at the start, less the
+    seconds before a resume. save_at: time.monotonic() from which on a checkpoint is due.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class Training:
     bare: torch.nn.Module
     learner: Learner
     captured: Captured | None
+    mixer: Mixer | None
     average: WeightAverage | None
     evaluator: Evaluator
     states: dict[str, Stateful]
@@ -148,6 +150,7 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         bare=bare,
         learner=learner,
         captured=_captured(learner, data, needed) if capture else None,
+        mixer=_mixer(recipe, data) if recipe.train.mixes else None,
         average=average,
         evaluator=Evaluator(accelerator, measured, data, capture, needed),
         states=states,
@@ -169,7 +172,7 @@ def _check_same_samples(recipe: Recipe, folder: Path, position: Position, labels
     """Raises UserError where a file that says the labels or the samples has changed since the run was stopped."""
     data = recipe.data
     for what, same, key, file in (
-        ("labels", position.labels in ("", labels), "data.labels.file", data.labels.file),
+        ("labels", position.labels in ("", labels), "data.labels.file", data.labels.table),
         ("samples", position.members == members, "data.subset.without", data.subset.without),
     ):
         if not same:
@@ -177,6 +180,12 @@ def _check_same_samples(recipe: Recipe, folder: Path, position: Position, labels
                 f"{folder} was trained on other {what}: {key}={file} has changed since; restore it, or start another "
                 "run.dir"
             )
+
+
+def _mixer(recipe: Recipe, data: Data) -> Mixer:
+    sampler = data.sampler
+    rows = sampler.batch_size // sampler.world_size // sampler.micro_batches
+    return Mixer(recipe.train, data.classes, rows, recipe.seed)
 
 
 def _captured(learner: Learner, data: Data, needed: bool) -> Captured:

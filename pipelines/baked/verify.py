@@ -66,10 +66,10 @@ def _recompute_split(baked: BakedSet | Export, split: str, sources: dict[str, So
 def _cannot_recompute(spec: LabelSpec, name: str, total: int | None) -> str | None:
     if spec.kind not in LABELS:
         return f"the kind {spec.kind} is not known here"
-    if spec.file is not None and total is None:
+    if LABELS[spec.kind].from_file and total is None:
         return "the source tells how many samples its table is for"
     try:
-        return None if spec.column_name == name else f"{spec.file} has changed"
+        return None if spec.column_name == name else f"{spec.table} has changed"
     except UserError as error:
         return str(error)
 

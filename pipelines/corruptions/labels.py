@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from pipelines.corruptions.published import check_published, published_file
 from pipelines.corruptions.tables import KINDS, read_labels
 from pipelines.durable import read_regular
 from pipelines.errors import UserError
@@ -28,14 +29,16 @@ class LabelSpec:
 
     kind: true; random (every label drawn anew; `p` below 1 makes it partial); partial; symmetric; pair; table;
     rademacher (a fair sign for each sample in place of its class: 0 for -1, 1 for +1).
-    p: the probability of corrupting a sample. table: file and column of given labels.
+    p: the probability of corrupting a sample. table: file and column of given labels, of which those of people that
+    are published have names (`pipelines.corruptions.published`) and need no file.
     """
 
     kind: str = "true"
     p: float | None = None
     seed: int = 0  # of which samples are corrupted, and to which class
-    file: str | None = None  # with kind=table: the file of the given labels
+    file: str | None = None  # with kind=table: the file of the given labels (None: CIFAR-10N's or CIFAR-100N's)
     column: str | None = None  # with kind=table: its column (None: the only one)
+    name: str | None = None  # another word for column, as worse_label of CIFAR-10N, noisy_label of CIFAR-100N
 
     def resolved(self) -> "LabelSpec":
         """With the level filled in and one spelling for each labelling. Raises UserError on a contradiction."""
@@ -49,13 +52,30 @@ class LabelSpec:
             )
         if kind.level == "needed" and p is None:
             raise UserError(f"data.labels.kind={self.kind} needs data.labels.p, a fraction from 0 to 1")
-        if kind.from_file != (self.file is not None):
+        column = self.name if self.column is None else self.column
+        if self.name not in (None, column):
+            raise UserError(
+                f"data.labels.name={self.name} and data.labels.column={column} name two columns; leave one out"
+            )
+        if not kind.from_file and self.file is not None:
             raise UserError(f"data.labels.kind=table and data.labels.file=PATH ({KINDS}) go together")
-        if self.column is not None and not kind.from_file:
-            raise UserError("data.labels.column is only used with data.labels.kind=table")
+        if not kind.from_file and column is not None:
+            key = "column" if self.name is None else "name"
+            raise UserError(f"data.labels.{key} is only used with data.labels.kind=table")
+        if kind.from_file and self.file is None:
+            check_published(column)
         if kind.level != "none":
             p = 1.0 if p is None else float(p)
-        return LabelSpec(kind.same_as or self.kind, p, self.seed if kind.seeded else 0, self.file, self.column)
+        return LabelSpec(kind.same_as or self.kind, p, self.seed if kind.seeded else 0, self.file, column)
+
+    @property
+    def table(self) -> str:
+        """The file of the given labels. Raises UserError for one that is published and was not found."""
+        if self.file is not None:
+            return self.file
+        column = self.resolved().column
+        assert column is not None, "resolved has seen to it"
+        return str(published_file(column))
 
     @property
     def signs(self) -> bool:
@@ -80,15 +100,16 @@ class LabelSpec:
             # "%g" keeps six digits: only a level that it shows whole may go by its digits.
             if len(name.encode()) <= 16 and (spec.p is None or float(f"{spec.p:g}") == spec.p):
                 return name
-            return "label_" + hashlib.sha256(repr(asdict(spec)).encode()).hexdigest()[:10]
-        assert spec.file is not None
-        path = Path(os.path.expanduser(spec.file))  # Path's own raises for an unknown user
+            described = {key: value for key, value in asdict(spec).items() if key != "name"}
+            return "label_" + hashlib.sha256(repr(described).encode()).hexdigest()[:10]
+        file = spec.table
+        path = Path(os.path.expanduser(file))  # Path's own raises for an unknown user
         if not path.is_file():
-            raise UserError(f"data.labels.file={spec.file} does not exist, or is no file")
+            raise UserError(f"data.labels.file={file} does not exist, or is no file")
         try:  # the file's contents, not its place, say which labelling it is
             content = read_regular(path) + repr(spec.column).encode()
         except OSError as error:
-            raise UserError(f"data.labels.file={spec.file} cannot be read: {error.strerror}") from error
+            raise UserError(f"data.labels.file={file} cannot be read: {error.strerror}") from error
         return "table_" + hashlib.sha256(content).hexdigest()[:10]
 
 
@@ -132,8 +153,7 @@ def corrupt_labels(
     spec = spec.resolved()
     corrupt = LABELS[spec.kind].corrupt
     if corrupt is None:
-        assert spec.file is not None
-        given = read_labels(spec.file, spec.column, labels, num_classes, total or len(labels), positions)
+        given = read_labels(spec.table, spec.column, labels, num_classes, total or len(labels), positions)
     else:
         given = corrupt(spec, labels, num_classes)
     assert given.shape == labels.shape and given.dtype == np.int64

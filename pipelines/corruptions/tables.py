@@ -15,6 +15,7 @@ from pipelines.errors import Note, UserError
 
 KINDS = ".npy, .npz, .csv, .parquet, .json, .pt"
 _CLEAN = ("clean_label", "true_label")  # as in CIFAR-N's files, and in fastgen's own labels.parquet
+_CLEAN_OF = {"noisy_coarse_label": ("clean_coarse_label",)}  # CIFAR-100N's superclasses
 _INDEX = "index"
 _UNNAMED = ("", "unnamed: 0", "__index_level_0__")  # what pandas calls an index without a name
 _NUMBERS = "biuf"  # numpy's kinds
@@ -31,9 +32,9 @@ def read_labels(
     """
     columns = {name: values for name, values in _read(Path(os.path.expanduser(file)), file).items() if values.ndim}
     indices = [name for name in columns if name.strip().lower() in (_INDEX, *_UNNAMED)]
-    clean = [name for name in _CLEAN if name in columns and name != column][:1]
     known = [name for name in columns if name not in (*_CLEAN, *indices)]
     column = column if column is not None or len(known) != 1 else known[0]
+    clean = [name for name in _CLEAN_OF.get(column or "", _CLEAN) if name in columns and name != column][:1]
     if not columns:
         raise UserError(f"data.labels.file={file} holds no list of labels")
     if column is None or column not in columns:
@@ -56,7 +57,7 @@ def read_labels(
         if differ:
             raise UserError(
                 f"{file}: its {name} differs from the true label of {differ:,} samples, so it is in another "
-                "order than this source (CIFAR-10N follows torchvision's order, not the Hub's)"
+                "order than this source (CIFAR-10N follows torchvision's order, not the Hub's), or of another set"
             )
     if not indices and not clean and len(labels) > num_classes:
         _refuse_names({name: columns[name] for name in known if name != column}, file)

@@ -107,8 +107,12 @@ def choose(names: Iterable[str], split: str, train: str | None, test: str | None
     return None
 
 
-def find_parquet(root: Path, split: str, train: str | None = None, test: str | None = None) -> list[Path]:
+def find_parquet(
+    root: Path, split: str, train: str | None = None, test: str | None = None, without: tuple[str, ...] = ()
+) -> list[Path]:
     """The Parquet files of the split "train" or "val" below `root`, in name order; train, test: as in `choose`.
+
+    without: splits that a well-known set has beside them.
 
     A split is what the names of files (train-00000-of-00002.parquet), else those of their folders, say by the Hub's
     words. Files without any such word are the training split where there are no others. Hidden files and folders, and
@@ -123,7 +127,7 @@ def find_parquet(root: Path, split: str, train: str | None = None, test: str | N
         return [root] if split == "train" else []
     if not root.is_dir():
         return []
-    sets = _named(_sets_of_files(root))
+    sets = {name: files for name, files in _named(_sets_of_files(root)).items() if name not in without}
     chosen = choose(sets, split, train, test, str(root))
     if split == "train" and train is None:
         tested = choose(sets, "val", train, test, str(root)) if test is not None else None

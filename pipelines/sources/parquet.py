@@ -29,15 +29,15 @@ _IMAGE_NAMES = ("image", "img")
 class ParquetSource(Source):
     """The rows of `files` (below `root`).
 
-    class_names: of a well-known set, whose class k is label k. training: the files of the training split, where `files`
-    are another's: their classes are those of this one too. spec: names the columns.
+    known: the classes of a well-known set, whose class k is label k. training: the files of the training split, where
+    `files` are another's: their classes are those of this one too. spec: names the columns.
     """
 
     def __init__(
         self,
         root: Path,
         files: list[Path],
-        class_names: list[str] | None = None,
+        known: Classes | None = None,
         channels: int = 3,
         training: list[Path] | None = None,
         spec: SourceSpec | None = None,
@@ -47,8 +47,8 @@ class ParquetSource(Source):
         others = [_read_part(path, spec) for path in training or []]
         _refuse_other_columns([*others, *self._parts])
         labels = [part.labels for part in self._parts]
-        if class_names is not None:
-            classes = Classes(class_names, np.arange(len(class_names)))
+        if known is not None:
+            classes = known
         elif others:
             classes, _ = classes_of([part.labels for part in others])
         else:

@@ -1,7 +1,8 @@
 """What the label column of Parquet files says: of which kind it is, which classes there are, and each row's class."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ _NUMBERS, _TEXT, _NAMED = "integers without names", "text", "integers with the H
 
 @dataclass(frozen=True)
 class Classes:
-    """names: of each class. numbers: the integer that stands for each where a file has no names; None: none does."""
+    """names: of each class. numbers: the integer that stands for each where a file has no names; None: none does.
+
+    spellings: what files call a class otherwise -> its name.
+    """
 
     names: list[str]
     numbers: np.ndarray | None
+    spellings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Labels:
         if self.names is not None:
             listed, rows = np.array(self.names, object), self.codes
             place: dict[Any, int] = {name: at for at, name in enumerate(known.names)}
+            place |= {other: place[name] for other, name in known.spellings.items()}
         elif known.numbers is not None:
             listed, rows = np.unique(self.codes, return_inverse=True)
             place = {number: at for at, number in enumerate(known.numbers.tolist())}

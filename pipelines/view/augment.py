@@ -9,6 +9,7 @@ TensorFlow.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,11 @@ class Preprocess:
         if augment.color:
             strengths = augment.brightness, augment.contrast, augment.saturation, augment.hue
             self._distortion = Distortion(*strengths, augment.color_order, device)
+        self._rand: Callable[[torch.Tensor, torch.Tensor, int | torch.Tensor], torch.Tensor] | None = None
+        if train and augment.rand_ops:
+            from pipelines.view.rand_augment import RandAugment  # imports torchvision, which takes a second
+
+            self._rand = RandAugment(augment.rand_ops, augment.rand_magnitude, seed)
         # A constant in memory: an arange within the call becomes part of a kernel's 32-bit index arithmetic when
         # torch.compile fuses it, and Triton refuses to multiply that by Philox's 32-bit constants.
         blocks = _BLOCKS + (self._distortion is not None and self._distortion.draws > 4)
@@ -70,6 +76,8 @@ class Preprocess:
             pixels = center_crop(images, size)
         if spec.flip:
             pixels = flip(pixels, draws[:, 2] < 0.5)
+        if self._rand is not None:
+            pixels = self._rand(pixels, index, epoch)
         pixels = pixels.float()  # only now: bytes move four times as fast
         if not spec.rotate and self._distortion is None:
             return self._normalized(pixels)

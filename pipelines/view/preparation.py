@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pipelines.errors import UserError, did_you_mean
 
 ORDERS = 4  # of the changes of colour that TensorFlow's slim knows
+_MOST_OPS, _LARGEST_MAGNITUDE = 14, 30  # of RandAugment
 NORMALIZATIONS = ("whiten", "channel", "scale")
 
 
@@ -33,10 +34,12 @@ class AugmentSpec:
     saturation: float = 0.5
     hue: float = 0.2
     color_order: int | None = 0
+    rand_ops: int = 0  # changes that torchvision's RandAugment makes to each image, after crop and flip (0: none)
+    rand_magnitude: int = 9  # the strength of RandAugment's changes, 0 to 30
 
     @property
     def active(self) -> bool:
-        return self.random_crop or self.flip or self.rotate > 0 or self.color
+        return self.random_crop or self.flip or self.rotate > 0 or self.color or self.rand_ops > 0
 
     def validate(self) -> None:
         """Raises UserError on settings that cannot work or have no effect."""
@@ -56,6 +59,13 @@ class AugmentSpec:
         for name in ("brightness", "contrast", "saturation", "hue", "color_order"):
             if not self.color and getattr(self, name) != getattr(AugmentSpec, name):
                 raise UserError(f"data.augment.{name} has no effect without data.augment.color=true")
+
+        if not 0 <= self.rand_ops <= _MOST_OPS:
+            raise UserError(f"data.augment.rand_ops={self.rand_ops} must be 0 to {_MOST_OPS}")
+        if not 0 <= self.rand_magnitude <= _LARGEST_MAGNITUDE:
+            raise UserError(f"data.augment.rand_magnitude={self.rand_magnitude} must be 0 to {_LARGEST_MAGNITUDE}")
+        if not self.rand_ops and self.rand_magnitude != AugmentSpec.rand_magnitude:
+            raise UserError("data.augment.rand_magnitude has no effect without data.augment.rand_ops")
 
     def check_room(self, source_size: int, image_size: int) -> None:
         """Sizes are sides in pixels. Raises UserError where a random crop could only be the whole image."""
