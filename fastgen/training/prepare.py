@@ -171,15 +171,15 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
 def _check_same_samples(recipe: Recipe, folder: Path, position: Position, labels: str, members: str) -> None:
     """Raises UserError where a file that says the labels or the samples has changed since the run was stopped."""
     data = recipe.data
-    for what, same, key, file in (
-        ("labels", position.labels in ("", labels), "data.labels.file", data.labels.table),
-        ("samples", position.members == members, "data.subset.without", data.subset.without),
-    ):
-        if not same:
-            raise UserError(
-                f"{folder} was trained on other {what}: {key}={file} has changed since; restore it, or start another "
-                "run.dir"
-            )
+    if position.labels not in ("", labels):
+        what, file = "labels", f"data.labels.file={data.labels.table}"
+    elif position.members != members:
+        what, file = "samples", f"data.subset.without={data.subset.without}"
+    else:
+        return
+    raise UserError(
+        f"{folder} was trained on other {what}: {file} has changed since; restore it, or start another run.dir"
+    )
 
 
 def _mixer(recipe: Recipe, data: Data) -> Mixer:
