@@ -201,7 +201,10 @@ def test_nothing_in_a_checkpoint_is_executed(name, saved, tmp_path):
 
 
 # numba's machine code, which is executed in any case, in the user's own cache.
-EXECUTED = {ROOT / "pipelines/backends/kernel_cache.py"}
+EXECUTED = {
+    ROOT / "pipelines/backends/kernel_cache.py",
+    ROOT / "pipelines/sources/cifar100.py",  # of the checksum that torchvision knows, and has just unpickled itself
+}
 
 
 def dangers(tree: ast.AST) -> list[str]:

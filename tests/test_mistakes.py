@@ -162,7 +162,7 @@ def test_a_mistake_in_a_launch_of_two_is_told_once_and_the_launcher_points_there
         [*command, *TINY.split(), "data.batch_size=1000", "run.dir=mine"],
         capture_output=True, text=True, timeout=300, cwd=place, env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    ours = "fastgen: data.batch_size=1000 is larger than the training set of 99 samples"
+    ours = "fastgen: data.batch_size=1000 is larger than the 99 samples to train on"
     assert done.returncode != 0 and done.stderr.startswith(ours), done.stderr
     assert done.stderr.count("fastgen: ") == 1 and "traceback : the line above that begins with fastgen" in done.stderr
     assert not list((place / "mine").iterdir()) and not (place / "fastgen_out").exists()

@@ -136,7 +136,7 @@ def test_what_is_missing_is_named(run_dir, tmp_path, capsys):
         ([tmp_path / "nowhere"], "does not exist"),
         ([run_dir, "--folds", "1"], "--folds"),
         ([run_dir, "--output", run_dir / "recipe.yaml"], "recipe.yaml.* name another folder with --output"),
-        ([plain, "--folds", "2"], "data.batch_size=64 is larger than the training set of 50 samples"),
+        ([plain, "--folds", "2"], "data.batch_size=64 is larger than the 50 samples to train on"),
         ([plain, "--folds", "101"], "data.subset.folds=101 is more than there are training samples"),
     ):
         assert cli.main(["suspects", *map(str, arguments)]) == 2
