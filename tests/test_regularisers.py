@@ -1,8 +1,5 @@
 """Today's regularisers: mixed batches, RandAugment, stochastic depth. What is drawn, from what, and what is counted."""
 
-import os
-import signal
-
 import numpy as np
 import pytest
 import timm
@@ -11,7 +8,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torchvision.transforms import v2
-from whole_runs import SMALL, fresh_accelerate, lines, same_weights, weights  # noqa: F401
+from whole_runs import SMALL, StopAfter, fresh_accelerate, lines, same_weights, weights  # noqa: F401
 
 from fastgen.recipe.load import load
 from fastgen.recipe.schema import TrainSpec
@@ -20,7 +17,6 @@ from fastgen.training.loop import train
 from fastgen.training.mixing import Mixer
 from fastgen.training.network import make_network
 from fastgen.training.objective import training_loss
-from fastgen.training.position import Position
 from fastgen.training.watching import Watcher
 from pipelines.errors import UserError
 from pipelines.view.augment import Preprocess
@@ -85,15 +81,6 @@ REGULARISED = {
     "RandAugment": ["data.augment.rand_ops=2"],
     "mixed in micro-batches": ["train.mixup=1.0", "data.batch_size=32", "train.accumulate=2"],
 }  # stochastic depth draws as dropout does, which SMALL has
-
-
-class StopAfter(Watcher):
-    def __init__(self, step: int) -> None:
-        self.last = step
-
-    def step(self, position: Position) -> None:
-        if position.step == self.last:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("name", REGULARISED)

@@ -23,7 +23,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from rich.console import Console
 from wandb.proto import wandb_internal_pb2
-from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
+from whole_runs import ROOT, SMALL, StopAfter, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
 
 from fastgen import cli
 from fastgen.optim.schedules import SCHEDULES, learning_rate
@@ -151,17 +151,6 @@ def test_resume_at_every_step_is_as_if_never_stopped(settings, steps, stops, tmp
         assert said(folder) == said(whole)
         for key in ("steps", "epochs", "train_loss", "test_top1", "best_test_top1", "interpolation_epoch"):
             assert getattr(summary, key) == getattr(expected, key)
-
-
-class StopAfter(Watcher):
-    """Sends this process a SIGTERM when training has done so many steps."""
-
-    def __init__(self, step: int) -> None:
-        self.last = step
-
-    def step(self, position: Position) -> None:
-        if position.step == self.last:
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("evaluation", [1, 2, 4])

@@ -1,5 +1,7 @@
 """What tests of whole runs share."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from safetensors.torch import load_file
 
 from fastgen.runs.metrics import read_metrics
 from fastgen.runs.summary import FINISHED, Summary
+from fastgen.training.position import Position
+from fastgen.training.watching import Watcher
 from pipelines.backends import BACKENDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,6 +32,17 @@ def fresh_accelerate(monkeypatch, tmp_path):
     AcceleratorState._reset_state(True)
     yield
     AcceleratorState._reset_state(True)
+
+
+class StopAfter(Watcher):
+    """Sends this process a SIGTERM when training has done so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.last = step
+
+    def step(self, position: Position) -> None:
+        if position.step == self.last:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def weights(folder: Path, step: int | None = None) -> dict[str, torch.Tensor]:
