@@ -13,9 +13,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from test_processes import launch
-from test_train import StopAfter
 from timm.models import register_model
-from whole_runs import SMALL, fresh_accelerate  # noqa: F401
+from whole_runs import SMALL, StopAfter, fresh_accelerate  # noqa: F401
 
 from fastgen import cli
 from fastgen.recipe.load import load

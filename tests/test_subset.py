@@ -7,8 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from accelerate.state import AcceleratorState
 from test_processes import launch
-from test_train import StopAfter
-from whole_runs import SMALL, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
+from whole_runs import SMALL, StopAfter, fresh_accelerate, importorskip_backend, lines, same_weights, weights  # noqa: F401
 
 from fastgen import cli
 from fastgen.recipe.load import load
