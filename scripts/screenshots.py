@@ -4,6 +4,7 @@ Each as a phone's and as a desktop's width show it, light and dark, by Chromium 
 for a few epochs, builds the site, and leaves all of it in FOLDER.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -63,4 +64,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    main(parser.parse_args().folder)
