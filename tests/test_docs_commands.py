@@ -1,18 +1,20 @@
-"""Commands in README and docs are understood as written, those of the first hour are run, and the site builds."""
+"""Commands in README and docs are understood as written and run at a small scale, and the site builds."""
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from accelerate.state import AcceleratorState
 from PIL import Image
-from whole_runs import fresh_accelerate  # noqa: F401 (a fixture)
+from whole_runs import fresh_accelerate, importorskip_backend  # noqa: F401 (a fixture)
 
 from fastgen import cli
 from fastgen.recipe.load import load
@@ -102,6 +104,115 @@ def test_from_a_folder_to_suspects():
         AcceleratorState._reset_state(True)
     assert Path("fastgen_out/true/suspects/suspects.csv").read_text().count("\n") == 1 + 54  # six are held out
     assert (Path("fastgen_out/reports/report.html")).stat().st_size > 10_000
+
+
+IN_ORDER = [command for name in ("first_hour.md", "own_data.md") for command in commands(ROOT / "docs" / name)]
+ELSEWHERE = (  # than here: by the two tests above; with a scheduler, by tests/test_cluster.py; with a server of W&B's,
+    # by tests/test_wandb_report.py; beside other loops, by tests/test_bench.py
+    *(command for command in IN_ORDER if "--folds" not in command),
+    *(command for command in commands(ROOT / "README.md")[:5]),
+    *(command for _, command in SHOWN if re.search("--on slurm|report .* --wandb|bench peers", command)),
+)
+FEW = ["data.batch_size=8", "train.epochs=1", "train.max_steps=2", "train.threads=1"]
+LIMITED = ["data.limit=24", "data.limit_test=8"]
+SYNTHETIC = ["data.source=synthetic", "data.synthetic.samples=24", "data.synthetic.test_samples=8"]
+STUDIES = {  # that are computed: of little data
+    "theorem1": ["--models", "digits", "data.limit=200"],
+    "minnorm": ["--models", "mnist", "data.limit=200", "data.limit_test=50", "sgd.epochs=2"],
+    "table3": ["--models", "mnist", "data.limit=200", "data.limit_test=50"],
+    "table3_bandwidth": ["--models", "cifar10", "data.limit=200", "data.limit_test=50"],
+}
+BENCH = {
+    "loaders": ["--images", "FOLDER", "--samples", "16", "--batch", "8", "--size", "64", "--only", "torchvision, PIL"],
+    "bake": ["--images", "FOLDER", "--samples", "64", "--only", "raw, 256 pixels"],
+    "train": ["--steps", "2", "--images", "FOLDER", "--samples", "16", "data.limit=64"],
+}
+ROWS = {  # of trainings that are many; tests/test_reproduce.py has the others
+    "table1": ["--models", "mlp_1x512", "--seeds", "0"],
+    "regularisers": ["--models", "alexnet"],
+    "rademacher": ["--models", "mlp_1x512", "--seeds", "0"],
+}
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory):
+    """The folders and files of a reader that the words in capitals stand for, a cache among them."""
+    folder = tmp_path_factory.mktemp("reader")
+    random = np.random.default_rng(0)
+    for number in range(100):
+        kind = f"n{number % 2:08}"
+        for path in (folder / "FOLDER" / kind, folder / "PHOTOS" / "train" / kind):
+            path.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(path / f"{number}.jpg")
+    names = ("worse_label", "aggre_label", "noisy_label", "noisy_coarse_label")
+    torch.save({name: np.arange(24) % 10 for name in names}, folder / "CIFAR-10_human.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("FASTGEN_CACHE", str(folder / "cache"))
+        run = [
+            "train",
+            "recipe=quickstart",
+            *FEW,
+            *LIMITED,
+            "train.dynamics=true",
+            "run.dir=RUN_DIR",
+            "track.wandb=offline",
+        ]
+        assert cli.main(run) == 0
+    AcceleratorState._reset_state(True)
+    return folder
+
+
+def scaled(command: str, readers: Path) -> list[str]:
+    """Its words, with the reader's things in them and settings behind them that make it small."""
+    words = arguments(command)
+    (baked,) = (readers / "cache" / "baked").glob("digits-*[0-9a-f]")
+    run = readers / "RUN_DIR"
+    things = {"FOLDER": readers / "FOLDER", "PATH": baked, "RUN_DIR": run, "RUN...": run}
+    things |= {"fastgen_out/sweeps/NAME": readers, "fastgen_out/runs/NAME-001": run}
+    words = [str(things.get(word, word)) for word in words]
+    words = [re.sub("=(FOLDER|PHOTOS|CIFAR-10_human.pt)$", f"={readers}/\\1", word) for word in words]
+    words = [word.replace("=/shared/", "=shared/") for word in words]
+    name = words[0]
+    if name == "bench":
+        return [*words, *(w if w != "FOLDER" else str(things["FOLDER"]) for w in BENCH[words[1]]), "--repeats", "1"]
+    if name == "reproduce" and words[1] in STUDIES:
+        return [*words, *STUDIES[words[1]]]
+    if name in ("train", "bake", "sweep", "memorization", "reproduce"):
+        words += [*FEW, *LIMITED, "track.wandb=offline"]
+        recipe = next((word.removeprefix("recipe=") for word in words if word.startswith("recipe=")), "quickstart")
+        named = [word.removeprefix("data.source=") for word in words if word.startswith("data.source=")]
+        source = named[0] if named else "cifar10" if name == "reproduce" else load(recipe).data.source
+        large = source == "imagenet"
+        if source != "digits" and not any(word.startswith("data.root=") for word in words):
+            words += [*SYNTHETIC, f"data.synthetic.jpeg={large}", f"data.synthetic.size={64 if large else 32}"]
+            words += ["data.batch_size=2", "train.max_steps=1", "data.limit=4", "data.limit_test=2"] if large else []
+        if any(word.startswith("data.labels.name=") for word in words) or recipe.startswith(("cifar10n", "cifar100n")):
+            words += [f"data.labels.file={readers}/CIFAR-10_human.pt"]
+        words += ["--networks", "2", "--jobs", "1"] if name == "memorization" else []
+        words += ["--scale", "smoke", "--jobs", "1", *ROWS.get(words[1], [])] if name == "reproduce" else []
+        words += ["--jobs", "1"] if name == "sweep" else []
+    return words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", dict.fromkeys(command for _, command in SHOWN if command not in ELSEWHERE))
+def test_a_command_runs(command, readers, monkeypatch, tmp_path, request):
+    for backend in ("dali", "ffcv"):
+        if f"data.backend={backend}" in command or (backend == "dali" and "webdataset" in command):
+            importorskip_backend(backend)
+    shutil.copytree(readers / "cache", tmp_path / "cache")
+    monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    Path("recipe.yaml").write_text("base: quickstart\n")
+    words = scaled(command, readers)
+    if len(words) > 1 and words[1] in STUDIES and words[1] != "theorem1":
+        request.getfixturevalue("data_folder")
+    if "data.shards=" in command:
+        kept = [word for word in words[1:] if not word.startswith(("data.shards=", "data.backend="))]
+        assert cli.main(["export", *kept, "--to", "webdataset", "--output", "shards"]) == 0
+        words += ["data.shards=shards"]
+    assert cli.main(words) == 0
 
 
 @pytest.mark.slow
