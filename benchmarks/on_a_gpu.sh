@@ -16,12 +16,13 @@ mkdir -p "$output"
 python=${PYTHON:-python}
 bench_train="--steps 400 --repeats 2" bench_large="--steps 60 --samples 16640 --repeats 1" bench_loaders="--batch 256"
 bench_loaders="$bench_loaders --samples 8192 --repeats 2" bench_peers="--repeats 2" scale="" epochs="train.epochs=4"
-study="" filters=""
+study="" filters="" stacked="--device cuda --networks 1,4,16,64" few="data.limit=5000"
 if [ "${ON_A_GPU_DRY:-}" ]; then
     bench_train="--steps 2 --repeats 1 data.limit=256 data.limit_test=64" bench_large="--steps 1 --samples 96 --repeats 1"
     bench_loaders="--batch 8 --samples 48 --repeats 1" bench_peers="--steps 2 --repeats 1" scale="--scale smoke"
     epochs="train.epochs=1 data.limit=256 data.limit_test=64 train.stop_at_interpolation=false"
     study="data.limit=300 data.limit_test=100" filters="kernel.filters=16"
+    stacked="--networks 2 --seconds 0.01" few="data.limit=256 data.limit_test=64"
 fi
 
 
@@ -92,13 +93,20 @@ jobs() {
         --json "$output/jobs.json" $epochs train.evaluate_epochs=4
 }
 
+# Networks an hour of `fastgen memorization`: a loop over `fastgen train` beside sweeps, and what stacked weights gain.
+networks() {
+    part networks 400 "$python" benchmarks/jobs.py --jobs loop,1,4 --points 8 --repeats 1 --recipe cifar10_mlp_1x512_true \
+        --json "$output/networks.json" $few train.epochs=15 train.evaluate_epochs=15 train.predictions=true
+    part stacked 300 "$python" benchmarks/stacked.py $stacked --json "$output/stacked.json"
+}
+
 kernels() {
     reproduce kernels 300 table3 $study $filters
     reproduce bandwidth 300 table3_bandwidth --models cifar10,cifar10_convnet $study
     reproduce minnorm 300 minnorm $study
 }
 
-[ $# -gt 0 ] || set -- tests overfit small graphs table1 large loaders kernels peers jobs figures
+[ $# -gt 0 ] || set -- tests overfit small graphs table1 large loaders kernels peers jobs networks figures
 for each in "$@"; do
     $each
     (cd "$output" && find . -path ./figures.tar.gz -prune -o -name checkpoints -prune -o -type f -print |
