@@ -39,6 +39,7 @@ long_row() {
 reproduce table1 --models mlp_3x512,mlp_1x512
 reproduce fig1b --models mlp_1x512
 reproduce fig1c --models mlp_1x512
+reproduce table4 --models mlp_3x512,mlp_1x512
 reproduce table1 --models mlp_3x512,mlp_1x512 --seeds 0,1,2
 reproduce table4 --models mlp_3x512,mlp_1x512 --seeds 0,1,2
 # Pixels permuted before the crop or after it.
