@@ -70,6 +70,7 @@ def choose(seen: Look, gpu: bool, cores: int) -> Choice:
     affordable = 100 if gpu else _CPU_SECONDS * speed * cores // samples
     needed = -(-_STEPS * batch // samples)
     epochs = int(np.clip(affordable, min(100, max(5, needed)), 100))
+    minutes = max(1, round(epochs * samples / (speed * cores) / 60))
     return Choice(
         side=side,
         square=None if as_baked or streamed else side,
@@ -84,7 +85,7 @@ def choose(seen: Look, gpu: bool, cores: int) -> Choice:
         machine="a GPU" if gpu else f"{cores} cores and no GPU",
         length="as many as random labels usually take"
         if gpu
-        else "about two minutes, unless so small a set needs more",
+        else f"about {minutes:,} minute{'s' * (minutes > 1)}, evaluations aside",
     )
 
 
