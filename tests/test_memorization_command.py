@@ -10,8 +10,10 @@ import pytest
 from fastgen import cli
 from fastgen.memorization.estimates import memorization
 from fastgen.memorization.networks import Asked, collect
+from fastgen.memorization.page import Shown
 from fastgen.memorization.removal import MEMORISED, RANDOM, removals
 from fastgen.recipe.load import load
+from fastgen.report.page import Page
 from fastgen.sets import bake_recipe
 from fastgen.sweeps.executor import found_jobs
 
@@ -103,6 +105,12 @@ def test_repeated_it_trains_nothing_and_gives_the_same_bits(made, monkeypatch):
     assert estimates(made) == before and finished(made) == runs
     assert (made / "memorization.html").read_text().replace(" --wandb", "") == page
     assert len(list(made.glob("wandb/offline-run-*"))) == 1
+
+
+def test_counts_are_whole_and_estimates_short():
+    page = Page("a set")
+    Shown({"samples": 60_000, "error": 0.0123456, "none": None}, {}, {}).onto(page)
+    assert page.tables == [(["", ""], [["samples", "60,000"], ["error", "0.01235"], ["none", "-"]])]
 
 
 def test_networks_have_their_own_seeds_and_subsets():

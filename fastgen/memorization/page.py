@@ -53,9 +53,7 @@ class Shown:
     tables: list[tuple[list[str], list[list[str]]]] = field(default_factory=list)
 
     def onto(self, page: Page) -> None:
-        page.table(
-            ["", ""], [[name, "-" if value is None else f"{value:,.4g}"] for name, value in self.numbers.items()]
-        )
+        page.table(["", ""], [[name, _text(value)] for name, value in self.numbers.items()])
         for name, (figure, caption) in self.figures.items():
             page.figure(name, figure, caption)
         for sheet, caption in self.sheets.values():
@@ -115,6 +113,10 @@ _INFLUENCE_CAPTION = (
     "training samples that moved them: label, and influence with its standard error, red where the label is wrong. The "
     "largest of so many estimates is large by chance, too: the table says how large."
 )
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _area(value: np.ndarray, corrupted: np.ndarray) -> float | None:

@@ -24,7 +24,7 @@ td { white-space: nowrap; } .number { text-align: right; }
 pre { background: var(--soft); padding: 0.7rem 1rem; overflow-x: auto; border-radius: 4px; font-size: 0.85rem; }
 figure { margin: 1rem 0; }
 figure svg, figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
-@media (max-width: 40rem) { .broad svg { max-width: none; width: 40rem; } }
+@media (max-width: 40rem) { .broad svg { max-width: none; width: 40rem; } td:first-child { white-space: normal; } }
 figcaption, .note { color: var(--note); font-size: 0.9rem; }
 @media (prefers-color-scheme: dark) {
   :root { --back: #121212; --text: #e6e6e6; --note: #999; }
