@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
 
 from fastgen.recipe.load import parse
@@ -24,7 +25,7 @@ from pipelines.corruptions import LabelSpec
 from pipelines.durable import refusals, write_atomically
 from pipelines.errors import UserError
 from pipelines.locations import cache_root, outputs_root
-from pipelines.sources import Source
+from pipelines.sources import Source, open_source
 
 
 def bake_recipe(recipe: Recipe, before: Callable[[Source], None] = lambda source: None) -> BakedSet:
@@ -179,9 +180,20 @@ def draw_samples(baked: BakedSet | Export, column: str | None = None) -> Image.I
     return contact_sheet(cells)
 
 
+def sample_files(recipe: Recipe) -> list[str] | None:
+    """The files of the training samples, by index, where the source is at hand."""
+    try:
+        source = open_source(recipe.data.source_spec, "train")
+    except UserError:  # of an export, say, whose source lies elsewhere
+        return None
+    return [source.sample_name(index) for index in range(len(source))] if source else None
+
+
 def contact_sheet(cells: Sequence[tuple[np.ndarray, str, str, bool]]) -> Image.Image:
     """Images with two lines under each: uint8 (H, W, 3), a label, another one, and whether that is to be noticed."""
     line = 12
+    # Pillow's own font has no letters beyond ASCII.
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 9)
     rows = max(_SHEET_ROWS, -(-len(cells) // _SHEET_COLUMNS))
     sheet = Image.new("RGB", (_SHEET_COLUMNS * _CELL, rows * (_CELL + 2 * line)), "white")
     draw = ImageDraw.Draw(sheet)
@@ -190,6 +202,6 @@ def contact_sheet(cells: Sequence[tuple[np.ndarray, str, str, bool]]) -> Image.I
         picture = Image.fromarray(image)
         picture = picture.resize((_CELL - 2, _CELL - 2), Image.Resampling.NEAREST)
         sheet.paste(picture, (x, y))
-        draw.text((x, y + _CELL - 2), label[:15], fill="black")
-        draw.text((x, y + _CELL + line - 2), f"-> {other}"[:18], fill="red" if differs else "black")
+        draw.text((x, y + _CELL - 2), label[:15], fill="black", font=font)
+        draw.text((x, y + _CELL + line - 2), f"-> {other}"[:18], fill="red" if differs else "black", font=font)
     return sheet

@@ -68,6 +68,8 @@ class SubsetSpec:
             left[read_indices(Path(self.without), samples, "data.subset.without")] = False
         candidates = np.flatnonzero(left)
         size = round(self.fraction * len(candidates))
+        if not len(candidates):
+            raise UserError(f"data.subset.without={self.without} leaves out all of the {samples:,} training samples")
         if size == 0:
             raise UserError(
                 f"data.subset.fraction={self.fraction:g} of {len(candidates):,} training samples is none; raise it, or "

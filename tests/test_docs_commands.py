@@ -191,7 +191,8 @@ def scaled(command: str, readers: Path) -> list[str]:
             words += [f"data.labels.file={readers}/CIFAR-10_human.pt"]
         words += ["--networks", "2", "--jobs", "1"] if name == "memorization" else []
         words += ["--scale", "smoke", "--jobs", "1", *ROWS.get(words[1], [])] if name == "reproduce" else []
-        words += ["--jobs", "1"] if name == "sweep" else []
+        if name == "sweep":
+            words = [re.sub("^seed=.*", "seed=0", word) for word in words] + ["--jobs", "1"]
     return words
 
 

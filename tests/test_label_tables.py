@@ -257,6 +257,22 @@ def test_published_labels_by_their_names(folders, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("source", "name", "wanted"),
+    [
+        ("cifar100", "noisy_coarse_label", "cifar100_coarse"),
+        ("cifar100_coarse", "noisy_label", "cifar100"),
+        ("cifar100", "worse_label", "cifar10"),
+        ("cifar10", "noisy_label", "cifar100"),
+    ],
+)
+def test_published_labels_of_another_set(source, name, wanted):
+    settings = [f"data.source={source}", "data.labels.kind=table", f"data.labels.name={name}"]
+    with pytest.raises(UserError, match=f"name={name} has labels of data.source={wanted}, and not of {source}"):
+        load("cifar10_alexnet_true", settings)
+    load("cifar10_alexnet_true", [*settings, "data.labels.file=own.npy"])
+
+
+@pytest.mark.parametrize(
     ("spec", "words"),
     [
         (LabelSpec("table"), "needs data.labels.file=PATH .* or the data.labels.name .* one of worse_label, "),

@@ -1,11 +1,14 @@
 """fastgen memorization: networks that are trained once, estimates that are theirs, and what is refused."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from fastgen import cli
 from fastgen.memorization.estimates import memorization
@@ -61,7 +64,7 @@ def made(tmp_path_factory, cache):
 
 def test_the_tables_are_the_estimates_of_what_the_networks_said(made):
     asked = Asked.parse(SETTINGS)
-    said, other = (collect(found_jobs(asked.on_subsets(f, 4), made / "runs")) for f in (0.6, 0.4))
+    said, other = (collect(found_jobs(asked.on_subsets(f, 4), made / "runs"), N, 30) for f in (0.6, 0.4))
     assert (said.member.sum(1) == 72).all() and (other.member.sum(1) == 48).all() and said.correct_test.shape == (4, 30)
     found = memorization(said.member, said.correct)
     table = pq.read_table(made / "samples.parquet")
@@ -77,6 +80,7 @@ def test_the_tables_are_the_estimates_of_what_the_networks_said(made):
     c_score = (found.accuracy_outside + memorization(other.member, other.correct).accuracy_outside) / 2
     assert np.array_equal(table["c_score"].to_numpy(), c_score, equal_nan=True)
     assert {"accuracy_out_at_0.4", "accuracy_out_at_0.6"} <= set(table.column_names)
+    assert table["true_class"].to_pylist() == [str(label) for label in table["true_label"].to_pylist()]
     pairs, matrix = pq.read_table(made / "influence.parquet").to_pydict(), np.load(made / "influence.npy")
     assert matrix.shape == (N, 30) and np.isnan(matrix[unknown]).all() and not np.isnan(matrix[~unknown]).any()
     assert len(pairs["influence"]) == 20 * 30
@@ -90,6 +94,11 @@ def test_what_is_left_on_the_disk(made):
     page = (made / "memorization.html").read_text()
     assert len(page) < 5e6 and page.count("<figure id=") == 3 and page.count("<img src=") >= 2
     assert "fastgen memorization recipe=quickstart" in page and "as many random ones" in page
+    written = (made / "memorization.md").read_text()
+    assert re.search(r"^\| 0.4 +\| \d+ \(\d+.\d %\) +\| \d+.\d\d ", written, re.M), written
+    assert (
+        "influence.parquet, influence.npy and all runs" in written and "networks on 0.4 of the samples | 4" in written
+    )
     (made_without,) = made.glob("removed/*.npy")
     value = pq.read_table(made / "samples.parquet")["memorization"].to_numpy()
     assert np.array_equal(np.load(made_without), np.flatnonzero(value >= 0.4))
@@ -104,13 +113,53 @@ def test_repeated_it_trains_nothing_and_gives_the_same_bits(made, monkeypatch):
     assert command(made, "--wandb") == 0
     assert estimates(made) == before and finished(made) == runs
     assert (made / "memorization.html").read_text().replace(" --wandb", "") == page
-    assert len(list(made.glob("wandb/offline-run-*"))) == 1
+    assert len(list(made.glob("wandb/offline-run-*"))) == 1 and not list(made.glob("runs/*/wandb"))
 
 
 def test_counts_are_whole_and_estimates_short():
     page = Page("a set")
     Shown({"samples": 60_000, "error": 0.0123456, "none": None}, {}, {}).onto(page)
     assert page.tables == [(["", ""], [["samples", "60,000"], ["error", "0.01235"], ["none", "-"]])]
+
+
+def test_damage_and_results_of_before(made, tmp_path, monkeypatch, capsys):
+    """A network whose predictions are damaged has failed, and what this command does not write does not stay."""
+    folder = tmp_path / "copied"
+    shutil.copytree(made, folder)
+    damaged, lost = (folder / "runs" / point.folder_name for point in Asked.parse(SETTINGS).on_subsets(0.6, 4)[:2])
+    (damaged / "predictions.parquet").write_bytes(b"half")
+    (lost / "predictions.parquet").unlink()
+    runs = finished(folder)
+    monkeypatch.chdir(tmp_path)
+    options = [word for word in OPTIONS if word != "0.4,0.6"]
+    options.remove("--fractions")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["memorization", *SETTINGS, *options, "--output", "copied"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and finished(folder) == runs
+    assert said.count("train it again") == 2 and damaged.name in said and lost.name in said
+    table = pq.read_table(folder / "samples.parquet")
+    assert (table["networks_in"].to_numpy() + table["networks_out"].to_numpy() == 2).all()
+    assert (folder / "influence.parquet").exists() and not (folder / "influence.npy").exists()
+    assert "as networks have failed" in (folder / "memorization.md").read_text()
+
+
+def test_a_folder_of_ones_own_without_a_test_split(tmp_path, capsys):
+    for number in range(40):
+        path = tmp_path / "photos" / "train" / f"Ä{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 6 * number, np.uint8)).save(path)
+    own = [*SETTINGS[3:7], "recipe=quickstart", "data.source=imagefolder", f"data.root={tmp_path / 'photos'}"]
+    own += ["--networks", "2", "--jobs", "1", "--output", str(tmp_path / "out")]
+    for option in (["--matrix"], ["--removal", "0.5"]):
+        assert cli.main(["memorization", *own, *option]) == 2
+        assert f"{option[0]} " in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert cli.main(["memorization", *own]) == 0
+    table = pq.read_table(tmp_path / "out" / "samples.parquet")
+    assert set(table["given_class"].to_pylist()) == {"Ä0", "Ä1"}
+    assert sorted(table["sample"].to_pylist()) == sorted(map(str, (tmp_path / "photos").rglob("*.png")))
+    said = (tmp_path / "out" / "memorization.md").read_text()
+    assert "samples.parquet and all runs" in said and "influence" not in said and "photos/train/Ä0/" in said
 
 
 def test_networks_have_their_own_seeds_and_subsets():
@@ -121,7 +170,7 @@ def test_networks_have_their_own_seeds_and_subsets():
     assert len({r.data.labels.column_name for r in recipes}) == 1
 
 
-def test_removals_leave_out_as_many_at_random(tmp_path):
+def test_removals_leave_out_as_many_at_random(tmp_path, monkeypatch):
     value = np.array([0.9, np.nan, 0.5, 0.1] * (N // 4))
     asked = Asked.parse(SETTINGS)
     none, high, low = removals(asked, value, [0.5, 0.8], 2, tmp_path)
@@ -136,6 +185,8 @@ def test_removals_leave_out_as_many_at_random(tmp_path):
     # the same samples have the same file, others another one
     again = removals(asked, value, [0.5, 0.8], 2, tmp_path)
     assert again == [none, high, low] and len(list((tmp_path / "removed").iterdir())) == 2
+    monkeypatch.chdir(tmp_path)  # however the folder is named
+    assert removals(asked, value, [0.5, 0.8, 0.8], 2, Path()) == again
 
 
 @pytest.mark.parametrize(

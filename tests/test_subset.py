@@ -90,7 +90,7 @@ def test_samples_that_are_left_out_beforehand(tmp_path):
         ("without=out.npy", np.array([[1]]), "data.subset.without=out.npy holds int64 (1, 1)"),
         ("without=out.npy", np.array([3, 100]), "data.subset.without=out.npy names sample 100, and there are 100"),
         ("without=out.npy", np.array([-1]), "data.subset.without=out.npy names sample -1, and there are 100"),
-        ("without=out.npy", np.arange(100), "data.subset.fraction=0.6 of 0 training samples is none"),
+        ("without=out.npy", np.arange(100), "data.subset.without=out.npy leaves out all of the 100 training samples"),
     ],
 )
 def test_a_subset_that_cannot_be(setting, content, text, tmp_path, capsys):

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from fastgen.runs import predictions
-from fastgen.sweeps.executor import DONE, Job, run_points
+from fastgen.sweeps.executor import DONE, FAILED, Job, run_points
 from fastgen.sweeps.grid import Point
 from fastgen.sweeps.sweep import LiveTable
 from pipelines.errors import UserError
 
+_ONE_OF_MANY = ("train.predictions=true", "track.wandb=off")  # hundreds of runs, of which W&B gets what they say
 _OURS = ("run.", "data.subset.", "train.predictions=")  # settings that are each network's
 
 
@@ -43,12 +44,7 @@ class Asked:
         """Network t has the seed S + t for its samples, their order and its weights; S: the recipe's seed."""
         first = self.point().load().seed
         return [
-            self.point(
-                f"seed={seed}",
-                f"data.subset.fraction={fraction!r}",
-                f"data.subset.seed={seed}",
-                "train.predictions=true",
-            )
+            self.point(f"seed={seed}", f"data.subset.fraction={fraction!r}", f"data.subset.seed={seed}", *_ONE_OF_MANY)
             for seed in range(first, first + networks)
         ]
 
@@ -95,16 +91,22 @@ class Said:
     correct_test: np.ndarray
 
 
-def collect(jobs: list[Job]) -> Said:
-    """Raises UserError for predictions that are missing or damaged."""
-    member, correct, margin, correct_test = [], [], [], []
+def collect(jobs: list[Job], samples: int, test_samples: int) -> Said:
+    """What the networks say that have finished. One whose predictions are missing or damaged has failed after all."""
+    found: list[tuple[predictions.Predictions, predictions.Predictions]] = []
     for job in jobs:
         if job.state == DONE and (summary := job.summary) is not None:
-            training, test = predictions.read(job.folder, summary)
-            member.append(training.member)
-            correct.append(training.correct_given)
-            margin.append(training.margin)
-            correct_test.append(test.correct_given)
-    if not member:
-        raise UserError(f"none of the {len(jobs)} networks has finished: {jobs[0].problem or jobs[0].log}")
-    return Said(np.stack(member), np.stack(correct), np.stack(margin), np.stack(correct_test))
+            try:
+                found.append(predictions.read(job.folder, summary))
+            except UserError as error:
+                job.state, job.problem = FAILED, str(error)
+
+    def stacked(values: list[np.ndarray], size: int, dtype: type) -> np.ndarray:
+        return np.stack(values) if values else np.empty((0, size), dtype)
+
+    return Said(
+        stacked([training.member for training, _ in found], samples, np.bool_),
+        stacked([training.correct_given for training, _ in found], samples, np.bool_),
+        stacked([training.margin for training, _ in found], samples, np.float16),
+        stacked([test.correct_given for _, test in found], test_samples, np.bool_),
+    )

@@ -23,18 +23,20 @@ _STEPS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # networks
 
 @dataclass(frozen=True)
 class Images:
-    """Of a split, by sample index. stored: the baked file. names: of the classes. given, true: int64 (n,)."""
+    """Of a split, by sample index. stored: the baked file. names: of the classes. given, true: int64 (n,). files: of
+    the samples, where they are known."""
 
     stored: Beton | Shards
     names: list[str]
     given: np.ndarray
     true: np.ndarray
+    files: list[str] | None = None
 
     @staticmethod
-    def of(stored: Beton | Shards, names: list[str], column: str) -> "Images":
+    def of(stored: Beton | Shards, names: list[str], column: str, files: list[str] | None = None) -> "Images":
         rows = np.argsort(stored.columns["index"])
         given, true = (stored.columns[name][rows].astype(np.int64) for name in (column, "clean_label"))
-        return Images(stored, names, given, true)
+        return Images(stored, names, given, true, files)
 
     def __getitem__(self, index: int) -> np.ndarray:
         (row,) = np.flatnonzero(self.stored.columns["index"] == index)
@@ -58,6 +60,8 @@ class Shown:
             page.figure(name, figure, caption)
         for sheet, caption in self.sheets.values():
             page.image(sheet, caption)
+        for header, rows in self.tables:
+            page.table(header, rows)
 
 
 def shown(train: Images, test: Images | None, said: Said, found: Memorization, margin: np.ndarray) -> Shown:
@@ -101,7 +105,7 @@ def shown(train: Images, test: Images | None, said: Said, found: Memorization, m
         )
         numbers["largest influence to be expected by chance"] = _by_chance(moved, len(memorised))
         sheets["influence"] = (_influences(train, test, moved), _INFLUENCE_CAPTION)
-    return Shown(numbers, figures, sheets)
+    return Shown(numbers, figures, sheets, [_most_memorised(train, order[:_SHEET], found, margin)])
 
 
 _MEMORISED_CAPTION = (
@@ -130,6 +134,23 @@ def _area(value: np.ndarray, corrupted: np.ndarray) -> float | None:
 def _by_chance(moved: Pairs, samples: int) -> float:
     """About the largest of as many estimates of nothing, with the usual standard error."""
     return float(np.median(moved.error) * np.sqrt(2 * np.log(samples)))
+
+
+def _most_memorised(
+    train: Images, indices: np.ndarray, found: Memorization, margin: np.ndarray
+) -> tuple[list[str], list[list[str]]]:
+    """The sheet's samples as a table, so that they can be found."""
+    header = ["most memorised", "given label", "true label", "memorization", "standard error", "margin without it"]
+    rows = [
+        [
+            train.files[index] if train.files else f"sample {index}",
+            train.names[train.given[index]],
+            train.names[train.true[index]],
+            *(f"{values[index]:.2f}" for values in (found.value, found.error, margin)),
+        ]
+        for index in indices.tolist()
+    ]
+    return header, rows
 
 
 def _sheet(images: Images, indices: np.ndarray, found: Memorization) -> Image.Image:

@@ -35,7 +35,7 @@ def removals(asked: Asked, value: np.ndarray, thresholds: list[float], seeds: in
     """
     first, n = asked.point().load().seed, len(value)
     found = []
-    for threshold in (np.inf, *sorted(thresholds, reverse=True)):
+    for threshold in (np.inf, *sorted(set(thresholds), reverse=True)):
         samples = np.flatnonzero(value >= threshold)
         ways: dict[str, list[str]] = {MEMORISED: [], RANDOM: []}
         if 0 < len(samples) < n:
@@ -44,7 +44,7 @@ def removals(asked: Asked, value: np.ndarray, thresholds: list[float], seeds: in
             path = root / "removed" / f"{hashlib.sha256(content.getvalue()).hexdigest()[:10]}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(path, content.getvalue())
-            ways[MEMORISED] = [f"data.subset.without={path}"]
+            ways[MEMORISED] = [f"data.subset.without={path.resolve()}"]
             ways[RANDOM] = [f"data.subset.fraction={(n - len(samples)) / n!r}"]
         points = {way: [_seeded(asked, more, first + seed) for seed in range(seeds)] for way, more in ways.items()}
         found.append(Removal(threshold, len(samples), points))
@@ -53,7 +53,7 @@ def removals(asked: Asked, value: np.ndarray, thresholds: list[float], seeds: in
 
 def _seeded(asked: Asked, more: list[str], seed: int) -> Point:
     drawn = [f"data.subset.seed={seed}"] if more and more[0].startswith("data.subset.fraction") else []
-    return asked.point(f"seed={seed}", *more, *drawn)
+    return asked.point(f"seed={seed}", *more, *drawn, "track.wandb=off")
 
 
 def results(found: list[Removal], jobs: list[Job], n: int) -> tuple[dict[str, Series], list[list[str]]]:

@@ -21,10 +21,13 @@ def write_samples(
     found: Memorization,
     margin_out: np.ndarray,
     by_fraction: dict[float, Memorization],
+    class_names: list[str],
+    files: list[str] | None,
 ) -> None:
     """A row for each training sample, in order of its index.
 
-    index, given_label, true_label: int64. memorization, standard_error, accuracy_in, accuracy_out: float64; null where
+    index, given_label, true_label: int64. given_class, true_class: text. sample: text, the sample's file, where the
+    source knows it (files: not None). memorization, standard_error, accuracy_in, accuracy_out: float64; null where
     no network has the sample in, or none has it out. networks_in, networks_out: int64. margin_out: float64, the
     mean margin of the given label, its logit minus the largest other, in networks without the sample. c_score: float64,
     the mean of accuracy_out over the fractions; with several of them, accuracy_out_at_F: float64, of each.
@@ -33,6 +36,8 @@ def write_samples(
         "index": np.arange(len(given)),
         "given_label": given,
         "true_label": true,
+        "given_class": np.array(class_names)[given],
+        "true_class": np.array(class_names)[true],
         "memorization": _nulls(found.value),
         "standard_error": _nulls(found.error),
         "networks_in": found.inside,
@@ -42,9 +47,18 @@ def write_samples(
         "margin_out": _nulls(margin_out),
         "c_score": _nulls(consistency(by_fraction)),
     }
+    if files is not None:
+        columns["sample"] = files
     if len(by_fraction) > 1:
         columns |= {f"accuracy_out_at_{f:g}": _nulls(one.accuracy_outside) for f, one in by_fraction.items()}
     _write(root / SAMPLES, pa.table(columns))
+
+
+def clear(root: Path, pairs: bool, matrix: bool) -> None:
+    """Take away what an earlier command has left that this one does not write again."""
+    for name, written in ((PAIRS, pairs), (MATRIX, matrix)):
+        if not written:
+            (root / name).unlink(missing_ok=True)
 
 
 def write_pairs(root: Path, pairs: Pairs) -> None:

@@ -10,15 +10,26 @@ from PIL import Image
 from fastgen.memorization import tables
 from fastgen.memorization.page import Shown
 from fastgen.recipe.schema import Recipe
+from fastgen.runs.login import ask_wandb
 from pipelines.errors import UserError
 
+_LOGIN = "`wandb login`, or WANDB_MODE=offline"
 
-def log(recipe: Recipe, root: Path, found: Shown) -> None:
-    """In the project of track.*; offline where WANDB_MODE or track.wandb says so. Raises UserError if W&B refuses."""
+
+def check_wandb(recipe: Recipe) -> None:
+    """Whether `log` will be able to, before hundreds of trainings. Raises UserError where it will not."""
     try:
         import wandb
     except ImportError:
         raise UserError("--wandb needs wandb: pip install wandb") from None
+    if wandb.setup().settings.mode not in ("offline", "disabled") and recipe.track.wandb != "offline":
+        ask_wandb(_LOGIN)
+
+
+def log(recipe: Recipe, root: Path, found: Shown) -> None:
+    """In the project of track.*; offline where WANDB_MODE or track.wandb says so. Raises UserError if W&B refuses."""
+    import wandb
+
     track = recipe.track
     try:
         with wandb.init(
@@ -38,13 +49,15 @@ def log(recipe: Recipe, root: Path, found: Shown) -> None:
                 name: wandb.Image(image, caption=text) for name, (image, text) in (pictures | found.sheets).items()
             }
             run.log({name: value for name, value in found.numbers.items() if value is not None} | images)
+            for header, rows in found.tables:
+                run.log({header[0]: wandb.Table(columns=[*header], data=rows)})
             artifact = wandb.Artifact(f"{root.name}-estimates", "memorization")
             for name in (tables.SAMPLES, tables.PAIRS):
                 if (root / name).exists():
                     artifact.add_file(str(root / name))
             run.log_artifact(artifact)
     except wandb.Error as error:
-        raise UserError(f"W&B did not take the estimates ({error}); `wandb login`, or WANDB_MODE=offline") from error
+        raise UserError(f"W&B did not take the estimates ({error}); {_LOGIN}") from error
 
 
 def _drawn(figure: Figure) -> Image.Image:

@@ -12,7 +12,7 @@ from fastgen.recipe.load import load
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.dynamics import FOLDER, MOST_PROBABILITIES
 from fastgen.runs.folder import RECIPE, check_same_data
-from fastgen.sets import bake_recipe, contact_sheet
+from fastgen.sets import bake_recipe, contact_sheet, sample_files
 from fastgen.sweeps.executor import run_points
 from fastgen.sweeps.grid import Point
 from fastgen.sweeps.sweep import LiveTable, tell_failures
@@ -22,7 +22,6 @@ from pipelines.baked.shards import Export
 from pipelines.durable import refusals, write_atomically
 from pipelines.errors import UserError
 from pipelines.sampler import Sampler, SubsetSpec
-from pipelines.sources import open_source
 
 _TABLE = 10  # lines that are printed
 
@@ -55,7 +54,7 @@ def suspects(
     output = output or run_dir / "suspects"
     with refusals(output, "name another folder with --output"):
         output.mkdir(parents=True, exist_ok=True)
-        sample_names = _sample_names(recipe)
+        sample_names = sample_files(recipe)
         write_atomically(output / "suspects.csv", as_csv(evidence, names, sample_names))
         png = io.BytesIO()
         _sheet(evidence, baked, top).save(png, "PNG")
@@ -95,15 +94,6 @@ def train_folds(
         done = run_points(points, run_dir / f"folds-{folds}", jobs, live.show)
     tell_failures(done)
     return [job.folder for job in done]
-
-
-def _sample_names(recipe: Recipe) -> list[str] | None:
-    """The files of the training samples, where the source is at hand."""
-    try:
-        source = open_source(recipe.data.source_spec, "train")
-    except UserError:  # of an export, say, whose source lies elsewhere
-        return None
-    return [source.sample_name(index) for index in range(len(source))] if source else None
 
 
 def _by_index(baked: BakedSet | Export, column: str) -> np.ndarray:

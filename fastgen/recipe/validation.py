@@ -10,6 +10,7 @@ from fastgen.models import is_known
 from fastgen.optim.schedules import SCHEDULES
 from fastgen.recipe.schema import EVALUATE, TRACKING, DataSpec, Recipe
 from pipelines.backends import BACKENDS
+from pipelines.corruptions.published import check_source
 from pipelines.errors import UserError, did_you_mean
 from pipelines.sources import SOURCES
 from pipelines.view.preparation import NORMALIZATIONS
@@ -63,6 +64,9 @@ def validate(recipe: Recipe) -> None:
     data.subset.validate()
     _check_sizes(data)
     _choice("data.normalize.kind", data.normalize.kind, NORMALIZATIONS)
+    spec = data.labels.resolved()
+    if spec.kind == "table" and spec.file is None and spec.column is not None:
+        check_source(spec.column, data.source)
     if not 0 < train.fitted_at <= 100:
         raise UserError(f"train.fitted_at={train.fitted_at} is a percentage above 0 and up to 100")
     for key in ("data.holdout", "model.dropout", "train.label_smoothing", "train.ema"):

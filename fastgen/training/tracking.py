@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import SAMPLES, WANDB_ID
+from fastgen.runs.login import ask_wandb
 from fastgen.runs.metrics import read_metrics
 from fastgen.runs.summary import INTERRUPTED, SUMMARY, Summary
 from fastgen.terminal import console
@@ -28,20 +29,10 @@ _LOGIN = "`wandb login`, or track.wandb=offline"  # the remedy where W&B refuses
 
 
 def check_login(recipe: Recipe) -> None:
-    """Ask W&B whether it knows who logs a run online, before any work is done for it. On a terminal it asks the user.
-
-    Raises UserError where it does not.
-    """
-    if recipe.track.wandb != "online":
-        return
-    import wandb
-
-    try:
-        known = wandb.login(verify=True)
-    except wandb.Error as error:
-        raise UserError(f"W&B does not start ({error}); {_LOGIN}") from error
-    if not known:
-        raise UserError(f"W&B does not know this user; {_LOGIN}")
+    """Ask W&B whether it knows who logs a run online, before any work is done for it. Raises UserError where it does
+    not."""
+    if recipe.track.wandb == "online":
+        ask_wandb(_LOGIN)
 
 
 def start_wandb(

@@ -13,6 +13,7 @@ from pipelines.locations import data_root
 _FOLDERS = {"CIFAR-10_human.pt": "cifar10n", "CIFAR-100_human.pt": "cifar100n"}  # below FASTGEN_DATA
 _CLONE = "cifar-10-100n/data"  # where both lie in the authors' repository
 _CIFAR_10N = ("worse_label", "aggre_label", "random_label1", "random_label2", "random_label3")
+_SOURCES = {"noisy_label": "cifar100", "noisy_coarse_label": "cifar100_coarse"} | dict.fromkeys(_CIFAR_10N, "cifar10")
 PUBLISHED = {  # column -> its file
     **dict.fromkeys(_CIFAR_10N, "CIFAR-10_human.pt"),
     **dict.fromkeys(("noisy_label", "noisy_coarse_label"), "CIFAR-100_human.pt"),
@@ -22,11 +23,18 @@ PUBLISHED = {  # column -> its file
 def check_published(name: str | None) -> None:
     """Raises UserError unless the name is one of PUBLISHED."""
     if name not in PUBLISHED:
-        told = f"; of '{name}': {did_you_mean(name, PUBLISHED)}" if name else ""
+        told = f"; of '{name}': {did_you_mean(name, PUBLISHED)}" if name else f", one of {', '.join(PUBLISHED)}"
         raise UserError(
             f"data.labels.kind=table needs data.labels.file=PATH ({KINDS}), or the data.labels.name of labels that are "
-            f"published, one of {', '.join(PUBLISHED)}{told}"
+            f"published{told}"
         )
+
+
+def check_source(name: str, source: str) -> None:
+    """Raises UserError where the labels `name`, one of PUBLISHED, are of another of the named data sets."""
+    wanted = _SOURCES[name]
+    if source != wanted and source in _SOURCES.values():
+        raise UserError(f"data.labels.name={name} has labels of data.source={wanted}, and not of {source}")
 
 
 def published_file(name: str) -> Path:

@@ -1,0 +1,15 @@
+"""Whether W&B knows the user."""
+
+from pipelines.errors import UserError
+
+
+def ask_wandb(remedy: str) -> None:
+    """Raises UserError, with the remedy, where W&B does not know the user, whom it asks on a terminal."""
+    import wandb
+
+    try:
+        known = wandb.login(verify=True)
+    except wandb.Error as error:
+        raise UserError(f"W&B does not start ({error}); {remedy}") from error
+    if not known:
+        raise UserError(f"W&B does not know this user; {remedy}")
