@@ -189,6 +189,11 @@ def sample_files(recipe: Recipe) -> list[str] | None:
     return [source.sample_name(index) for index in range(len(source))] if source else None
 
 
+def _shortened(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """As much of the text as is no wider than a cell."""
+    return next(text[:end] for end in range(len(text), -1, -1) if font.getlength(text[:end]) < _CELL)
+
+
 def contact_sheet(cells: Sequence[tuple[np.ndarray, str, str, bool]]) -> Image.Image:
     """Images with two lines under each: uint8 (H, W, 3), a label, another one, and whether that is to be noticed."""
     line = 12
@@ -202,6 +207,8 @@ def contact_sheet(cells: Sequence[tuple[np.ndarray, str, str, bool]]) -> Image.I
         picture = Image.fromarray(image)
         picture = picture.resize((_CELL - 2, _CELL - 2), Image.Resampling.NEAREST)
         sheet.paste(picture, (x, y))
-        draw.text((x, y + _CELL - 2), label[:15], fill="black", font=font)
-        draw.text((x, y + _CELL + line - 2), f"-> {other}"[:18], fill="red" if differs else "black", font=font)
+        draw.text((x, y + _CELL - 2), _shortened(label, font), fill="black", font=font)
+        draw.text(
+            (x, y + _CELL + line - 2), _shortened(f"-> {other}", font), fill="red" if differs else "black", font=font
+        )
     return sheet
