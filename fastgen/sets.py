@@ -1,5 +1,6 @@
 """A recipe's baked set, and the commands that verify, show and export sets."""
 
+import importlib.util
 import io
 import os
 import shlex
@@ -7,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.table import Table
@@ -189,6 +189,13 @@ def sample_files(recipe: Recipe) -> list[str] | None:
     return [source.sample_name(index) for index in range(len(source))] if source else None
 
 
+def _font() -> ImageFont.FreeTypeFont:
+    """That of Matplotlib, which is not imported for it: Pillow's own has no letters beyond ASCII."""
+    found = importlib.util.find_spec("matplotlib")
+    assert found is not None and found.origin is not None, "it is one of fastgen's dependencies"
+    return ImageFont.truetype(Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", 9)
+
+
 def _shortened(text: str, font: ImageFont.FreeTypeFont) -> str:
     """As much of the text as is no wider than a cell."""
     return next(text[:end] for end in range(len(text), -1, -1) if font.getlength(text[:end]) < _CELL)
@@ -197,8 +204,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont) -> str:
 def contact_sheet(cells: Sequence[tuple[np.ndarray, str, str, bool]]) -> Image.Image:
     """Images with two lines under each: uint8 (H, W, 3), a label, another one, and whether that is to be noticed."""
     line = 12
-    # Pillow's own font has no letters beyond ASCII.
-    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 9)
+    font = _font()
     rows = max(_SHEET_ROWS, -(-len(cells) // _SHEET_COLUMNS))
     sheet = Image.new("RGB", (_SHEET_COLUMNS * _CELL, rows * (_CELL + 2 * line)), "white")
     draw = ImageDraw.Draw(sheet)

@@ -1,7 +1,9 @@
 """The estimates as a run of W&B: numbers, figures, sheets, and the tables as an artifact."""
 
 import hashlib
+import importlib.util
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -18,11 +20,10 @@ _LOGIN = "`wandb login`, or WANDB_MODE=offline"
 
 def check_wandb(recipe: Recipe) -> None:
     """Whether `log` will be able to, before hundreds of trainings. Raises UserError where it will not."""
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("--wandb needs wandb: pip install wandb") from None
-    if wandb.setup().settings.mode not in ("offline", "disabled") and recipe.track.wandb != "offline":
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError("--wandb needs wandb: pip install wandb")
+    wished = "offline" if recipe.track.wandb == "offline" else "online"  # --wandb asks for it where track.wandb=off
+    if replace(recipe.track, wandb=wished).resolved().wandb == "online":
         ask_wandb(_LOGIN)
 
 
