@@ -51,7 +51,7 @@ def log(recipe: Recipe, root: Path, found: Shown) -> None:
             }
             run.log({name: value for name, value in found.numbers.items() if value is not None} | images)
             for header, rows in found.tables:
-                run.log({header[0]: wandb.Table(columns=[*header], data=rows)})
+                run.log({f"{header[0]}, table": wandb.Table(columns=[*header], data=rows)})
             artifact = wandb.Artifact(f"{root.name}-estimates", "memorization")
             for name in (tables.SAMPLES, tables.PAIRS):
                 if (root / name).exists():
