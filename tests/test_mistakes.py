@@ -11,6 +11,8 @@ from whole_runs import ROOT, fresh_accelerate  # noqa: F401
 
 from fastgen import cli
 from fastgen.recipe.load import load
+from fastgen.runs.login import ask_wandb
+from pipelines.errors import UserError
 
 TINY = "recipe=quickstart data.source=synthetic data.synthetic.samples=99 data.synthetic.size=8"
 NOBODY = "/proc/nobody"  # a place that nobody can write, root neither
@@ -151,6 +153,16 @@ def test_wandbs_own_variables_are_respected(variables, asked, mode, monkeypatch)
     for variable, value in variables.items():
         monkeypatch.setenv(variable, value)
     assert load("quickstart", [f"track.wandb={asked}"]).track.wandb == mode
+
+
+def test_wandb_asks_also_one_who_was_offline_before(place, monkeypatch):
+    """W&B reads its variables once in a process, and `wandb offline` is for good."""
+    import wandb
+
+    monkeypatch.chdir(place)
+    wandb.setup(wandb.Settings(mode="offline"))
+    with pytest.raises(UserError, match="W&B does not start .*; do this"):
+        ask_wandb("do this")
 
 
 def test_a_mistake_in_a_launch_of_two_is_told_once_and_the_launcher_points_there(place):

@@ -5,6 +5,7 @@ import importlib.util
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -22,8 +23,7 @@ def check_wandb(recipe: Recipe) -> None:
     """Whether `log` will be able to, before hundreds of trainings. Raises UserError where it will not."""
     if importlib.util.find_spec("wandb") is None:
         raise UserError("--wandb needs wandb: pip install wandb")
-    wished = "offline" if recipe.track.wandb == "offline" else "online"  # --wandb asks for it where track.wandb=off
-    if replace(recipe.track, wandb=wished).resolved().wandb == "online":
+    if _mode(recipe) == "online":
         ask_wandb(_LOGIN)
 
 
@@ -43,7 +43,7 @@ def log(recipe: Recipe, root: Path, found: Shown) -> None:
             resume="allow",
             dir=str(root),
             config=recipe.flat(),
-            mode="offline" if track.wandb == "offline" else None,
+            mode=_mode(recipe),
         ) as run:
             pictures = {name: (_drawn(figure), caption) for name, (figure, caption) in found.figures.items()}
             images = {
@@ -59,6 +59,14 @@ def log(recipe: Recipe, root: Path, found: Shown) -> None:
             run.log_artifact(artifact)
     except wandb.Error as error:
         raise UserError(f"W&B did not take the estimates ({error}); {_LOGIN}") from error
+
+
+def _mode(recipe: Recipe) -> Literal["online", "offline", "disabled"]:
+    """W&B's: --wandb asks for W&B also where track.wandb=off; its own variables can still say no."""
+    wished = "offline" if recipe.track.wandb == "offline" else "online"
+    modes: dict[str, Literal["online", "offline", "disabled"]]
+    modes = {"online": "online", "offline": "offline", "off": "disabled"}
+    return modes[replace(recipe.track, wandb=wished).resolved().wandb]
 
 
 def _drawn(figure: Figure) -> Image.Image:
