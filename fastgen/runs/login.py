@@ -8,7 +8,7 @@ def ask_wandb(remedy: str) -> None:
     import wandb
 
     try:
-        wandb.setup(wandb.Settings(mode="online"))  # `login` asks nobody who was offline before, by `wandb offline`, say
+        wandb.setup(wandb.Settings(mode="online"))  # else `login` asks nobody who used `wandb offline`, say
         known = wandb.login(verify=True)
     except wandb.Error as error:
         raise UserError(f"W&B does not start ({error}); {remedy}") from error
