@@ -92,9 +92,7 @@ class TrainSpec:
     evaluate: str = "always"  # always: during training and at its end; end: only there; never (or false)
     evaluate_epochs: int = 1  # evaluate every this many epochs
     evaluate_train_epochs: int | None = None  # the training set, too, only every this many (None: each time)
-    checks_per_epoch: int = (
-        1  # with stop_at_interpolation, evaluations in an epoch once the training set is nearly fitted
-    )
+    checks_per_epoch: int = 1  # with stop_at_interpolation, looks whether all is fitted, in an epoch once nearly all is
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32. With fp16, steps of rmsprop wait for it
     compile: bool | None = None  # torch.compile (None: on a GPU)
     cuda_graphs: str = "auto"  # auto: a step is one launch where that can be (on: or the run is refused), off

@@ -93,10 +93,12 @@ class Data:
         """Global: over all processes."""
         return self.spec.eval_batch_size or 4 * self.spec.batch_size
 
-    def evaluation(self, part: str, batch: int = 0, labels: str | None = None) -> Generator[Batch]:
-        """This process's share of a whole part in file order, from a global batch on. labels: as in `training`; test
-        labels are the true ones."""
-        rows, split = self.parts[part], "train" if part == LEFT_OUT else part
+    def evaluation(
+        self, part: str, rows: np.ndarray | None = None, batch: int = 0, labels: str | None = None
+    ) -> Generator[Batch]:
+        """This process's share of a whole part, from a global batch on. rows: its file rows in another order (None:
+        file order). labels: as in `training`; test labels are the true ones."""
+        rows, split = self.parts[part] if rows is None else rows, "train" if part == LEFT_OUT else part
         sampler = Sampler(
             len(rows),
             self.eval_batch_size,

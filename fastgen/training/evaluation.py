@@ -1,9 +1,10 @@
 """Accuracy over every sample exactly once, against given and true labels, on the clean and corrupted part."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import fields
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -36,6 +37,10 @@ class Evaluator:
         different numbers of batches. capture, needed: count as a CUDA graph (`Captured`)."""
         self._accelerator, self._network, self._data = accelerator, network, data
         self._count = Captured(self._counts, needed) if capture else self._counts
+        # By training sample: the number of the last look that found it wrong. No checkpoint needs it, as it decides
+        # what `reaches` begins with, and no result.
+        self._wrong_in = np.zeros(data.baked.splits["train"].samples, np.int64)
+        self._looks = 0
 
     def splits(self, stopped: Callable[[int], bool], train: bool = True) -> Evaluation | None:
         """Evaluate on the training set, on what data.subset leaves out of it, and on the test set.
@@ -44,10 +49,7 @@ class Evaluator:
         With signs for labels, the test set's and all that compares with true labels are None. stopped: is asked with
         the numbers of batches, the same ones in all processes; where it says so, there is no evaluation.
         """
-        # DDP would spread batch-norm statistics at the next training forward, which is after this evaluation.
-        if self._accelerator.num_processes > 1:
-            for buffer in self._network.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+        self._share_buffers()
         result: dict[str, float | None] = {}
         data, signs = self._data, self._data.spec.labels.signs
         for part, rows in data.parts.items():
@@ -68,34 +70,58 @@ class Evaluator:
         return Evaluation(**result)
 
     @torch.inference_mode()
+    def reaches(self, top1: float, stopped: Callable[[int], bool]) -> bool | None:
+        """Whether at least `top1` percent of the training samples get their labels, the same on all processes.
+
+        It looks at no more samples than that takes: at those first that were wrong in the last such looks, until there
+        is one error too many. stopped: as for `splits`; None where it says so.
+        """
+        self._share_buffers()
+        data, rows = self._data, self._data.parts["train"]
+        last_wrong = self._wrong_in[data.baked.splits["train"].columns["index"][rows]]
+        rows = rows[np.argsort(-last_wrong, kind="stable")]
+        wrong = torch.zeros(len(self._wrong_in), dtype=torch.int32, device=self._accelerator.device)
+
+        def may_reach(errors: torch.Tensor) -> bool:
+            found = _percent(len(rows) - errors.item(), len(rows))
+            return found is not None and found >= top1
+
+        with self._evaluating(), closing(data.evaluation("train", rows)) as batches:
+            for at, batch in enumerate(batches):
+                common = at < len(rows) // data.eval_batch_size  # the last one may be too small for all processes
+                if common and stopped(at):
+                    return None
+                hit = self._count(batch.images, batch.index, batch.label, batch.clean_label)[1]
+                wrong[batch.index] = (~hit).int()
+                if common and not may_reach(self._accelerator.reduce(wrong.sum(), "sum")):
+                    break
+        wrong = self._accelerator.reduce(wrong, "sum")
+        self._looks += 1
+        self._wrong_in[wrong.bool().cpu().numpy()] = self._looks
+        return may_reach(wrong.sum())
+
+    @torch.inference_mode()
     def measure(self, batches: Iterable[Batch]) -> dict[str, float | None]:
         """Evaluate this process's shard, add up over the processes, and return the same numbers on each of them.
 
         Returns count (samples) and, in percent but for the loss, the fields of `Evaluation` without their split.
         """
-        was_training = self._network.training
-        self._network.eval()
         sums = torch.zeros(8, dtype=torch.float64, device=self._accelerator.device)
-        try:
+        with self._evaluating():
             for batch in batches:
                 sums += self._count(batch.images, batch.index, batch.label, batch.clean_label)[0]
-        finally:
-            self._network.train(was_training)
         totals = self._accelerator.reduce(sums, "sum")
         count, loss, top1, top5, true, corrupted, top1_corrupted, true_corrupted = totals.tolist()
-
-        def percent(part: float, whole: float) -> float | None:
-            return 100.0 * part / whole if whole else None
 
         return {
             "count": int(count),
             "loss": loss / count,
-            "top1": percent(top1, count),
-            "top5": percent(top5, count),
-            "top1_true_labels": percent(true, count),
-            "top1_clean_part": percent(top1 - top1_corrupted, count - corrupted),
-            "top1_corrupted_part": percent(top1_corrupted, corrupted),
-            "top1_corrupted_part_true_labels": percent(true_corrupted, corrupted),
+            "top1": _percent(top1, count),
+            "top5": _percent(top5, count),
+            "top1_true_labels": _percent(true, count),
+            "top1_clean_part": _percent(top1 - top1_corrupted, count - corrupted),
+            "top1_corrupted_part": _percent(top1_corrupted, corrupted),
+            "top1_corrupted_part_true_labels": _percent(true_corrupted, corrupted),
         }
 
     @torch.inference_mode()
@@ -105,11 +131,9 @@ class Evaluator:
         index = torch.from_numpy(self._data.baked.splits["train"].columns["index"][self._data.parts[LEFT_OUT]])
         found = torch.zeros(self._data.baked.splits["train"].samples, self._data.classes)
         found = found.to(self._accelerator.device)
-        self._network.eval()
-        with closing(self._data.evaluation(LEFT_OUT)) as batches:
+        with self._evaluating(), closing(self._data.evaluation(LEFT_OUT)) as batches:
             for batch in batches:
                 found[batch.index] = self._logits(batch.images, batch.index)[: len(batch.label)].float().softmax(1)
-        self._network.train()
         known = torch.zeros(len(found), 1, dtype=torch.bool)
         known[index] = True
         return self._accelerator.reduce(found, "sum").where(known.to(found.device), torch.nan)
@@ -123,20 +147,34 @@ class Evaluator:
         """
         # One process looks at a sample; in the others its row is zero, so that the sum over the processes is exact.
         rows = torch.zeros(self._data.baked.splits[split].samples, 4, device=self._accelerator.device)
-        self._network.eval()
         parts = ("train", LEFT_OUT) if split == "train" else (split,)
         for part in [part for part in parts if part in self._data.parts]:
-            with closing(self._data.evaluation(part)) as batches:
+            with self._evaluating(), closing(self._data.evaluation(part)) as batches:
                 for batch in batches:
                     logits = self._logits(batch.images, batch.index)[: len(batch.label)].float()
                     given, best = batch.label[:, None], _best(logits)[:, 0]
                     margin = logits.gather(1, given) - logits.scatter(1, given, -torch.inf).amax(1, keepdim=True)
                     found = [best == batch.label, best == batch.clean_label, margin[:, 0], torch.ones_like(best)]
                     rows[batch.index] += torch.stack([each.float() for each in found], 1)
-        self._network.train()
         correct, correct_true, margin, looked_at = self._accelerator.reduce(rows, "sum").T
         assert (looked_at == 1).all(), f"not every {split} sample was evaluated exactly once"
         return correct.bool(), correct_true.bool(), margin
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The network in its mode for evaluation, and then in the one that it was in."""
+        was_training = self._network.training
+        self._network.eval()
+        try:
+            yield
+        finally:
+            self._network.train(was_training)
+
+    def _share_buffers(self) -> None:
+        """Batch norm's statistics are the main process's: DDP would spread them at the next training forward alone."""
+        if self._accelerator.num_processes > 1:
+            for buffer in self._network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def _logits(self, images: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         with self._accelerator.autocast():
@@ -144,8 +182,8 @@ class Evaluator:
 
     def _counts(
         self, images: torch.Tensor, index: torch.Tensor, label: torch.Tensor, clean_label: torch.Tensor
-    ) -> tuple[torch.Tensor]:
-        """A batch's sums: float64 (8,)."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch's sums, float64 (8,), and which samples get the given label, bool (B,)."""
         logits = self._logits(images, index)[: len(label)].float()  # some images may only fill the batch
         best = _best(logits)
         hit = best[:, 0] == label
@@ -161,7 +199,11 @@ class Evaluator:
             (hit & changed).sum(),
             (hit_true & changed).sum(),
         ]
-        return (torch.stack([each.double() for each in sums]),)
+        return torch.stack([each.double() for each in sums]), hit
+
+
+def _percent(part: float, whole: float) -> float | None:
+    return 100.0 * part / whole if whole else None
 
 
 def _best(logits: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
@@ -39,7 +39,7 @@ def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
     with RunLock() as lock:
         run = prepare(recipe, lock, watchers)
         with running(run), closing(steps(run)) as remaining:
-            if evaluation_is_due(run):  # a signal ended the run between a step and its evaluation
+            if wants_evaluation(run):  # a signal ended the run between a step and its evaluation
                 evaluate(run)
             for step in remaining:
                 update(run, step)
@@ -49,7 +49,7 @@ def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
                 if run.position.step_in_epoch == 0:
                     end_epoch(run, step)
                 run.decision = agree(run)
-                if run.decision != STOP and evaluation_is_due(run):
+                if run.decision != STOP and wants_evaluation(run):
                     evaluate(run)
                 if run.decision == CHECKPOINT:
                     save(run)
@@ -190,17 +190,29 @@ def agree(run: Training) -> int:
     return run.agreement.reach(wish, run.position.step)
 
 
-def evaluation_is_due(run: Training) -> bool:
-    """Whether to evaluate now: at the end of some epochs and of the run, and more often once nearly all is fitted."""
+def wants_evaluation(run: Training) -> bool:
+    """Whether to evaluate now: at the end of some epochs and of the run, and where more of the training set is fitted
+    than before, which is looked up more often once nearly all of it is."""
     position, settings = run.position, run.recipe.train
     if settings.evaluate == "never" or position.step in (0, position.evaluated_step):
         return False
     if settings.evaluate == "end" or position.step >= run.total_steps:
         return position.step >= run.total_steps
-    if position.step_in_epoch == 0:
-        return position.nearly or position.epoch % settings.evaluate_epochs == 0
+    if position.step_in_epoch == 0 and position.epoch % settings.evaluate_epochs == 0:
+        return True
     steps_per_check = -(-position.steps_per_epoch // settings.checks_per_epoch)
-    return position.nearly and position.step_in_epoch % steps_per_check == 0
+    return position.nearly and position.step_in_epoch % steps_per_check == 0 and fits_more(run)
+
+
+def fits_more(run: Training) -> bool:
+    """Whether the training accuracy has reached a level at which it was not. A signal meanwhile stops the run: its
+    continuation begins with this look."""
+    run.clock.enter(EVALUATE)
+    reaches = run.evaluator.reaches(run.position.next_level(run.recipe.train.fitted_at), stopping(run))
+    run.clock.enter(None)
+    if reaches is None:
+        run.decision = STOP
+    return bool(reaches)
 
 
 def evaluation_takes_in_training(run: Training) -> bool:
@@ -213,11 +225,7 @@ def evaluation_takes_in_training(run: Training) -> bool:
 def evaluate(run: Training) -> None:
     """Evaluate, and log the result. A signal meanwhile stops the run: its continuation begins with this evaluation."""
     run.clock.enter(EVALUATE)
-
-    def stopped(batch: int) -> bool:
-        return run.agreement.reach(STOP if run.signal.received else CONTINUE, batch) == STOP
-
-    evaluation = run.evaluator.splits(stopped, train=evaluation_takes_in_training(run))
+    evaluation = run.evaluator.splits(stopping(run), train=evaluation_takes_in_training(run))
     if evaluation is None:
         run.decision = STOP
     else:
@@ -225,6 +233,11 @@ def evaluate(run: Training) -> None:
         run.log(run.position.evaluation.line())
         run.display.evaluated(run.position)
     run.clock.enter(None)
+
+
+def stopping(run: Training) -> Callable[[int], bool]:
+    """Whether to end within an evaluation, by the number of its batch: all processes decide the same."""
+    return lambda batch: run.agreement.reach(STOP if run.signal.received else CONTINUE, batch) == STOP
 
 
 def save(run: Training, last: bool = False) -> None:

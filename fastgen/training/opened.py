@@ -43,7 +43,7 @@ class Batches:
         if self.shuffle:
             stream = data.training(self.epoch, self.step, self.labels)
         else:
-            stream = data.evaluation(self.split, self.step, self.labels)
+            stream = data.evaluation(self.split, batch=self.step, labels=self.labels)
         with closing(stream) as batches:
             for batch in batches:
                 yield batch if self.raw else replace(batch, images=self._prepared(batch))

@@ -48,6 +48,11 @@ class Position:
         """The epochs of the first evaluation whose training accuracy reached `level` percent; None if none did."""
         return self.crossings.get(f"{level:.12g}")
 
+    def next_level(self, fitted_at: float) -> float:
+        """The lowest training accuracy in percent, of those whose crossing counts, that no evaluation has reached.
+        fitted_at: train.fitted_at, the highest that a run waits for."""
+        return min(level for level in (*CROSSINGS, fitted_at) if level == fitted_at or self.crossed(level) is None)
+
     @property
     def epochs(self) -> float:
         """Epochs trained so far, with a fraction for the last one."""
