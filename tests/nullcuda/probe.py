@@ -172,6 +172,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         "log_progress": "log",
         "end_epoch": "epoch's end",
         "evaluate": "evaluate",
+        "fits_more": "look",
         "finish": "finish",
     }
     changes = [(loop, name, phases.within(phase, getattr(loop, name))) for name, phase in names.items()]

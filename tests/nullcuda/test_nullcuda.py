@@ -29,6 +29,7 @@ RUNS = {
     "everything": [*QUICK, *ALL, OFF, "data.batch_size=32", "data.eval_batch_size=100"],
     "graphs": [*QUICK, ON, "train.ema=0.99", "train.dynamics=true", "optim.clip=1.0"],
     "adamw": [*QUICK, ON, "optim.name=adamw"],
+    "looks": [*QUICK, ON, "train.stop_at_interpolation=true", "train.max_steps=64", "data.eval_batch_size=100"],
     "fp16": FP16,
     "fp16 rmsprop": [*FP16, "optim.name=rmsprop"],
     "4 steps": [*QUICK, OFF, "train.max_steps=4"],
@@ -138,6 +139,16 @@ def test_what_waits_is_not_recorded(runtime):
     environment = runtime.environment()
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert "cannot be recorded as a CUDA graph" in done.stdout and "stream is capturing" in done.stdout
+
+
+def test_a_look_waits_for_its_batches_and_shares_the_graph_of_evaluations(found):
+    look, evaluate = (found["looks"]["phases"][phase] for phase in ("look", "evaluate"))
+    assert look["recorded"] > 50 and evaluate["recorded"] == 0
+    assert look["calls"]["cudaGraphLaunch"] > 0 and evaluate["calls"]["cudaGraphLaunch"] > 10
+    # Its samples and labels, in an order of their own, go to the device; recording waits once.
+    begins = {"pipelines/backends/columns.py:of", "pipelines/backends/resident.py:_whole"}
+    own = {"fastgen/training/evaluation.py:may_reach", "fastgen/training/evaluation.py:reaches"}
+    assert lines(look["waits"]) == own | begins | {"fastgen/training/capture.py:_record"}
 
 
 def test_an_evaluation_waits_for_each_split_and_not_for_batches(found):
