@@ -126,8 +126,10 @@ def test_damage_and_results_of_before(made, tmp_path, monkeypatch, capsys):
     """A network whose predictions are damaged has failed, and what this command does not write does not stay."""
     folder = tmp_path / "copied"
     shutil.copytree(made, folder)
-    damaged, lost = (folder / "runs" / point.folder_name for point in Asked.parse(SETTINGS).on_subsets(0.6, 4)[:2])
+    points = Asked.parse(SETTINGS).on_subsets(0.6, 4)
+    damaged, lost, third = (folder / "runs" / point.folder_name for point in points[:3])
     (damaged / "predictions.parquet").write_bytes(b"half")
+    (third / "summary.json").write_bytes(b"half")
     (lost / "predictions.parquet").unlink()
     runs = finished(folder)
     monkeypatch.chdir(tmp_path)
@@ -138,8 +140,9 @@ def test_damage_and_results_of_before(made, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert ended.value.code == 1 and finished(folder) == runs
     assert said.count("train it again") == 2 and damaged.name in said and lost.name in said
+    assert f"{third.name}/summary.json is damaged" in said and "delete it and resume" in said
     table = pq.read_table(folder / "samples.parquet")
-    assert (table["networks_in"].to_numpy() + table["networks_out"].to_numpy() == 2).all()
+    assert (table["networks_in"].to_numpy() + table["networks_out"].to_numpy() == 1).all()
     assert (folder / "influence.parquet").exists() and not (folder / "influence.npy").exists()
     assert "as networks have failed" in (folder / "memorization.md").read_text()
 
@@ -216,3 +219,23 @@ def test_a_subset_too_small_for_a_batch_is_told(tmp_path, capsys):
     load("quickstart", SETTINGS[1:])
     assert cli.main(["memorization", *SETTINGS, "--fraction", "0.1", "--networks", "1", "--output", str(tmp_path)]) == 2
     assert "data.batch_size=20 is larger than the 12 samples to train on" in capsys.readouterr().err
+
+
+def test_estimates_are_not_written_over_by_those_of_others(made, capsys):
+    """The same settings in other words and another order are the same."""
+    before, runs = estimates(made), finished(made)
+    other = ["memorization", *SETTINGS, *OPTIONS, "--matrix", "--jobs", "2", "--output", str(made)]
+    for more, said in (("data.labels.p=0.2", "data.labels.p=0.1, not 0.2"), ("seed=1", "seed=0, not 1")):
+        words = [word for word in other if not word.startswith(more.split("=")[0])]
+        assert cli.main([*words, more]) == 2
+        assert f"{made} has the estimates for {said}; name another folder" in capsys.readouterr().err
+    assert estimates(made) == before and finished(made) == runs
+    same = [word.replace("data.labels.p=0.1", "data.labels.p=0.10") for word in (*other[:2], *reversed(SETTINGS[1:]))]
+    Asked.parse(same[1:]).claim(made)
+
+
+def test_networks_are_evaluated_at_their_end():
+    """A look whether all is fitted needs no whole evaluation. What is asked for on the command line is done."""
+    asked = ["recipe=quickstart", "train.epochs=7"]
+    assert Asked.parse(asked).one_of_many().load().train.evaluate_epochs == 7
+    assert Asked.parse([*asked, "train.evaluate_epochs=2"]).one_of_many().load().train.evaluate_epochs == 2

@@ -61,6 +61,7 @@ def run(
         )
     if matrix and test is None:
         raise UserError("--matrix is of influences on a test split, and there is none: data.holdout=0.1 makes one")
+    asked.claim(root)
     points = {each: asked.on_subsets(each, count) for each in wanted}
     trained = networks.train([point for some in points.values() for point in some], root, jobs)
     of_fraction = {each: trained[i * count : (i + 1) * count] for i, each in enumerate(wanted)}

@@ -3,17 +3,22 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from fastgen.recipe.load import stored
+from fastgen.recipe.schema import Recipe
 from fastgen.runs import predictions
+from fastgen.runs.folder import decisive_settings
 from fastgen.sweeps.executor import DONE, FAILED, Job, run_points
 from fastgen.sweeps.grid import Point
 from fastgen.sweeps.sweep import LiveTable
+from pipelines.durable import write_durably
 from pipelines.errors import UserError
 
-_ONE_OF_MANY = ("train.predictions=true", "track.wandb=off")  # hundreds of runs, of which W&B gets what they say
+ASKED = "recipe.of_all.yaml"  # in the folder of the networks: what they have in common
 _OURS = ("run.", "data.subset.", "train.predictions=")  # settings that are each network's
 
 
@@ -40,13 +45,36 @@ class Asked:
     def point(self, *more: str) -> Point:
         return Point(self.recipe, (*self.settings, *more))
 
+    def claim(self, root: Path) -> None:
+        """Write down in root what its networks are asked for. Raises UserError where others were: their estimates would
+        be written over."""
+        path = root / ASKED
+        if path.exists():
+            there, here = stored(path), decisive_settings(self._recipe)
+            if differ := [f"{key}={there[key]}, not {here[key]}" for key in here if there[key] != here[key]]:
+                raise UserError(f"{root} has the estimates for {', '.join(differ)}; name another folder with --output")
+        else:
+            root.mkdir(parents=True, exist_ok=True)
+            write_durably(path, self._recipe.to_yaml())
+
     def on_subsets(self, fraction: float, networks: int) -> list[Point]:
         """Network t has the seed S + t for its samples, their order and its weights; S: the recipe's seed."""
-        first = self.point().load().seed
+        first, drawn = self._recipe.seed, ("train.predictions=true", f"data.subset.fraction={fraction!r}")
         return [
-            self.point(f"seed={seed}", f"data.subset.fraction={fraction!r}", f"data.subset.seed={seed}", *_ONE_OF_MANY)
+            self.one_of_many(f"seed={seed}", *drawn, f"data.subset.seed={seed}")
             for seed in range(first, first + networks)
         ]
+
+    def one_of_many(self, *more: str) -> Point:
+        """One of hundreds, of which W&B gets what they say together, and which is evaluated only at its end, where
+        nothing else is asked for."""
+        asked = any(text.startswith("train.evaluate") for text in self.settings)
+        seldom = () if asked else (f"train.evaluate_epochs={self._recipe.train.epochs}",)
+        return self.point(*more, *seldom, "track.wandb=off")
+
+    @cached_property
+    def _recipe(self) -> Recipe:
+        return self.point().load()
 
 
 def train(points: list[Point], root: Path, jobs: int | None) -> list[Job]:

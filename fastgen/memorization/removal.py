@@ -53,7 +53,7 @@ def removals(asked: Asked, value: np.ndarray, thresholds: list[float], seeds: in
 
 def _seeded(asked: Asked, more: list[str], seed: int) -> Point:
     drawn = [f"data.subset.seed={seed}"] if more and more[0].startswith("data.subset.fraction") else []
-    return asked.point(f"seed={seed}", *more, *drawn, "track.wandb=off")
+    return asked.one_of_many(f"seed={seed}", *more, *drawn)
 
 
 def results(found: list[Removal], jobs: list[Job], n: int) -> tuple[dict[str, Series], list[list[str]]]:
