@@ -145,12 +145,15 @@ def test_the_table_shows_means_and_what_is_missing(tmp_path):
     assert header.count("inside") == 2 and rows[0][header.index("inside")] == "yes"
     assert second["test, ours"] == "failed" and second["seeds"] == "0" and second["epochs"] == "-"
     assert any("it diverged" in note for note in notes("table1", [Result(entry, [lost])], smoke=False))
-    never = finished(tmp_path, "never", train_top1=99.0, test_top1=9.0, fitted_epoch=None)
+    never = finished(
+        tmp_path, "never", train_top1=99.0, test_top1=9.0, fitted_epoch=None, first_epoch_at={"99": 1.5, "100": None}
+    )
     once = [never, finished(tmp_path, "once", train_top1=100.0, test_top1=9.0, fitted_epoch=2.0)]
     entry = Entry({"model": "M"}, "quickstart")
     header, rows = comparison(EXPERIMENTS["fig1b"], [Result(entry, [never]), Result(entry, once)])
     at = header.index("fitted at epoch, ours")
     assert rows[0][at] == "> 3 epochs" and rows[1][at] == "> 2.5 epochs (1 of 2 unfitted)"
+    assert rows[0][header.index("99 % at epoch, ours")] == "1.50"
     assert "paper" not in " ".join(header)
 
 
@@ -284,10 +287,17 @@ def test_a_point_that_was_never_fitted_is_drawn_as_a_lower_bound(tmp_path):
 
     def drawn(name, unfitted):
         jobs = [
-            finished(tmp_path, f"{name}{level}", epochs=60.0, fitted_epoch=None if level == unfitted else epoch)
+            finished(
+                tmp_path, f"{name}{level}", epochs=60.0, fitted_epoch=None if level == unfitted else epoch,
+                first_epoch_at={"99": epoch / 2, "99.9": None},
+            )
             for level, epoch in at.items()
-        ]
-        ((title, figure),) = FIGURES["fig1b"]([Result(e, [job]) for e, job in zip(entries, jobs, strict=True)])
+        ]  # fmt: skip
+        (title, figure), (other, sooner) = FIGURES["fig1b"](
+            [Result(e, [j]) for e, j in zip(entries, jobs, strict=True)]
+        )
+        assert "Time until 99 %" in other and "hollow" not in other
+        assert sooner.axes[0].lines[0].get_ydata() == pytest.approx([1 + level for level in at])
         return title, figure.axes[0]
 
     title, axes = drawn("one", 1.0)

@@ -65,9 +65,9 @@ def _ours(result: Result, key: str, values: list[float]) -> str:
     """Mean and deviation; a lower bound where a run ended before it had fitted its training set; or why nothing."""
     if not result.summaries:
         return next((job.state for job in result.jobs if job.problem), _so_far(result, key))
-    if key != "fitted_epoch":
+    if key not in ("fitted_epoch", "epoch_at_99"):
         return mean_and_deviation(values)
-    ends = [s.epochs if s.fitted_epoch is None else s.fitted_epoch for s in result.summaries]
+    ends = [s.epochs if (epoch := getattr(s, key)) is None else epoch for s in result.summaries]
     unfitted = len(ends) - len(values)
     if not unfitted:
         return mean_and_deviation(ends)

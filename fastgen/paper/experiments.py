@@ -256,7 +256,7 @@ _ALL_ACCURACIES = {
     "train_top1": "training top-1", "train_top5": "training top-5", "test_top1": "test top-1",
     "test_top5": "test top-5", "best_test_top1": "best test top-1", "best_test_top5": "best test top-5",
 }  # fmt: skip
-_FITTED = {**_ACCURACIES, "fitted_epoch": "fitted at epoch"}
+_FITTED = {**_ACCURACIES, "epoch_at_99": "99 % at epoch", "fitted_epoch": "fitted at epoch"}
 
 EXPERIMENTS: Registry[Experiment] = Registry("experiment")
 EXPERIMENTS.add("table1", Experiment("Table 1: CIFAR-10", _table1, _ACCURACIES))

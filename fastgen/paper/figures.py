@@ -20,16 +20,25 @@ def _fig1a(results: list[Result]) -> list[tuple[str, Figure]]:
 
 
 def _fig1b(results: list[Result]) -> list[tuple[str, Figure]]:
-    """Relative to the same seed's time at level 0, as the paper draws it.
+    """Until all is fitted, and where some runs ended before, until 99 % are, which more of them reach."""
+    figures = _times(results, _fitted_at(results), "fitted_epoch")
+    if _unfitted(results, "fitted_epoch") and any(result.values("epoch_at_99") for result in results):
+        figures += _times(results, "99", "epoch_at_99")
+    return figures
 
-    A run that ended unfitted counts with the epochs that it trained, and its point is drawn as a lower bound. Of a
-    network that was not fitted at level 0 nothing can be relative to it: then there is a second figure, in epochs.
+
+def _times(results: list[Result], percent: str, key: str) -> list[tuple[str, Figure]]:
+    """The epochs until so many percent are fitted, which are a key of the summaries, relative to the same seed's at
+    level 0, as the paper draws them.
+
+    A run that ended before counts with the epochs that it trained, and its point is drawn as a lower bound. Of a
+    network that did not get there at level 0 nothing can be relative to it: then there is a second figure, in epochs.
     """
     relative: dict[str, Series] = {}
     absolute: dict[str, Series] = {}
     for model, by_level in _by_model(results).items():
         seeds = range(len(by_level[0.0].jobs))
-        bases = [summary.fitted_epoch if (summary := job.summary) else None for job in by_level[0.0].jobs]
+        bases = [getattr(job.summary, key, None) for job in by_level[0.0].jobs]
         summaries = {level: [by_level[level].jobs[seed].summary for seed in seeds] for level in LEVELS}
         if not any(any(row) for row in summaries.values()):
             continue
@@ -37,10 +46,10 @@ def _fig1b(results: list[Result]) -> list[tuple[str, Figure]]:
         values, above = [], []
         for level in LEVELS:
             found = [(s, bases[seed] or 1.0) for seed in wanted if (s := summaries[level][seed])]
-            values.append([(s.fitted_epoch or s.epochs) / base for s, base in found])
-            above.append(any(s.fitted_epoch is None for s, _ in found))
+            values.append([(getattr(s, key) or s.epochs) / base for s, base in found])
+            above.append(any(getattr(s, key) is None for s, _ in found))
         (relative if any(bases) else absolute)[model] = _series(values, above)
-    title = f"Time until {_fitted_at(results)} % of the training set is fitted{_unfitted(results)}"
+    title = f"Time until {percent} % of the training set is fitted{_unfitted(results, key)}"
     figures = [(f"{title}, relative to true labels", against_corruption(relative, "time to overfit"))]
     if not absolute:
         return figures
@@ -57,7 +66,7 @@ def _fig1c(results: list[Result]) -> list[tuple[str, Figure]]:
         if any(result.summaries for result in by_level.values())
     }
     title = f"Test error when {_fitted_at(results)} % of the training set is fitted, percent"
-    hollow = _unfitted(results).replace(" with an arrow", "")
+    hollow = _unfitted(results, "fitted_epoch").replace(" with an arrow", "")
     return [(title + hollow, against_corruption(series, "test error (%)", arrows=False))]
 
 
@@ -67,9 +76,9 @@ def _fitted_at(results: list[Result]) -> str:
     return " and ".join(f"{level:g}" for level in sorted(levels))
 
 
-def _unfitted(results: list[Result]) -> str:
+def _unfitted(results: list[Result], key: str) -> str:
     """What hollow markers mean, if there are any."""
-    limits = sorted({s.epochs for result in results for s in result.summaries if s.fitted_epoch is None})
+    limits = sorted({s.epochs for result in results for s in result.summaries if getattr(s, key) is None})
     return f"; hollow with an arrow: not within {' or '.join(f'{n:g}' for n in limits)} epochs" if limits else ""
 
 

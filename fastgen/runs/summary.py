@@ -95,6 +95,11 @@ class Summary(Evaluation):
     run_dir: str
     made_by: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def epoch_at_99(self) -> float | None:
+        """Of the first evaluation with 99 percent."""
+        return self.first_epoch_at.get("99")
+
     def write(self, folder: Path) -> None:
         write_durably(folder / SUMMARY, json.dumps(asdict(self), indent=1) + "\n")
 
