@@ -229,13 +229,25 @@ def test_estimates_are_not_written_over_by_those_of_others(made, capsys):
         words = [word for word in other if not word.startswith(more.split("=")[0])]
         assert cli.main([*words, more]) == 2
         assert f"{made} has the estimates for {said}; name another folder" in capsys.readouterr().err
+    (made / "recipe.of_all.yaml").write_text("x: [")  # damaged
+    assert cli.main(other) == 2 and "recipe.of_all.yaml" in capsys.readouterr().err
+    (made / "recipe.of_all.yaml").unlink()
+    Asked.parse(SETTINGS).claim(made)
     assert estimates(made) == before and finished(made) == runs
     same = [word.replace("data.labels.p=0.1", "data.labels.p=0.10") for word in (*other[:2], *reversed(SETTINGS[1:]))]
     Asked.parse(same[1:]).claim(made)
 
 
 def test_networks_are_evaluated_at_their_end():
-    """A look whether all is fitted needs no whole evaluation. What is asked for on the command line is done."""
-    asked = ["recipe=quickstart", "train.epochs=7"]
-    assert Asked.parse(asked).one_of_many().load().train.evaluate_epochs == 7
+    """Unless they may end before. What is asked for on the command line is done."""
+    asked = ["recipe=quickstart", "train.epochs=7", "train.stop_at_interpolation=false"]
+    assert Asked.parse([*asked, "train.evaluate_train_epochs=3"]).one_of_many().load().train.evaluate_epochs == 7
     assert Asked.parse([*asked, "train.evaluate_epochs=2"]).one_of_many().load().train.evaluate_epochs == 2
+    of_recipe = Asked.parse(asked[:2])  # it may end at any of them
+    assert of_recipe.one_of_many().load().train.evaluate_epochs == of_recipe.point().load().train.evaluate_epochs == 5
+
+
+def test_a_mistake_does_not_keep_the_folder(tmp_path):
+    Asked.parse(["recipe=quickstart", "train.precision=fp16"]).claim(tmp_path)  # where nothing can be trained
+    Asked.parse(["recipe=quickstart"]).claim(tmp_path)
+    assert "fp16" not in (tmp_path / "recipe.of_all.yaml").read_text()

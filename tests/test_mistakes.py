@@ -80,7 +80,7 @@ def place(tmp_path, tmp_path_factory, monkeypatch):
     """A working folder with some odd things in it, and an empty cache."""
     monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # nobody is logged in to W&B
-    for variable in ("FASTGEN_OUTPUT", "WANDB_API_KEY", "WANDB_MODE"):
+    for variable in ("FASTGEN_OUTPUT", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(variable, raising=False)
     (tmp_path / "file").write_text("x")
     (tmp_path / "full").mkdir()
@@ -160,9 +160,14 @@ def test_wandb_asks_also_one_who_was_offline_before(place, monkeypatch):
     import wandb
 
     monkeypatch.chdir(place)
+    before = wandb.setup().settings.mode
     wandb.setup(wandb.Settings(mode="offline"))
-    with pytest.raises(UserError, match="W&B does not start .*; do this"):
-        ask_wandb("do this")
+    try:
+        with pytest.raises(UserError, match="W&B does not start .*; do this"):
+            ask_wandb("do this")
+        assert wandb.setup().settings.mode == "offline"
+    finally:
+        wandb.setup(wandb.Settings(mode=before))
 
 
 def test_a_mistake_in_a_launch_of_two_is_told_once_and_the_launcher_points_there(place):

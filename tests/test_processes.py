@@ -3,17 +3,21 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 from whole_runs import ROOT, SMALL, fresh_accelerate, importorskip_backend, lines  # noqa: F401
 
 from fastgen.recipe.load import load
 from fastgen.runs.summary import Summary
+from fastgen.training.data import data_of, open_engines, set_of
 from fastgen.training.loop import train
 from pipelines.backends import BACKENDS
+from pipelines.errors import UserError
 
 TRAIN = ROOT / "fastgen" / "train.py"
 
@@ -71,6 +75,16 @@ def test_processes_draw_their_own_dropout_and_share_their_weights(tmp_path):
     assert done.returncode == 0, done.stderr
     one, other = (json.loads((tmp_path / f"said-{rank}.json").read_text()) for rank in range(2))
     assert one["evaluation"] == other["evaluation"] and one["training"] != other["training"]
+    assert one["buffer"] == other["buffer"] == 0  # batch norm's statistics, of which DDP keeps one process's
+
+
+@pytest.mark.parametrize("number, fits", [(3, True), (2, False)])
+def test_each_process_has_samples_of_an_evaluation(number, fits, tmp_path):
+    recipe = load("quickstart", [*SMALL, f"data.eval_batch_size={number}"])
+    baked = set_of(recipe)
+    opened = open_engines(recipe.data, baked, torch.device("cpu"), 1)
+    with nullcontext() if fits else pytest.raises(UserError, match="eval_batch_size=2 .* use at least 3"):
+        data_of(recipe, baked, opened, torch.device("cpu"), rank=0, world_size=3)
 
 
 def test_a_mistake_in_two_processes_is_told_once(tmp_path):

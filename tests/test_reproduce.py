@@ -19,7 +19,7 @@ from fastgen.paper.coverage import coverage
 from fastgen.paper.experiments import EXPERIMENTS, LEVELS, STUDIES, Entry, Scope
 from fastgen.paper.figures import FIGURES
 from fastgen.paper.numbers import table
-from fastgen.paper.reproduce import notes
+from fastgen.paper.reproduce import _show, notes
 from fastgen.paper.settings import Settings
 from fastgen.paper.studies import case_file, find_study
 from fastgen.report.page import Page
@@ -307,6 +307,35 @@ def test_a_point_that_was_never_fitted_is_drawn_as_a_lower_bound(tmp_path):
     title, axes = drawn("base", 0.0)  # nothing to be relative to
     assert axes.lines[0].get_ydata()[:2] == pytest.approx([60, 11]) and "relative" not in title
     assert axes.get_ylabel() == "epochs to overfit"
+
+
+def test_the_page_of_figure_1b_has_both_of_its_figures(tmp_path):
+    entries = EXPERIMENTS["fig1b"].entries(Scope(["mlp_1x512"], smoke=True))
+    jobs = {
+        entry.level: finished(
+            tmp_path, f"{entry.level}", epochs=60.0, fitted_at=99.9, train_top1=99.5, test_top1=50.0,
+            fitted_epoch=None if entry.level > 0.5 else 20.0, first_epoch_at={"99": 10.0, "99.9": None},
+        )
+        for entry in entries
+    }  # fmt: skip
+    _show("fig1b", [Result(entry, [jobs[entry.level]]) for entry in entries], tmp_path, "a command", False)
+    assert {path.name for path in (tmp_path / "fig1b_files").glob("*.svg")} == {"fig1b.svg", "fig1b-1.svg"}
+    text = (tmp_path / "fig1b.md").read_text()
+    assert "Time until 99.9 %" in text and "Time until 99 % of the training set is fitted, relative" in text
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ({"fitted_epoch": 5.0, "first_epoch_at": {}}, {"fitted_epoch": (5.0, True), "epoch_at_99": None}),
+        ({"fitted_at": 95.0, "fitted_epoch": 5.0, "first_epoch_at": {"99": None}}, {"epoch_at_99": None}),
+        ({"fitted_at": 95.0, "fitted_epoch": 5.0, "first_epoch_at": {"99": 5.0}}, {"epoch_at_99": (5.0, True)}),
+        ({"first_epoch_at": {"99": None}}, {"fitted_epoch": (60.0, False), "epoch_at_99": (60.0, False)}),
+    ],
+)
+def test_what_a_run_says_of_a_time_that_it_did_not_see(said, known):
+    summary = a_summary(epochs=60.0, **said)
+    assert {key: summary.time_to(key) for key in known} == known
 
 
 def test_figure_1b_is_drawn_of_the_seeds_and_networks_that_were_run(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastgen.memorization.tables import SAMPLES
 from fastgen.recipe.load import stored
 from fastgen.recipe.schema import Recipe
 from fastgen.runs import predictions
@@ -46,13 +47,19 @@ class Asked:
         return Point(self.recipe, (*self.settings, *more))
 
     def claim(self, root: Path) -> None:
-        """Write down in root what its networks are asked for. Raises UserError where others were: their estimates would
-        be written over."""
+        """Write down in root what its networks are asked for. Raises UserError where there are estimates for other
+        settings, which would be written over."""
         path = root / ASKED
-        if path.exists():
-            there, here = stored(path), decisive_settings(self._recipe)
-            if differ := [f"{key}={there[key]}, not {here[key]}" for key in here if there[key] != here[key]]:
-                raise UserError(f"{root} has the estimates for {', '.join(differ)}; name another folder with --output")
+        if path.exists() and (root / SAMPLES).exists():
+            try:
+                there, here = stored(path), decisive_settings(self._recipe)
+            except UserError as error:
+                raise UserError(f"{error}; delete it, or name another folder with --output") from None
+            if differ := [f"{key}={there.get(key)}, not {here[key]}" for key in here if there.get(key) != here[key]]:
+                raise UserError(
+                    f"{root} has the estimates for {', '.join(differ)}; name another folder with --output, or delete "
+                    f"{SAMPLES} there"
+                )
         else:
             root.mkdir(parents=True, exist_ok=True)
             write_durably(path, self._recipe.to_yaml())
@@ -66,10 +73,11 @@ class Asked:
         ]
 
     def one_of_many(self, *more: str) -> Point:
-        """One of hundreds, of which W&B gets what they say together, and which is evaluated only at its end, where
-        nothing else is asked for."""
-        asked = any(text.startswith("train.evaluate") for text in self.settings)
-        seldom = () if asked else (f"train.evaluate_epochs={self._recipe.train.epochs}",)
+        """One of hundreds, of which W&B gets what they say together, and of which evaluations before the end tell
+        nobody anything."""
+        train = self._recipe.train  # which may end at an evaluation
+        asked = train.stop_at_interpolation or any(text.startswith("train.evaluate_epochs=") for text in self.settings)
+        seldom = () if asked else (f"train.evaluate_epochs={train.epochs}",)
         return self.point(*more, *seldom, "track.wandb=off")
 
     @cached_property

@@ -67,7 +67,7 @@ def _ours(result: Result, key: str, values: list[float]) -> str:
         return next((job.state for job in result.jobs if job.problem), _so_far(result, key))
     if key not in ("fitted_epoch", "epoch_at_99"):
         return mean_and_deviation(values)
-    ends = [s.epochs if (epoch := getattr(s, key)) is None else epoch for s in result.summaries]
+    ends = [time[0] for s in result.summaries if (time := s.time_to(key))]
     unfitted = len(ends) - len(values)
     if not unfitted:
         return mean_and_deviation(ends)

@@ -22,7 +22,8 @@ def _fig1a(results: list[Result]) -> list[tuple[str, Figure]]:
 def _fig1b(results: list[Result]) -> list[tuple[str, Figure]]:
     """Until all is fitted, and where some runs ended before, until 99 % are, which more of them reach."""
     figures = _times(results, _fitted_at(results), "fitted_epoch")
-    if _unfitted(results, "fitted_epoch") and any(result.values("epoch_at_99") for result in results):
+    unfitted = any(s.fitted_epoch is None and s.fitted_at > 99 for result in results for s in result.summaries)
+    if unfitted and any(result.values("epoch_at_99") for result in results):
         figures += _times(results, "99", "epoch_at_99")
     return figures
 
@@ -39,15 +40,17 @@ def _times(results: list[Result], percent: str, key: str) -> list[tuple[str, Fig
     for model, by_level in _by_model(results).items():
         seeds = range(len(by_level[0.0].jobs))
         bases = [getattr(job.summary, key, None) for job in by_level[0.0].jobs]
-        summaries = {level: [by_level[level].jobs[seed].summary for seed in seeds] for level in LEVELS}
-        if not any(any(row) for row in summaries.values()):
+        times = {
+            level: [(s := by_level[level].jobs[seed].summary) and s.time_to(key) for seed in seeds] for level in LEVELS
+        }
+        if not any(any(row) for row in times.values()):
             continue
         wanted = [seed for seed in seeds if bases[seed]] or list(seeds)
         values, above = [], []
         for level in LEVELS:
-            found = [(s, bases[seed] or 1.0) for seed in wanted if (s := summaries[level][seed])]
-            values.append([(getattr(s, key) or s.epochs) / base for s, base in found])
-            above.append(any(getattr(s, key) is None for s, _ in found))
+            found = [(*time, bases[seed] or 1.0) for seed in wanted if (time := times[level][seed])]
+            values.append([epochs / base for epochs, _, base in found])
+            above.append(not all(reached for _, reached, _ in found))
         (relative if any(bases) else absolute)[model] = _series(values, above)
     title = f"Time until {percent} % of the training set is fitted{_unfitted(results, key)}"
     figures = [(f"{title}, relative to true labels", against_corruption(relative, "time to overfit"))]
@@ -78,7 +81,8 @@ def _fitted_at(results: list[Result]) -> str:
 
 def _unfitted(results: list[Result], key: str) -> str:
     """What hollow markers mean, if there are any."""
-    limits = sorted({s.epochs for result in results for s in result.summaries if getattr(s, key) is None})
+    times = [s.time_to(key) for result in results for s in result.summaries]
+    limits = sorted({time[0] for time in times if time and not time[1]})
     return f"; hollow with an arrow: not within {' or '.join(f'{n:g}' for n in limits)} epochs" if limits else ""
 
 

@@ -120,8 +120,8 @@ def _show(name: str, results: list[Result], root: Path, command: str, smoke: boo
     page.table(*comparison(experiment, results))
     for note in (*experiment.notes, *notes(name, results, smoke)):
         page.text(note)
-    for title, figure in FIGURES[name](results) if name in FIGURES else []:
-        page.figure(name, figure, title)
+    for number, (title, figure) in enumerate(FIGURES[name](results) if name in FIGURES else []):
+        page.figure(f"{name}-{number}" if number else name, figure, title)
     page.code(command)
     page.text(
         f"Each run: its whole recipe, metrics and manifest are in {root / 'runs'}; minutes are those of one run, of "

@@ -100,6 +100,15 @@ class Summary(Evaluation):
         """Of the first evaluation with 99 percent."""
         return self.first_epoch_at.get("99")
 
+    def time_to(self, key: str) -> tuple[float, bool] | None:
+        """Epochs until the event of a key ("fitted_epoch", "epoch_at_99"), and whether it came: else the run trained so
+        long without it. None where the run says nothing of it, as it had ended by then."""
+        epoch: float | None = getattr(self, key)
+        if epoch is not None:
+            return epoch, True
+        silent = key == "epoch_at_99" and ("99" not in self.first_epoch_at or self.fitted_at < 99)
+        return None if silent else (self.epochs, False)
+
     def write(self, folder: Path) -> None:
         write_durably(folder / SUMMARY, json.dumps(asdict(self), indent=1) + "\n")
 

@@ -50,9 +50,12 @@ class Job:
 
     @property
     def summary(self) -> Summary | None:
-        """Of a finished run, else None."""
+        """Of a finished run, else None, also where it is damaged: `found_jobs` says so."""
         run = self.run
-        return run.summary if self.state != FAILED and run.finished else None
+        try:
+            return run.summary if run.finished else None
+        except UserError:
+            return None
 
 
 def default_jobs() -> int:
@@ -63,16 +66,16 @@ def default_jobs() -> int:
 
 
 def found_jobs(points: Iterable[Point], root: Path) -> list[Job]:
-    """A job for each point: done where its run below `root` has finished, else waiting. Runs nothing. Raises UserError
-    where a run's files are damaged."""
+    """A job for each point: done where its run below `root` has finished, failed where what says so is damaged, else
+    waiting. Runs nothing."""
     jobs = [Job(point, root / point.folder_name) for point in points]
     for job in jobs:
-        _look(job)
+        run = job.run
+        try:
+            job.state = DONE if run.finished and _is_of(job.point, run) else WAITING
+        except UserError as error:
+            job.state, job.problem = FAILED, str(error)
     return jobs
-
-
-def _look(job: Job) -> None:
-    job.state = DONE if job.summary is not None and _is_of(job.point, job.run) else WAITING
 
 
 def _is_of(point: Point, run: Run) -> bool:
@@ -104,12 +107,7 @@ def run_points(
     (root / "logs").mkdir(exist_ok=True)
     with ExitStack() as stack:
         lock = stack.enter_context(_locked(root))
-        all_jobs = [Job(point, root / point.folder_name) for point in points]
-        for job in all_jobs:
-            try:
-                _look(job)
-            except UserError as error:  # damaged, and the others go on
-                job.state, job.problem = FAILED, str(error)
+        all_jobs = found_jobs(points, root)
         waiting = [job for job in all_jobs if job.state == WAITING]
         bake_together(waiting)
         waiting = [job for job in waiting if job.state == WAITING]

@@ -57,9 +57,10 @@ def tell_failures(jobs: list[Job]) -> None:
     """Raises SystemExit(1) after naming each failed point."""
     failed = [job for job in jobs if job.state == FAILED]
     for job in failed:
-        print(f"failed: {job.folder}: {job.problem} (all of it: {job.log})", file=sys.stderr)
+        log = f" (all of it: {job.log})" if job.log.exists() else ""
+        print(f"failed: {job.folder}: {job.problem}{log}", file=sys.stderr)
     if failed:
-        print("the same command runs the failed points again, and no finished one", file=sys.stderr)
+        print("once that is mended, the same command runs the failed points, and no finished one", file=sys.stderr)
         raise SystemExit(1)
 
 

@@ -178,6 +178,11 @@ def data_of(
     image_size, crop = _sizes(baked, data)
     data.normalize.validate(baked.manifest.channels)
     parts = _parts(baked, data)
+    if data.eval_batch_size is not None and data.eval_batch_size < world_size:
+        raise UserError(
+            f"data.eval_batch_size={data.eval_batch_size} is global, and leaves some of the {world_size} processes "
+            f"without a sample; use at least {world_size}"
+        )
     sampler = Sampler(
         len(parts["train"]),
         data.batch_size,

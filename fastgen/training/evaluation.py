@@ -1,4 +1,5 @@
-"""Accuracy over every sample exactly once, against given and true labels, on the clean and corrupted part."""
+"""Accuracy over every sample exactly once, against given and true labels, on the clean and corrupted part; and whether
+the training set is fitted, of which a few samples can tell."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager

@@ -27,7 +27,7 @@ from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
 from pipelines.provenance import made_by
 
-_NEARLY = 2.0  # percent below train.fitted_at: from this running accuracy of an epoch on, evaluations come more often
+_NEARLY = 2.0  # percent below train.fitted_at: from this running accuracy of an epoch on, looks whether it is fitted
 
 
 def train(recipe: Recipe, watchers: Sequence[Watcher] = ()) -> Summary:
@@ -192,7 +192,7 @@ def agree(run: Training) -> int:
 
 def wants_evaluation(run: Training) -> bool:
     """Whether to evaluate now: at the end of some epochs and of the run, and where more of the training set is fitted
-    than before, which is looked up more often once nearly all of it is."""
+    than before. Once nearly all is, this looks at samples (`fits_more`), which takes all processes, and time."""
     position, settings = run.position, run.recipe.train
     if settings.evaluate == "never" or position.step in (0, position.evaluated_step):
         return False
