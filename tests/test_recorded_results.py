@@ -49,6 +49,6 @@ def test_a_document_has_the_table_that_the_recorded_runs_give(document, short, s
 def test_recipes_of_whole_rows_do_not_say_that_nobody_ran_them():
     rows = [line for line in (ROOT / "docs/results/coverage.md").read_text().splitlines() if "| whole |" in line]
     recipes = {name for row in rows for name in re.findall(r"runs/(\w+)-[0-9a-f]{10}/summary.json", row)}
-    assert len(recipes) > 20
+    assert len(recipes) >= 20
     heads = {name: (ROOT / f"recipes/{name}.yaml").read_text() for name in recipes}
     assert [name for name, text in heads.items() if "not run whole yet" in text] == []
