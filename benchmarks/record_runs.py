@@ -95,12 +95,12 @@ def make_page(name: str) -> None:
 def table(short: bool) -> str:
     """Table 1's rows that were run. short: without crops and weight decay, and the accuracies alone."""
     header, rows = comparison(EXPERIMENTS["table1"], results("table1"))
-    run = [dict(zip(header, row, strict=True)) for row in rows]
-    run = [row for row in run if row["training, ours"] != "not run"]
+    at = {name: header.index(name) for name in (*_SHORT, "random crop", "weight decay")}  # "inside" is there twice
+    rows = [row for row in rows if row[at["training, ours"]] != "not run"]
     if short:
-        header = list(_SHORT)
-        run = [row for row in run if (row["random crop"], row["weight decay"]) == ("no", "no")]
-    lines = [header, ["---"] * len(header), *([row[name] for name in header] for row in run)]
+        rows = [row for row in rows if row[at["random crop"]] == row[at["weight decay"]] == "no"]
+        header, rows = list(_SHORT), [[row[at[name]] for name in _SHORT] for row in rows]
+    lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -46,6 +46,12 @@ def test_a_document_has_the_table_that_the_recorded_runs_give(document, short, s
     assert script["BEGIN"] in text and text.index(script["BEGIN"]) < text.index(script["END"])
 
 
+def test_a_document_has_the_rows_of_its_page():
+    page, document = ((ROOT / f"docs/{name}.md").read_text() for name in ("results/table1", "paper"))
+    rows = [line for line in page.splitlines() if line.startswith(("| Inception", "| AlexNet", "| MLP"))]
+    assert len(rows) == 19 and all(row in document for row in rows if "not run" not in row)
+
+
 def test_recipes_of_whole_rows_do_not_say_that_nobody_ran_them():
     rows = [line for line in (ROOT / "docs/results/coverage.md").read_text().splitlines() if "| whole |" in line]
     recipes = {name for row in rows for name in re.findall(r"runs/(\w+)-[0-9a-f]{10}/summary.json", row)}

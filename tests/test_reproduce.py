@@ -14,7 +14,7 @@ from scipy.stats import t
 from whole_runs import a_summary
 
 from fastgen import cli
-from fastgen.paper.comparison import Result, comparison
+from fastgen.paper.comparison import Result, _inside, comparison
 from fastgen.paper.coverage import coverage
 from fastgen.paper.experiments import EXPERIMENTS, LEVELS, STUDIES, Entry, Scope
 from fastgen.paper.figures import FIGURES
@@ -143,6 +143,7 @@ def test_the_table_shows_means_and_what_is_missing(tmp_path):
     assert first["training, paper"] == "100.0" and first["training, ours"] == "100.00 ± 0.00"
     assert first["test, ours"] == "51.00 ± 1.00" and first["seeds"] == "3" and first["minutes"] == "1.5 ± 0.0"
     assert header.count("inside") == 2 and rows[0][header.index("inside")] == "yes"
+    assert [_inside([99.998, 100.0, 100.0], printed) for printed in ("100.0", "99.9", "100.05")] == ["yes", "no", "no"]
     assert second["test, ours"] == "failed" and second["seeds"] == "0" and second["epochs"] == "-"
     assert any("it diverged" in note for note in notes("table1", [Result(entry, [lost])], smoke=False))
     never = finished(

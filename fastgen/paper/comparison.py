@@ -89,4 +89,5 @@ def _inside(values: list[float], printed: str) -> str:
         number = float(printed)
     except ValueError:
         return ""
-    return "" if around is None else "yes" if around[0] <= number <= around[1] else "no"
+    rounding = 0.5 * 10.0 ** -len(printed.partition(".")[2])  # 100.0 is printed of 99.96 as well
+    return "" if around is None else "yes" if around[0] - rounding <= number <= around[1] + rounding else "no"
