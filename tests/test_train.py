@@ -552,6 +552,20 @@ def test_wandb_offline(tmp_path):
     assert told["best_test_top1"] == summary["test_top1"] and told["status"] == "finished"
 
 
+def test_wandb_has_all_that_a_run_which_fails_logged_and_that_it_failed(tmp_path):
+    """At once, and not as the process exits: in this one it would be after the test."""
+    wandb = pytest.importorskip("wandb")
+    folder = tmp_path / "run"
+    try:
+        with pytest.raises(ArithmeticError, match="diverged"):
+            train(load("quickstart", [*SMALL, "optim.lr=1e30", "track.wandb=offline", f"run.dir={folder}"]))
+        told = list(logged_records(folder))
+    finally:
+        wandb.teardown()  # its service would serve all processes that this one starts
+    assert [record.exit.exit_code for record in told if record.HasField("exit")] == [1]
+    assert logged_steps(folder) == [line["step"] for line in read_metrics(folder)] != []
+
+
 def test_wandb_offline_has_each_line_once_after_a_kill_and_a_resume(tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "fastgen.cli", "train", "recipe=quickstart", *SMALL, "track.wandb=offline"]

@@ -22,7 +22,7 @@ from fastgen.training.network import parameter_count
 from fastgen.training.position import CROSSINGS
 from fastgen.training.prepare import Training, prepare
 from fastgen.training.stages import AUGMENT, EVALUATE, HOST_TO_DEVICE, LOG, SAVE, STEP, WAIT, advice
-from fastgen.training.tracking import summarise_in_wandb
+from fastgen.training.tracking import failing_in_wandb, summarise_in_wandb
 from fastgen.training.watching import Watcher
 from pipelines.backends import Batch
 from pipelines.provenance import made_by
@@ -131,7 +131,7 @@ def running(run: Training) -> Iterator[None]:
         f"The run in {run.folder} ends; run.resume=true run.dir={run.folder} continues it from its last checkpoint, on "
         "any number of processes"
     )
-    with run.signal, run.display, noticing_lost_processes(how_to_go_on):
+    with run.signal, run.display, failing_in_wandb(run.accelerator), noticing_lost_processes(how_to_go_on):
         run.display.say(
             f"{run.recipe.recipe} in {run.folder}: {run.recipe.model.name}, {parameter_count(run.bare):,} parameters, "
             f"{run.data.baked.path.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"

@@ -3,8 +3,8 @@
 import os
 import re
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fastgen.errors import LostProcess
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import SAMPLES, WANDB_ID
 from fastgen.runs.login import ask_wandb
@@ -90,6 +91,21 @@ def summarise_in_wandb(accelerator: Accelerator, summary: Summary) -> None:
     """What summary.json says of the run as a whole goes into W&B's summary, beside its last metrics. Main process."""
     for tracker in accelerator.trackers:  # W&B's, or none
         tracker.tracker.summary.update({name: vars(summary)[name] for name in _IN_SUMMARY})
+
+
+@contextmanager
+def failing_in_wandb(accelerator: Accelerator) -> Iterator[None]:
+    """A context whose errors end the W&B run as a failed one, once all it logged is written. W&B's own way, a function
+    that is called as the process exits, does not wait for that. A lost process waits for nothing."""
+    try:
+        yield
+    except LostProcess:
+        raise
+    except Exception:
+        for tracker in accelerator.trackers:  # the main process's, W&B's, or none
+            with suppress(Exception):  # the error that ends the run is the one to tell
+                tracker.tracker.finish(exit_code=1)
+        raise
 
 
 def _wandb_id(folder: Path) -> str:
