@@ -3,6 +3,7 @@
 import json
 import math
 
+import copies
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +13,6 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
-from test_processes import launch
 from timm.models import register_model
 from whole_runs import SMALL, StopAfter, fresh_accelerate  # noqa: F401
 
@@ -184,8 +184,7 @@ def test_two_processes_record_what_one_does(folds, tmp_path):
     settings += [] if folds is None else [f"data.subset.folds={folds}"]
     run(tmp_path / "one", *settings)
     start = [*PARTIAL, *settings, "train.max_steps=5", f"run.dir={tmp_path / 'two'}", "run.checkpoint_minutes=0"]
-    done = launch("recipe=quickstart", *start)
-    assert done.returncode == 0, done.stderr
+    copies.train(*start, processes=2)
     run(tmp_path / "two", *settings, resume=True)
     assert files(tmp_path / "one").keys() == files(tmp_path / "two").keys()
     for one, two in zip(epochs(tmp_path / "one"), epochs(tmp_path / "two"), strict=True):
@@ -199,8 +198,7 @@ def test_two_processes_record_what_one_does(folds, tmp_path):
         one, two = (dynamics.read_probabilities(tmp_path / folder, name) for folder in ("one", "two"))
         assert np.allclose(one, two, atol=1e-3, equal_nan=True)
     if folds is not None:  # on two processes at the end, too
-        done = launch("recipe=quickstart", *PARTIAL, *settings, f"run.dir={tmp_path / 'whole'}")
-        assert done.returncode == 0, done.stderr
+        copies.train(*PARTIAL, *settings, f"run.dir={tmp_path / 'whole'}", processes=2)
         assert np.allclose(dynamics.read_probabilities(tmp_path / "whole", name), one, atol=1e-3, equal_nan=True)
 
 

@@ -1,12 +1,10 @@
 """What examples/ shows runs, on fewer samples; the notebook's outputs are small and name no folder of a machine."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import copies
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -18,9 +16,7 @@ NOTEBOOK = EXAMPLES / "first_hour.ipynb"
 def test_a_loop_of_ones_own_runs(name, needs, tmp_path):
     pytest.importorskip(needs)
     (tmp_path / "small.yaml").write_text("base: quickstart\ndata: {limit: 320}\n")
-    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "small.yaml", "2"]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=one_thread, capture_output=True, text=True, timeout=300)
+    done = copies.run(EXAMPLES / f"{name}.py", "small.yaml", "2", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"small.yaml, random labels, 2 epochs: .*test \d+\.\d %$", done.stdout.strip())
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 50

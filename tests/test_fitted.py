@@ -5,10 +5,10 @@ import os
 import signal
 from contextlib import contextmanager
 
+import copies
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
-from test_processes import launch
 from whole_runs import StopAfter, fresh_accelerate, importorskip_backend, same_weights, weights  # noqa: F401
 
 from fastgen.recipe.load import load
@@ -166,8 +166,7 @@ def test_a_signal_within_a_look(whole, tmp_path, monkeypatch):
 def test_two_processes_look_together(whole, tmp_path):
     """At shares of batches that differ in size, of a last batch that one process has nothing of."""
     settings = [*TO_FIT, "data.eval_batch_size=57", f"run.dir={tmp_path / 'run'}"]  # 400 = 7 x 57 + 1
-    done = launch("recipe=quickstart", *settings)
-    assert done.returncode == 0, done.stderr
+    copies.train(*settings, processes=2)
     found, expected = Summary.read(tmp_path / "run"), whole[1]
     assert found.processes == 2 and found.train_top1 == 100
     assert (found.first_epoch_at, found.steps) == (expected.first_epoch_at, expected.steps)

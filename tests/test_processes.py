@@ -4,8 +4,8 @@ import json
 import subprocess
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
+import copies
 import numpy as np
 import pytest
 import torch
@@ -22,19 +22,11 @@ from pipelines.errors import UserError
 TRAIN = ROOT / "fastgen" / "train.py"
 
 
-def launch(*arguments: str, processes: int = 2, script: Path = TRAIN, **more) -> subprocess.CompletedProcess:
-    config = ["--config_file", str(ROOT / "recipes" / "accelerate" / f"cpu_{processes}.yaml")]
-    port = ["--main_process_port", "0"] if processes > 1 else []
-    command = [sys.executable, "-m", "accelerate.commands.launch", *config, *port, str(script)]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, **more)
-
-
 @pytest.mark.parametrize("more", [(), ("optim.clip=0.5", "optim.weight_decay=0.05")], ids=["plain", "clipped"])
 def test_two_processes_give_the_losses_of_one(more, tmp_path):
     settings = [*SMALL, *more, "model.dropout=0", "data.synthetic.samples=101", "data.synthetic.test_samples=31"]
     settings += ["schedule.kind=exponential"]
-    done = launch("recipe=quickstart", *settings, "train.accumulate=3", f"run.dir={tmp_path / 'two'}")
-    assert done.returncode == 0, done.stderr
+    copies.train(*settings, "train.accumulate=3", f"run.dir={tmp_path / 'two'}", processes=2)
     one, two = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'one'}"])), Summary.read(tmp_path / "two")
     assert (one.processes, two.processes) == (1, 2)
     losses = [lines(tmp_path / name, "train_running_loss_nats") for name in ("one", "two")]
@@ -58,7 +50,7 @@ def test_each_sample_once_over_two_processes(backend, tmp_path):
     settings = ["data.source=synthetic", "data.synthetic.samples=53", "data.synthetic.test_samples=31"]
     settings += ["data.synthetic.size=40", "data.synthetic.jpeg=true", "data.batch_size=10", "data.eval_batch_size=12"]
     settings += ["data.image_size=32"]
-    done = launch(str(tmp_path / "seen"), backend, *settings, script=ROOT / "tests" / "log_indices.py")
+    done = copies.run(ROOT / "tests" / "log_indices.py", tmp_path / "seen", backend, *settings, processes=2)
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / f"seen-{rank}.json").read_text()) for rank in range(2))
     for epoch in range(2):
@@ -71,7 +63,7 @@ def test_each_sample_once_over_two_processes(backend, tmp_path):
 
 def test_processes_draw_their_own_dropout_and_share_their_weights(tmp_path):
     settings = ["recipe=quickstart", *SMALL, f"run.dir={tmp_path / 'run'}"]
-    done = launch(str(tmp_path / "said"), *settings, script=ROOT / "tests" / "log_masks.py")
+    done = copies.run(ROOT / "tests" / "log_masks.py", tmp_path / "said", *settings, processes=2)
     assert done.returncode == 0, done.stderr
     one, other = (json.loads((tmp_path / f"said-{rank}.json").read_text()) for rank in range(2))
     assert one["evaluation"] == other["evaluation"] and one["training"] != other["training"]
@@ -88,7 +80,10 @@ def test_each_process_has_samples_of_an_evaluation(number, fits, tmp_path):
 
 
 def test_a_mistake_in_two_processes_is_told_once(tmp_path):
-    done = launch("recipe=quickstart", "data.source=parquet", "data.root=/nowhere", cwd=tmp_path)
+    config = ["--config_file", str(ROOT / "recipes" / "accelerate" / "cpu_2.yaml"), "--main_process_port", "0"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *config, str(TRAIN), "recipe=quickstart"]
+    mistake = ["data.source=parquet", "data.root=/nowhere"]
+    done = subprocess.run([*command, *mistake], capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode != 0 and done.stderr.count("fastgen: ") == 1 and "/nowhere does not exist" in done.stderr
 
 
