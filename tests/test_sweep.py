@@ -17,7 +17,7 @@ from fastgen import cli
 from fastgen.recipe.load import load, parse
 from fastgen.runs.folder import decisive_settings
 from fastgen.runs.metrics import read_metrics
-from fastgen.sweeps.executor import DONE, FAILED, Job, run_points
+from fastgen.sweeps.executor import DONE, FAILED, Job, _finish, run_points
 from fastgen.sweeps.grid import Grid, Point
 from fastgen.sweeps.sweep import LiveTable, wandb_sweep
 from pipelines.errors import UserError
@@ -168,6 +168,27 @@ def test_points_whose_data_are_missing_do_not_end_the_others(tmp_path, monkeypat
     assert "ImageNet" in jobs[0].log.read_text()
     with pytest.raises(UserError, match="ImageNet"):  # nothing is left to run
         run_points([missing], tmp_path / "other", 1)
+
+
+@pytest.mark.parametrize(
+    ("log", "problem"),
+    [
+        ("", "exit code 1"),
+        ("quickstart in x\nfastgen: no room\n", "fastgen: no room"),
+        (  # as it ends
+            "wandb: Tracking run\nfastgen: no room\n\x1b[1;34mwandb\x1b[0m: \n"
+            "\x1b[1;34mwandb\x1b[0m: \x1b[1mwandb sync x/wandb/offline-run-1\x1b[0m\n",
+            "fastgen: no room",
+        ),
+        ("wandb: Tracking run\n", "exit code 1"),
+    ],
+)
+def test_a_failed_point_says_why(log, problem, tmp_path):
+    job = Job(Point("quickstart", ()), tmp_path / "run")
+    job.log.parent.mkdir()
+    job.log.write_text(log)
+    _finish(job, 1)
+    assert (job.state, job.problem) == (FAILED, problem)
 
 
 def test_two_sweeps_do_not_share_a_folder(tmp_path, monkeypatch):

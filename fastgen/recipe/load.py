@@ -1,6 +1,8 @@
 """Recipes as files: YAML with inheritance, dotted overrides, and errors that name the remedy."""
 
+import copy
 import difflib
+import functools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -69,7 +71,7 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
     recipe or key (with the nearest), wrong type, settings that contradict each other.
     """
     path = _find(name)
-    config = OmegaConf.structured(Recipe)
+    config = _defaults()
     for number, (origin, values) in enumerate(_chain(path, ())):
         if number == _MOST_BASES:
             raise UserError(f"{path}: more than {_MOST_BASES} bases, of which each comes as often as it is named")
@@ -81,7 +83,17 @@ def load(name: str, overrides: list[str] | None = None) -> Recipe:
 
 def defaults(overrides: list[str]) -> Recipe:
     """What the schema itself says, and overrides "key=value"; as `load`, for what needs no experiment."""
-    return _resolved(OmegaConf.structured(Recipe), "", overrides)
+    return _resolved(_defaults(), "", overrides)
+
+
+def _defaults() -> Any:
+    """The schema as OmegaConf's structure, to be changed. A sweep wants hundreds, and it takes long to derive one."""
+    return copy.deepcopy(_schema())
+
+
+@functools.cache
+def _schema() -> Any:
+    return OmegaConf.structured(Recipe)
 
 
 def _resolved(config: Any, called: str, overrides: list[str]) -> Recipe:
@@ -132,7 +144,7 @@ def run_name(recipe: Recipe, keys: Iterable[str] = ()) -> str:
 def stored(path: Path) -> dict[str, Any]:
     """Dotted key -> value of a run's recipe.yaml. What an older version did not write has its default, and what only
     that one knew is left out. Raises UserError for a damaged file."""
-    config, values = OmegaConf.structured(Recipe), _read_file(path)
+    config, values = _defaults(), _read_file(path)
     config.recipe = _called(values, "", str(path))
     for key, value in leaves(Recipe, values):
         if key in _KNOWN or key.startswith("model.options.") or _is_group(key):

@@ -6,6 +6,7 @@ run again, an interrupted one continues from its checkpoint, a failing one is no
 
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,12 +28,14 @@ from pipelines.errors import UserError
 
 WAITING, QUEUED, RUNNING, DONE, FAILED = "waiting", "queued", "running", "done", "failed"
 _POLL_SECONDS, _WATCH_SECONDS = 0.2, 1.0
+_OF_WANDB = re.compile(r"^(\x1b\[[\d;]*m)*wandb\b.*\n?", re.MULTILINE)
 _LOCK_SECONDS = 20  # in which trainings that a killed sweep left behind should have ended
 
 
 @dataclass
 class Job:
-    """A point and where it stands. folder: its run directory; problem: the last line that a failed one said."""
+    """A point and where it stands. folder: its run directory; problem: the last line that a failed one said, before
+    what W&B says as a process ends."""
 
     point: Point
     folder: Path
@@ -218,7 +221,8 @@ def _finish(job: Job, code: int) -> None:
         job.state = DONE
         return
     job.state = FAILED
-    lines = job.log.read_text(errors="replace").strip().splitlines() if job.log.exists() else []
+    text = _OF_WANDB.sub("", job.log.read_text(errors="replace")) if job.log.exists() else ""
+    lines = text.strip().splitlines()
     job.problem = lines[-1] if lines else f"exit code {code}"
     if code > 128 and job.run.state == INTERRUPTED:
         job.problem = "it was stopped, and left a checkpoint"

@@ -24,6 +24,11 @@ class Point:
     settings: tuple[str, ...] = ()
 
     def load(self) -> Recipe:
+        """The same object each time, which nobody changes."""
+        return self._loaded
+
+    @cached_property
+    def _loaded(self) -> Recipe:
         return load(self.recipe, list(self.settings))
 
     @cached_property
