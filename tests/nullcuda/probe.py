@@ -1,6 +1,7 @@
 """Trains runs on the runtime that does nothing, and writes what it counted: started by `runtime.Runtime.train`.
 
-No number that the device computes means anything. Where the training reads some, it gets ones.
+No number that the device computes means anything: its memory holds what was copied there before. Where the training
+reads several, it gets ones; where it reads a single one, zero (no error, no overflow).
 """
 
 import collections
@@ -162,7 +163,10 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     """The phases of a run, or its error."""
     AcceleratorState._reset_state(True)
     phases = Phases()
-    handlers, tolist = launch.InitProcessGroupKwargs, torch.Tensor.tolist
+    handlers, tolist, item = launch.InitProcessGroupKwargs, torch.Tensor.tolist, torch.Tensor.item
+
+    def read_one(self: torch.Tensor) -> Any:
+        return type(item(self))(0) if self.is_cuda else item(self)
 
     def read(self: torch.Tensor) -> Any:
         return ones(tolist(self)) if self.is_cuda else tolist(self)
@@ -180,6 +184,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     changes += [(loop, "next_batch", phases.within("batch {}", loop.next_batch))]
     save = (lambda *arguments: None) if run["large"] else phases.within("save", checkpoints.save)
     changes += [(checkpoints, "save", save), (torch.Tensor, "tolist", read)]
+    changes += [(torch.Tensor, "item", read_one)]
     if run["large"]:
         changes += [(prepare, "make_network", on_the_device(prepare.make_network))]
         # Of timm's initialisation, and the one kernel that PyTorch has compiled by NVRTC.
