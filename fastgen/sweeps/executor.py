@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastgen.models import NETWORKS
@@ -174,10 +174,9 @@ def bake_together(jobs: list[Job]) -> None:
             labels.append(recipe.data.labels)
             mine.append(job)
     for recipe, labels, mine in groups.values():
-        recipe.bake.columns = [*recipe.bake.columns, *labels]
-        data = recipe.data
+        data, spec = recipe.data, replace(recipe.bake, columns=[*recipe.bake.columns, *labels])
         try:
-            bake(data.source_spec, data.labels, data.pixels, recipe.bake, say=lambda text: print(text, flush=True))
+            bake(data.source_spec, data.labels, data.pixels, spec, say=lambda text: print(text, flush=True))
         except UserError as error:
             if len(mine) == len(jobs):
                 raise
