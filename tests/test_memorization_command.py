@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from fastgen import cli
+from fastgen.memorization import networks
 from fastgen.memorization.estimates import memorization
 from fastgen.memorization.networks import Asked, collect
 from fastgen.memorization.page import Shown
 from fastgen.memorization.removal import MEMORISED, RANDOM, removals
-from fastgen.recipe.load import load
+from fastgen.recipe.load import load, stored
 from fastgen.report.page import Page
 from fastgen.sets import bake_recipe
 from fastgen.sweeps.executor import found_jobs
@@ -236,6 +237,26 @@ def test_estimates_are_not_written_over_by_those_of_others(made, capsys):
     assert estimates(made) == before and finished(made) == runs
     same = [word.replace("data.labels.p=0.1", "data.labels.p=0.10") for word in (*other[:2], *reversed(SETTINGS[1:]))]
     Asked.parse(same[1:]).claim(made)
+
+
+@pytest.mark.parametrize("estimated", [False, True])
+def test_a_command_that_another_overtakes_says_whose_its_estimates_are(estimated, made, tmp_path, monkeypatch, capsys):
+    """estimated: the other one has ended."""
+    folder, train = tmp_path / "out", networks.train
+    shutil.copytree(made, folder)
+    (folder / "samples.parquet").rename(folder / "kept")
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(networks, "train", train)  # the removal's networks come after
+        Asked.parse([*SETTINGS, "seed=1"]).claim(folder)
+        if estimated:
+            (folder / "kept").rename(folder / "samples.parquet")
+        return train(*arguments)
+
+    monkeypatch.setattr(networks, "train", overtaken)
+    assert command(folder) == (2 if estimated else 0)
+    assert stored(folder / "recipe.of_all.yaml")["seed"] == (1 if estimated else 0)
+    assert ("has the estimates for seed=1, not 0" in capsys.readouterr().err) == estimated
 
 
 def test_networks_are_evaluated_at_their_end():

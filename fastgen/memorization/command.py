@@ -79,6 +79,7 @@ def run(
     several = {
         each: memorization(said_at[each].member, said_at[each].correct) for each in sorted(set(fractions or [fraction]))
     }
+    asked.claim(root)  # again, as another command may have begun here meanwhile
     tables.clear(root, test is not None, matrix)
     if test is not None:
         pairs = top_pairs(said.member, said.correct_test, _TOP, root / tables.MATRIX if matrix else None)
