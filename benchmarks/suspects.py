@@ -34,7 +34,7 @@ SETTINGS = [
 
 def ranked(given: np.ndarray, true: np.ndarray, score: np.ndarray) -> dict[str, float]:
     """score: how right each label looks."""
-    found = found_at(Evidence(given, true, score, None, False))
+    found = found_at(Evidence(given, true, score, score, None, False))
     known = ~np.isnan(score)
     area = roc_auc_score((given != true)[known], -score[known])
     return {"precision_and_recall_percent": round(found[1], 2) if found else None, "roc_area": round(float(area), 4)}

@@ -8,6 +8,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -40,12 +41,17 @@ def run(
             started.append(_start([str(word) for word in command], environment, cwd or Path.cwd(), out, err))
         until = time.monotonic() + timeout
         codes = [None] * processes
-        while None in codes and not any(codes) and time.monotonic() < until:
-            codes = [process.exitcode for process in started]
-            time.sleep(0.02)
-        for process in started:
-            process.terminate()
-            process.join()
+        try:
+            while None in codes and not any(codes) and time.monotonic() < until:
+                codes = [process.exitcode for process in started]
+                time.sleep(0.02)
+        finally:
+            for process in started:
+                process.terminate()
+            for process in started:
+                process.join(30)
+                process.kill()
+                process.join()
         if None in codes and not any(codes):
             raise subprocess.TimeoutExpired(list(command), timeout)
         texts = [file.seek(0) or file.read().decode() for file in (out, err)]
@@ -68,13 +74,17 @@ def _start(
 
 
 def _program(command: list[str], environment: dict[str, str], cwd: Path, outputs: list[str]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())  # where a sweep has started what is copied, it blocks some
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    import numpy as np
     import torch
 
+    # Else processes that draw from it would agree, as copies of one.
+    np.random.seed()  # noqa: NPY002
     torch.set_num_threads(1)
     try:
         if command[0] == "-m":

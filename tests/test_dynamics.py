@@ -242,10 +242,11 @@ def test_definitions_by_hand(tmp_path):
         assert row["correctness"] == correctness
         if seen:
             assert row["aum"] == pytest.approx(margin[seen, i].mean())
+            assert row["bounded_margin"] == pytest.approx((1 / (1 + np.exp(-margin[seen, i].astype(float)))).mean())
             assert row["confidence"] == pytest.approx(probability[seen, i].mean())
             assert row["variability"] == pytest.approx(probability[seen, i].std())
         else:
-            assert row["aum"] is row["confidence"] is row["variability"] is None
+            assert row["aum"] is row["bounded_margin"] is row["confidence"] is row["variability"] is None
 
 
 def test_what_was_never_learned_comes_last(tmp_path):

@@ -55,6 +55,17 @@ def test_planted_labels_come_first(run_dir, capsys):
     assert Image.open(run_dir / "suspects" / "suspects.png").size == (768, 480)
 
 
+def test_planted_labels_come_first_where_the_network_has_memorised_them(tmp_path):
+    """Ten times as long: by the area under the margin, fewer than 85 % of them."""
+    train(load("quickstart", [*NOISY, "train.epochs=60", "train.evaluate_epochs=60", f"run.dir={tmp_path / 'run'}"]))
+    evidence = gather([tmp_path / "run"])
+    wrong = evidence.given != evidence.true
+    assert found_at(evidence)[1] > 88
+    known = ~np.isnan(evidence.aum)
+    areas = [roc_auc_score(wrong[known], -score[known]) for score in (evidence.bounded_margin, evidence.aum)]
+    assert areas[0] > 0.99 > areas[1]
+
+
 def test_folds_are_trained_once_and_say_more(run_dir, capsys, monkeypatch, tmp_path):
     command = ["suspects", str(run_dir), "--folds", "2", "--jobs", "1", "--output", str(tmp_path / "out")]
     assert cli.main(command) == 0, capsys.readouterr().err
@@ -68,7 +79,10 @@ def test_folds_are_trained_once_and_say_more(run_dir, capsys, monkeypatch, tmp_p
     assert [(folder / "summary.json").read_bytes() for folder in folders] == summaries
     evidence = gather([run_dir, *folders])
     assert evidence.out_of_sample and not np.isnan(evidence.probabilities).any()
-    assert evidence.aum == pytest.approx(np.nanmean([gather([run]).aum for run in (run_dir, *folders)], 0), abs=1e-9)
+    each = [gather([run]) for run in (run_dir, *folders)]
+    for name in ("aum", "bounded_margin"):
+        mean = np.nanmean([getattr(one, name) for one in each], 0)
+        assert getattr(evidence, name) == pytest.approx(mean, abs=1e-9)
     assert found_at(evidence)[1] > 80
     assert len(lines(tmp_path / "out" / "suspects.csv")) == 600
     assert cli.main(["suspects", str(folders[0])]) == 2
@@ -80,7 +94,8 @@ def made(**changes) -> Evidence:
     values = {
         "given": np.array([0, 0, 1, 1, 1]),
         "true": np.array([0, 1, 1, 1, 0]),
-        "aum": np.array([3.0, -1.0, 2.0, np.nan, 0.5]),
+        "aum": np.array([1.0, 3.0, -1.0, np.nan, 2.0]),
+        "bounded_margin": np.array([0.95, 0.3, 0.9, np.nan, 0.6]),
         "probabilities": np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.5, 0.5], [0.7, 0.3]], np.float32),
         "out_of_sample": False,
     }

@@ -180,7 +180,8 @@ def test_points_whose_data_are_missing_do_not_end_the_others(tmp_path, monkeypat
             "\x1b[1;34mwandb\x1b[0m: \x1b[1mwandb sync x/wandb/offline-run-1\x1b[0m\n",
             "fastgen: no room",
         ),
-        ("wandb: Tracking run\n", "exit code 1"),
+        ("wandb: ERROR Run initialization has timed out\n", "wandb: ERROR Run initialization has timed out"),
+        ("    raise CommError(x)\nwandb.errors.CommError: No network\n", "wandb.errors.CommError: No network"),
     ],
 )
 def test_a_failed_point_says_why(log, problem, tmp_path):

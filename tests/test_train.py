@@ -552,14 +552,26 @@ def test_wandb_offline(tmp_path):
     assert told["best_test_top1"] == summary["test_top1"] and told["status"] == "finished"
 
 
-def test_wandb_has_all_that_a_run_which_fails_logged_and_that_it_failed(tmp_path):
-    """At once, and not as the process exits: in this one it would be after the test."""
+class Interrupted(Watcher):
+    def step(self, position: Position) -> None:
+        if position.step == 5:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("more", "watchers", "error"),
+    [(["optim.lr=1e30"], [], ArithmeticError), ([], [Interrupted()], KeyboardInterrupt)],
+    ids=["diverges", "is interrupted at once"],
+)
+def test_wandb_has_all_that_a_run_which_fails_logged_and_that_it_failed(more, watchers, error, tmp_path):
+    """At once, and not as the process exits: in this one it would be after the test, and the next training there."""
     wandb = pytest.importorskip("wandb")
     folder = tmp_path / "run"
     try:
-        with pytest.raises(ArithmeticError, match="diverged"):
-            train(load("quickstart", [*SMALL, "optim.lr=1e30", "track.wandb=offline", f"run.dir={folder}"]))
+        with pytest.raises(error):
+            train(load("quickstart", [*SMALL, *more, "track.wandb=offline", f"run.dir={folder}"]), watchers)
         told = list(logged_records(folder))
+        assert wandb.run is None
     finally:
         wandb.teardown()  # its service would serve all processes that this one starts
     assert [record.exit.exit_code for record in told if record.HasField("exit")] == [1]

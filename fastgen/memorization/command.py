@@ -84,6 +84,7 @@ def run(
     if test is not None:
         pairs = top_pairs(said.member, said.correct_test, _TOP, root / tables.MATRIX if matrix else None)
         tables.write_pairs(root, pairs)
+    asked.claim(root)  # pairs of all samples take long
     tables.write_samples(root, train.given, train.true, found, margin, several, train.names, train.files)
     all_shown = shown(train, test, said, found, margin)
     for each in wanted[1:]:

@@ -17,14 +17,16 @@ from pipelines.errors import Note, UserError
 class Evidence:
     """What is known of each training sample, by its index.
 
-    given, true: labels, int64 (n,). aum: area under the margin, the mean over networks, float64 (n,), NaN where it was
-    never trained on. probabilities: of all classes, float32 (n, classes), out of sample where networks left samples
-    out, else the mean over the epochs of training; None where neither was recorded. out_of_sample: which it is.
+    given, true: labels, int64 (n,). aum, bounded_margin: those of `per_sample`, means over networks, float64 (n,), NaN
+    where it was never trained on. probabilities: of all classes, float32 (n, classes), out of sample where networks
+    left samples out, else the mean over the epochs of training; None where neither was recorded. out_of_sample: which
+    it is.
     """
 
     given: np.ndarray
     true: np.ndarray
     aum: np.ndarray
+    bounded_margin: np.ndarray
     probabilities: np.ndarray | None
     out_of_sample: bool
 
@@ -46,10 +48,10 @@ class Evidence:
     def score(self) -> np.ndarray:
         """How right the given label looks, from 0: float64 (n,), NaN where nothing is known.
 
-        The mean rank, as a fraction, by the area under the margin and by the given label's probability out of sample.
-        In sample that says little more than the margin, which alone is taken then.
+        The mean rank, as a fraction, by the bounded margin and by the given label's probability out of sample. In
+        sample that says little more than the margin, which alone is taken then.
         """
-        ranks = [_rank(self.aum)]
+        ranks = [_rank(self.bounded_margin)]
         if self.out_of_sample:
             ranks.append(_rank(self.probability_of(self.given)))
         count = np.sum([~np.isnan(rank) for rank in ranks], 0)
@@ -58,7 +60,7 @@ class Evidence:
 
     def order(self) -> np.ndarray:
         """Indices of the samples that something is known of, the most suspicious first."""
-        order = np.lexsort((np.nan_to_num(self.aum), self.score))  # NaN comes last
+        order = np.lexsort((np.nan_to_num(self.bounded_margin), self.score))  # NaN comes last
         return order[: int((~np.isnan(self.score)).sum())]
 
 
@@ -77,12 +79,15 @@ def gather(runs: list[Path]) -> Evidence:
     for run, table in zip(runs, tables, strict=True):
         if not np.array_equal(table["given_label"].to_numpy(), given):
             raise UserError(f"{run} was trained on other labels than {runs[0]}; remove it, and run the command again")
-    margins = np.stack([table["aum"].to_numpy(zero_copy_only=False).astype(np.float64) for table in tables])
+    aum, bounded = (
+        mean_of_known(np.stack([table[name].to_numpy(zero_copy_only=False).astype(np.float64) for table in tables]))
+        for name in ("aum", "bounded_margin")
+    )
     left_out = [found for run in runs if (found := read_probabilities(run, OUT_OF_SAMPLE)) is not None]
     inside = [found for run in runs if (found := read_probabilities(run, MEAN)) is not None]
     known = left_out or inside
     probabilities = mean_of_known(np.stack(known)) if known else None
-    return Evidence(given, true, mean_of_known(margins), probabilities, bool(left_out))
+    return Evidence(given, true, aum, bounded, probabilities, bool(left_out))
 
 
 def mean_of_known(stacked: np.ndarray) -> np.ndarray:
@@ -118,6 +123,7 @@ def as_csv(evidence: Evidence, names: list[str], sample_names: list[str] | None)
     """A line for each sample, the most suspicious first. names: of the classes. sample_names: files, or None."""
     suggested, score = evidence.suggested, evidence.score
     columns = {
+        "bounded_margin": evidence.bounded_margin,
         "aum": evidence.aum,
         "probability_of_given": evidence.probability_of(evidence.given),
         "probability_of_suggested": evidence.probability_of(suggested),

@@ -116,13 +116,12 @@ def _sheet(evidence: Evidence, baked: BakedSet | Export, top: int) -> Image.Imag
 
 
 def _tell(evidence: Evidence, names: list[str], sample_names: list[str] | None) -> None:
-    table = Table("rank", "sample", "given label", "the network says", "area under the margin")
+    table = Table("rank", "sample", "given label", "the network says", "margin, 0 to 1")
     suggested, order = evidence.suggested, evidence.order()
     for rank, index in enumerate(order[:_TABLE].tolist(), 1):
         sample = sample_names[index] if sample_names else str(index)
-        table.add_row(
-            str(rank), sample, names[evidence.given[index]], names[suggested[index]], f"{evidence.aum[index]:.2f}"
-        )
+        margin = f"{evidence.bounded_margin[index]:.2f}"
+        table.add_row(str(rank), sample, names[evidence.given[index]], names[suggested[index]], margin)
     console().print(table)
     others = int((suggested[order] != evidence.given[order]).sum())
     how = "networks that never saw them call" if evidence.out_of_sample else "the network in training calls"

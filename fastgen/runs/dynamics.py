@@ -108,6 +108,9 @@ def per_sample(run_dir: Path | str) -> pa.Table:
         sections 3 and 4: a sample that was never learned is forgotten infinitely often.)
     aum: float64, mean over epochs of the margin, the given label's logit minus the largest other. (Pleiss et al.,
         "Identifying mislabeled data using the area under the margin ranking", NeurIPS 2020, section 3.1.)
+    bounded_margin: float64 in [0, 1], mean over epochs of 1 / (1 + exp(-margin)), the given label's share of the
+        probability that it and its strongest rival have together. In the area under the margin, the logits of a
+        network that has memorised all drown what it said before; here an epoch counts no more than another.
     confidence, variability: float64, mean and standard deviation (of the population) over epochs of the given label's
         probability, in [0, 1] and [0, 0.5]. And correctness: float64 in [0, 1], the fraction of epochs in which it was
         classified as labelled. (Swayamdipta et al., "Dataset cartography", EMNLP 2020, section 2.)
@@ -120,7 +123,7 @@ def per_sample(run_dir: Path | str) -> pa.Table:
     labels = _read(folder / _LABELS, _OF_LABELS)
     given, true = labels["given_label"], labels["true_label"]
     count, first, forgotten, hits = (np.zeros(len(given), np.int32) for _ in range(4))
-    margins, confidence, squares = (np.zeros(len(given)) for _ in range(3))
+    margins, bounded, confidence, squares = (np.zeros(len(given)) for _ in range(4))
     was_correct = np.zeros(len(given), bool)
     for epoch, measured in _complete_epochs(folder, run_dir, len(given)):
         seen = measured["seen"]
@@ -131,6 +134,7 @@ def per_sample(run_dir: Path | str) -> pa.Table:
         count += seen
         hits += seen & correct
         margins += measured["margin"]
+        bounded += np.where(seen, (1 + np.tanh(measured["margin"].astype(np.float64) / 2)) / 2, 0)
         # Welford: sums of squares would lose the deviation of a probability that hardly moves.
         away = np.where(seen, measured["probability"] - confidence, 0)
         confidence += away / np.maximum(count, 1)
@@ -146,6 +150,7 @@ def per_sample(run_dir: Path | str) -> pa.Table:
             "first_learned_epoch": pa.array(first, mask=first == 0),
             "forgetting_count": pa.array(forgotten, mask=first == 0),
             "aum": pa.array(margins / epochs, mask=never),
+            "bounded_margin": pa.array(bounded / epochs, mask=never),
             "confidence": pa.array(confidence, mask=never),
             "variability": pa.array(np.sqrt(squares / epochs), mask=never),
             "correctness": pa.array(hits / epochs, mask=never),

@@ -28,7 +28,7 @@ from pipelines.errors import UserError
 
 WAITING, QUEUED, RUNNING, DONE, FAILED = "waiting", "queued", "running", "done", "failed"
 _POLL_SECONDS, _WATCH_SECONDS = 0.2, 1.0
-_OF_WANDB = re.compile(r"^(\x1b\[[\d;]*m)*wandb\b.*\n?", re.MULTILINE)
+_OF_WANDB = re.compile(r"^(\x1b\[[\d;]*m)*wandb(\x1b\[[\d;]*m)*:.*\n?", re.MULTILINE)
 _LOCK_SECONDS = 20  # in which trainings that a killed sweep left behind should have ended
 
 
@@ -220,8 +220,8 @@ def _finish(job: Job, code: int) -> None:
         job.state = DONE
         return
     job.state = FAILED
-    text = _OF_WANDB.sub("", job.log.read_text(errors="replace")) if job.log.exists() else ""
-    lines = text.strip().splitlines()
+    text = job.log.read_text(errors="replace") if job.log.exists() else ""
+    lines = (_OF_WANDB.sub("", text).strip() or text.strip()).splitlines()
     job.problem = lines[-1] if lines else f"exit code {code}"
     if code > 128 and job.run.state == INTERRUPTED:
         job.problem = "it was stopped, and left a checkpoint"

@@ -131,7 +131,7 @@ def running(run: Training) -> Iterator[None]:
         f"The run in {run.folder} ends; run.resume=true run.dir={run.folder} continues it from its last checkpoint, on "
         "any number of processes"
     )
-    with run.signal, run.display, failing_in_wandb(run.accelerator), noticing_lost_processes(how_to_go_on):
+    with failing_in_wandb(run.accelerator), run.signal, run.display, noticing_lost_processes(how_to_go_on):
         run.display.say(
             f"{run.recipe.recipe} in {run.folder}: {run.recipe.model.name}, {parameter_count(run.bare):,} parameters, "
             f"{run.data.baked.path.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"

@@ -137,12 +137,10 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
     if recorder:
         recorder.start(position.epoch)
     metrics = MetricsFile(folder, position.step, position.evaluated_step == position.step) if main else None
-    about = {"params": parameter_count(bare), "manifest_sha256": data.baked.sha256, "made_by": made_by(*PACKAGES)}
-    start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, recipe.data.labels.column_name), about)
     meter = Meter(accelerator, position.running)
     clock = Clock(recipe.data.batch_size, gpu=accelerator.device.type == "cuda")
     display = Display(main, total_steps, position.step, recipe.train.stop_at_interpolation)
-    return Training(
+    training = Training(
         recipe=recipe,
         accelerator=accelerator,
         folder=folder,
@@ -166,6 +164,9 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         started=started - position.seconds,
         save_at=time.monotonic() + min(60 * recipe.run.checkpoint_minutes, _FIRST_CHECKPOINT),
     )
+    about = {"params": parameter_count(bare), "manifest_sha256": data.baked.sha256, "made_by": made_by(*PACKAGES)}
+    start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, labels), about)
+    return training
 
 
 def _check_same_samples(recipe: Recipe, folder: Path, position: Position, labels: str, members: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fastgen.errors import LostProcess
+from fastgen.errors import Ended, LostProcess
 from fastgen.recipe.schema import Recipe
 from fastgen.runs.folder import SAMPLES, WANDB_ID
 from fastgen.runs.login import ask_wandb
@@ -96,16 +97,35 @@ def summarise_in_wandb(accelerator: Accelerator, summary: Summary) -> None:
 @contextmanager
 def failing_in_wandb(accelerator: Accelerator) -> Iterator[None]:
     """A context whose errors end the W&B run as a failed one, once all it logged is written. W&B's own way, a function
-    that is called as the process exits, does not wait for that. A lost process waits for nothing."""
+    that is called as the process exits, does not wait for that, and in Python the next training would log there.
+
+    Signals act as usual, so it is no context within one that catches them. A lost process waits for nothing.
+    """
     try:
         yield
     except LostProcess:
         raise
-    except Exception:
+    except BaseException:
         for tracker in accelerator.trackers:  # the main process's, W&B's, or none
-            with suppress(Exception):  # the error that ends the run is the one to tell
-                tracker.tracker.finish(exit_code=1)
+            _fail(tracker.tracker)
         raise
+
+
+def _fail(run: Any) -> None:
+    """End W&B's run, for a minute at most: the error that ends ours is still to be told."""
+
+    def finish() -> None:
+        with suppress(Exception):
+            run.finish(exit_code=1)
+
+    ending = threading.Thread(target=finish, daemon=True)
+    ending.start()
+    try:
+        ending.join(60)
+    except Ended:  # torchrun's, as soon as another process has ended by the same error, half a minute before it kills
+        ending.join(10)
+    except KeyboardInterrupt:
+        pass
 
 
 def _wandb_id(folder: Path) -> str:
