@@ -53,12 +53,13 @@ def ways(run: Path, folds: list[Path]) -> dict[str, dict[str, float]]:
         f"area under the margin, epochs 1 to {last}": mean_of_known(margins[:last])
         for last in range(1, len(margins) + 1)
     }
+    found["bounded margin, as fastgen suspects ranks"] = alone.bounded_margin
     found[f"mean margin, epochs {half + 1} to {len(margins)}"] = mean_of_known(margins[half:])
     found[f"mean loss, epochs {half + 1} to {len(margins)}"] = -mean_of_known(losses[half:])
     found["given label's mean probability in training"] = alone.probability_of(given)
     if folds:
         both = gather([run, *folds])
-        found["area under the margin, all networks"] = both.aum
+        found["bounded margin, all networks"] = both.bounded_margin
         found["given label's probability out of sample"] = both.probability_of(given)
         found["both, as fastgen suspects --folds ranks"] = both.score
     return {name: ranked(given, true, score) for name, score in found.items()}
