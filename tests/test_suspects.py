@@ -45,7 +45,8 @@ def test_planted_labels_come_first(run_dir, capsys):
     assert len(found) == 600 and [row["rank"] for row in found[:3]] == ["1", "2", "3"]
     wrong = (evidence.given != evidence.true)[[int(row["index"]) for row in found]]
     assert percent == pytest.approx(100 * wrong[:planted].mean()) and percent > 80
-    assert f"{planted} labels were corrupted on purpose; so were {percent:.1f} %" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{planted} labels were corrupted on purpose; so were {percent:.1f} %" in told and "memorised" not in told
     assert roc_auc_score(wrong, -np.arange(600)) > 0.95
     # what the network says of those is mostly the true label, which no training saw
     top = [row for row, bad in zip(found, wrong, strict=True) if bad][:30]
@@ -55,7 +56,7 @@ def test_planted_labels_come_first(run_dir, capsys):
     assert Image.open(run_dir / "suspects" / "suspects.png").size == (768, 480)
 
 
-def test_planted_labels_come_first_where_the_network_has_memorised_them(tmp_path):
+def test_planted_labels_come_first_where_the_network_has_memorised_them(tmp_path, capsys):
     """Ten times as long: by the area under the margin, fewer than 85 % of them."""
     train(load("quickstart", [*NOISY, "train.epochs=60", "train.evaluate_epochs=60", f"run.dir={tmp_path / 'run'}"]))
     evidence = gather([tmp_path / "run"])
@@ -64,6 +65,8 @@ def test_planted_labels_come_first_where_the_network_has_memorised_them(tmp_path
     known = ~np.isnan(evidence.aum)
     areas = [roc_auc_score(wrong[known], -score[known]) for score in (evidence.bounded_margin, evidence.aum)]
     assert areas[0] > 0.99 > areas[1]
+    assert cli.main(["suspects", str(tmp_path / "run")]) == 0
+    assert "it has memorised most of them: --folds 4" in capsys.readouterr().out
 
 
 def test_folds_are_trained_once_and_say_more(run_dir, capsys, monkeypatch, tmp_path):

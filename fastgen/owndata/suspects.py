@@ -23,6 +23,7 @@ from pipelines.durable import refusals, write_atomically
 from pipelines.errors import UserError
 from pipelines.sampler import Sampler, SubsetSpec
 
+_MEMORISED = 0.02  # of the samples: where a network says otherwise of fewer, it may have learned wrong labels, too
 _TABLE = 10  # lines that are printed
 
 
@@ -126,6 +127,8 @@ def _tell(evidence: Evidence, names: list[str], sample_names: list[str] | None) 
     others = int((suggested[order] != evidence.given[order]).sum())
     how = "networks that never saw them call" if evidence.out_of_sample else "the network in training calls"
     print(f"{how} {others:,} of {len(order):,} samples something else than their labels do")
+    if not evidence.out_of_sample and others < _MEMORISED * len(order):
+        print("it has memorised most of them: --folds 4 asks networks that never saw them, which tells more")
     if (found := found_at(evidence)) is not None:
         planted, percent = found
         print(f"{planted:,} labels were corrupted on purpose; so were {percent:.1f} % of the first {planted:,} here")
