@@ -26,7 +26,7 @@ _COPIED.set_forkserver_preload(["fastgen.cli", "fastgen.training.loop", "torch._
 def run(
     *command: str | Path, processes: int = 1, cwd: Path | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:
-    """As `python SCRIPT ...` or `python -m MODULE ...`, with this process's environment, and with one thread. Several
+    """As `python SCRIPT ...`, with this process's environment, and with one thread. Several
     processes are told of each other as a launcher would; where one fails, the others are ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -59,7 +59,7 @@ def run(
 
 
 def train(*settings: str, processes: int) -> None:
-    """`accelerate launch fastgen/train.py recipe=quickstart SETTINGS`, which succeeds."""
+    """fastgen/train.py recipe=quickstart SETTINGS, which succeeds."""
     done = run(ROOT / "fastgen" / "train.py", "recipe=quickstart", *settings, processes=processes)
     assert done.returncode == 0, done.stderr
 
@@ -87,12 +87,8 @@ def _program(command: list[str], environment: dict[str, str], cwd: Path, outputs
     np.random.seed()  # noqa: NPY002
     torch.set_num_threads(1)
     try:
-        if command[0] == "-m":
-            sys.argv = command[1:]
-            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-        else:
-            sys.argv = command
-            sys.path.insert(0, str(Path(command[0]).parent))
-            runpy.run_path(command[0], run_name="__main__")
+        sys.argv = command
+        sys.path.insert(0, str(Path(command[0]).parent))
+        runpy.run_path(command[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()

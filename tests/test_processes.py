@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import copies
 import numpy as np
@@ -22,11 +23,23 @@ from pipelines.errors import UserError
 TRAIN = ROOT / "fastgen" / "train.py"
 
 
+def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """By Accelerate's launcher, which starts each process anew."""
+    config = ["--config_file", str(ROOT / "recipes" / "accelerate" / "cpu_2.yaml"), "--main_process_port", "0"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *config, str(TRAIN), "recipe=quickstart"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
 @pytest.mark.parametrize("more", [(), ("optim.clip=0.5", "optim.weight_decay=0.05")], ids=["plain", "clipped"])
 def test_two_processes_give_the_losses_of_one(more, tmp_path):
     settings = [*SMALL, *more, "model.dropout=0", "data.synthetic.samples=101", "data.synthetic.test_samples=31"]
     settings += ["schedule.kind=exponential"]
-    copies.train(*settings, "train.accumulate=3", f"run.dir={tmp_path / 'two'}", processes=2)
+    settings_of_two = [*settings, "train.accumulate=3", f"run.dir={tmp_path / 'two'}"]
+    if more:
+        copies.train(*settings_of_two, processes=2)
+    else:
+        done = launch(*settings_of_two, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
     one, two = train(load("quickstart", [*settings, f"run.dir={tmp_path / 'one'}"])), Summary.read(tmp_path / "two")
     assert (one.processes, two.processes) == (1, 2)
     losses = [lines(tmp_path / name, "train_running_loss_nats") for name in ("one", "two")]
@@ -80,10 +93,7 @@ def test_each_process_has_samples_of_an_evaluation(number, fits, tmp_path):
 
 
 def test_a_mistake_in_two_processes_is_told_once(tmp_path):
-    config = ["--config_file", str(ROOT / "recipes" / "accelerate" / "cpu_2.yaml"), "--main_process_port", "0"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *config, str(TRAIN), "recipe=quickstart"]
-    mistake = ["data.source=parquet", "data.root=/nowhere"]
-    done = subprocess.run([*command, *mistake], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    done = launch("data.source=parquet", "data.root=/nowhere", cwd=tmp_path)
     assert done.returncode != 0 and done.stderr.count("fastgen: ") == 1 and "/nowhere does not exist" in done.stderr
 
 

@@ -46,7 +46,8 @@ def test_planted_labels_come_first(run_dir, capsys):
     wrong = (evidence.given != evidence.true)[[int(row["index"]) for row in found]]
     assert percent == pytest.approx(100 * wrong[:planted].mean()) and percent > 80
     told = capsys.readouterr().out
-    assert f"{planted} labels were corrupted on purpose; so were {percent:.1f} %" in told and "memorised" not in told
+    assert f"{planted} labels were corrupted on purpose; so were {percent:.1f} %" in told
+    assert "nearly all labels" not in told
     assert roc_auc_score(wrong, -np.arange(600)) > 0.95
     # what the network says of those is mostly the true label, which no training saw
     top = [row for row, bad in zip(found, wrong, strict=True) if bad][:30]
@@ -66,7 +67,7 @@ def test_planted_labels_come_first_where_the_network_has_memorised_them(tmp_path
     areas = [roc_auc_score(wrong[known], -score[known]) for score in (evidence.bounded_margin, evidence.aum)]
     assert areas[0] > 0.99 > areas[1]
     assert cli.main(["suspects", str(tmp_path / "run")]) == 0
-    assert "it has memorised most of them: --folds 4" in capsys.readouterr().out
+    assert "it agrees with nearly all labels" in capsys.readouterr().out
 
 
 def test_folds_are_trained_once_and_say_more(run_dir, capsys, monkeypatch, tmp_path):

@@ -32,7 +32,7 @@ from fastgen.training.position import Position
 from fastgen.training.recorder import Recorder
 from fastgen.training.stages import Clock
 from fastgen.training.stopping import StopSignal
-from fastgen.training.tracking import Display, check_login, start_wandb
+from fastgen.training.tracking import Display, check_login, failing_in_wandb, start_wandb
 from fastgen.training.watching import Watcher
 from pipelines.errors import UserError
 from pipelines.provenance import made_by
@@ -165,7 +165,8 @@ def prepare(recipe: Recipe, lock: RunLock, watchers: Sequence[Watcher] = ()) -> 
         save_at=time.monotonic() + min(60 * recipe.run.checkpoint_minutes, _FIRST_CHECKPOINT),
     )
     about = {"params": parameter_count(bare), "manifest_sha256": data.baked.sha256, "made_by": made_by(*PACKAGES)}
-    start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, labels), about)
+    with failing_in_wandb(accelerator):
+        start_wandb(accelerator, recipe, folder, lambda: draw_samples(data.baked, labels), about)
     return training
 
 
