@@ -128,7 +128,7 @@ def _tell(evidence: Evidence, names: list[str], sample_names: list[str] | None) 
     how = "networks that never saw them call" if evidence.out_of_sample else "the network in training calls"
     print(f"{how} {others:,} of {len(order):,} samples something else than their labels do")
     if not evidence.out_of_sample and others < _MEMORISED * len(order):
-        print("it agrees with nearly all labels, perhaps with wrong ones, too: --folds 4 asks networks that never saw them")
+        print("it agrees with nearly all labels, wrong ones perhaps, too: --folds 4 asks networks that never saw them")
     if (found := found_at(evidence)) is not None:
         planted, percent = found
         print(f"{planted:,} labels were corrupted on purpose; so were {percent:.1f} % of the first {planted:,} here")
